@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+#include "sink/private.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	/* A terminal that polls writable has room for 256 characters; a newline may
+	 * become two. Any other device or pipe that does has room for PIPE_BUF. */
+	TTY_STEP = 128,
+	/* Two system calls a step: enough for one turn of the loop. */
+	POLLED_MAX = 32768
+};
+
+/* ---- signals: the kernel sends SIGPIPE and SIGXFSZ to the thread that writes.
+ * Block them meanwhile and take what the write caused, unless it was pending. */
+
+struct mask {
+	sigset_t old, pending;
+};
+
+static void signals_block(struct mask *mask)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGPIPE);
+	sigaddset(&set, SIGXFSZ);
+	pthread_sigmask(SIG_BLOCK, &set, &mask->old);
+	/* What was not blocked before cannot have been pending. */
+	sigemptyset(&mask->pending);
+	if (sigismember(&mask->old, SIGPIPE) || sigismember(&mask->old, SIGXFSZ))
+		sigpending(&mask->pending);
+}
+
+static void signals_restore(const struct mask *mask, int error)
+{
+	const struct timespec now = {0};
+	int signo = error == EPIPE ? SIGPIPE : (error == EFBIG ? SIGXFSZ : 0);
+	sigset_t set;
+
+	if (signo && !sigismember(&mask->pending, signo)) {
+		sigemptyset(&set);
+		sigaddset(&set, signo);
+		while (sigtimedwait(&set, NULL, &now) < 0 && errno == EINTR)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &mask->old, NULL);
+}
+
+/* ---- one write */
+
+static ssize_t write_nowait(int fd, enum ad_write_way *way, const uint8_t *data, size_t len)
+{
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+	ssize_t written = pwritev2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+	/* Named pipes and terminals do not have it, nor do old kernels; system call
+	 * filters may refuse it. */
+	if (written < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS ||
+			    errno == EPERM))
+		*way = AD_WRITE_POLLED;
+	return written;
+}
+
+static ssize_t write_polled(int fd, const uint8_t *data, size_t len, size_t step)
+{
+	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+	int ready = poll(&pfd, 1, 0);
+
+	if (ready < 0)
+		return -1;
+	if (ready == 0) {
+		errno = EAGAIN;
+		return -1;
+	}
+	/* Also with POLLERR alone: the write says what is wrong. */
+	return write(fd, data, len < step ? len : step);
+}
+
+static size_t polled_step(int fd)
+{
+	int saved = errno;
+	size_t step = isatty(fd) ? TTY_STEP : PIPE_BUF;
+
+	errno = saved;
+	return step;
+}
+
+static int way_of(int fd, enum ad_write_way *way)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) != 0)
+		return errno;
+	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
+		*way = AD_WRITE_FILE;
+	else if (S_ISSOCK(st.st_mode))
+		*way = AD_WRITE_SOCKET;
+	else
+		*way = AD_WRITE_NOWAIT;
+	return 0;
+}
+
+/* ---- all of it */
+
+static int write_all(int fd, enum ad_write_way *way, const uint8_t *data, size_t len,
+		     size_t *ret_written)
+{
+	size_t step = 0, polled = 0;
+
+	while (len > 0) {
+		ssize_t written;
+
+		switch (*way) {
+		case AD_WRITE_SOCKET:
+			written = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+			break;
+		case AD_WRITE_NOWAIT:
+			written = write_nowait(fd, way, data, len);
+			if (written < 0 && *way != AD_WRITE_NOWAIT)
+				continue;
+			break;
+		case AD_WRITE_POLLED:
+			if (polled >= POLLED_MAX)
+				return 0;
+			if (step == 0)
+				step = polled_step(fd);
+			written = write_polled(fd, data, len, step);
+			polled += written > 0 ? (size_t)written : 0;
+			break;
+		case AD_WRITE_FILE:
+		case AD_WRITE_UNKNOWN:
+		default:
+			written = write(fd, data, len);
+			break;
+		}
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written < 0)
+			return errno == EAGAIN ? 0 : errno;
+		/* Nothing taken and nothing said: trying again would never end. */
+		if (written == 0)
+			return EIO;
+		data += written;
+		len -= (size_t)written;
+		*ret_written += (size_t)written;
+	}
+	return 0;
+}
+
+int ad_sink_write(int fd, enum ad_write_way *way, const uint8_t *data, size_t len,
+		  size_t *ret_written)
+{
+	int saved = errno, error = 0;
+	struct mask mask;
+
+	if (*way == AD_WRITE_UNKNOWN)
+		error = way_of(fd, way);
+	if (error == 0 && *way == AD_WRITE_SOCKET) {
+		error = write_all(fd, way, data, len, ret_written);
+	} else if (error == 0) {
+		signals_block(&mask);
+		error = write_all(fd, way, data, len, ret_written);
+		signals_restore(&mask, error);
+	}
+	errno = saved;
+	return error;
+}
