@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/* What the library and agentd-helper say to each other on their SOCK_SEQPACKET
+ * socket. Pure: no I/O, no allocation. Either side takes the other as hostile, so
+ * decoding accepts exactly what encoding can make. Integers are little endian. */
+#ifndef AD_PROTO_HELPER_MSG_H
+#define AD_PROTO_HELPER_MSG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* In every message: helper and library must be of the same version. */
+enum { AD_MSG_VERSION = 1 };
+
+enum {
+	AD_MSG_INLINE_MAX = 32 * 1024,       /* larger spawn messages come in a memfd */
+	AD_MSG_SPAWN_MAX = 16 * 1024 * 1024, /* far beyond what execve(2) takes */
+	AD_MSG_TEXT_MAX = 1024,              /* texts in reports, with their NUL */
+	AD_MSG_FIXED_MAX = 1280              /* every message but SPAWN fits */
+};
+
+enum ad_msg_type {
+	/* library to helper */
+	AD_MSG_SPAWN = 1,    /* see struct ad_msg_spawn */
+	AD_MSG_SPAWN_FD = 2, /* one descriptor: a sealed memfd that holds a SPAWN */
+	AD_MSG_KILL = 3,
+	AD_MSG_SIGNAL = 4,
+	/* helper and supervisors to library */
+	AD_MSG_HELLO = 16,
+	AD_MSG_STARTED = 17, /* descriptors: stdout, then as flags say stderr, stdin */
+	AD_MSG_FAILED = 18,  /* last */
+	AD_MSG_LIMIT = 19,
+	AD_MSG_EXITED = 20,
+	AD_MSG_CLOSED = 21, /* last */
+	AD_MSG_ENDED = 22   /* EXITED and CLOSED at once; last */
+};
+
+/* ---- starting */
+
+enum {
+	AD_SPAWN_STDIN = 1,           /* a pipe, else /dev/null */
+	AD_SPAWN_MERGE_STDERR = 2,
+	AD_SPAWN_CGROUP_REQUIRED = 4, /* see ad_launch_request.cgroup_required */
+	AD_SPAWN_FLAGS = 7
+};
+
+/* Limits that the helper or a supervisor watches, and so may report. */
+enum ad_msg_limit {
+	AD_MSG_LIMIT_MEMORY,
+	AD_MSG_LIMIT_PIDS,
+	AD_MSG_LIMIT_CPU_TIME,
+	AD_MSG_LIMIT_IO,
+	AD_MSG_LIMIT_COUNT
+};
+
+struct ad_msg_limits { /* 0: none */
+	uint64_t memory, pids, cpu_time_ms, io, file, open_files, cpu_ms_per_100ms;
+};
+
+struct ad_msg_spawn {
+	uint32_t job;
+	uint32_t flags;     /* AD_SPAWN_* */
+	uint32_t requested; /* 1 << enum ad_msg_limit: asked for, not a default */
+	struct ad_msg_limits limits;
+	const char *workdir; /* "": stay where the helper is */
+	/* Encoding reads these; decoding sets them to NULL: see ad_msg_spawn_vectors(). */
+	const char *const *argv, *const *env;
+	/* Set by decoding. */
+	size_t argc, envc;
+	const char *strings; /* argc, then envc strings, in the message */
+};
+
+/* Bytes the message takes, or SIZE_MAX if that is more than AD_MSG_SPAWN_MAX. */
+size_t ad_msg_spawn_size(const struct ad_msg_spawn *spawn);
+/* buf has room for ad_msg_spawn_size(). Returns what was written. */
+size_t ad_msg_spawn_encode(const struct ad_msg_spawn *spawn, uint8_t *buf);
+/* False if malformed. Points into buf. */
+bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t len);
+/* Fill the vectors, argc + 1 and envc + 1 pointers. */
+void ad_msg_spawn_vectors(const struct ad_msg_spawn *spawn, const char **argv, const char **env);
+
+/* ---- everything else */
+
+/* Where a start failed. */
+enum ad_msg_stage {
+	AD_STAGE_REQUEST,    /* the helper could not take the request */
+	AD_STAGE_SUPERVISOR, /* starting the supervisor */
+	AD_STAGE_PIPE,
+	AD_STAGE_STDIN,
+	AD_STAGE_CGROUP,
+	AD_STAGE_FORK,
+	AD_STAGE_SESSION,
+	AD_STAGE_STDIO,
+	AD_STAGE_RLIMIT,
+	AD_STAGE_CREDENTIALS,
+	AD_STAGE_WORKDIR,
+	AD_STAGE_EXEC,
+	AD_STAGE_LIMIT, /* a limit that nothing here can enforce; text names it */
+	AD_STAGE_LOST,  /* the supervisor died under the command */
+	AD_STAGE_COUNT
+};
+
+/* How something is enforced; the values of enum ad_launch_means. */
+enum ad_msg_means {
+	AD_MSG_MEANS_NONE,
+	AD_MSG_MEANS_RLIMIT,
+	AD_MSG_MEANS_WATCHDOG,
+	AD_MSG_MEANS_CGROUP1,
+	AD_MSG_MEANS_CGROUP2,
+	AD_MSG_MEANS_COUNT
+};
+
+struct ad_msg_receipt {
+	uint8_t memory, pids, cpu, cpu_time, io, tree_kill; /* enum ad_msg_means */
+	uint32_t uid, gid;
+};
+
+enum { AD_STARTED_STDERR = 1, AD_STARTED_STDIN = 2, AD_STARTED_FLAGS = 3 };
+
+struct ad_msg_usage {
+	uint64_t cpu_ns, memory_peak;
+	uint32_t survivors;
+	bool peak_is_tree;
+};
+
+struct ad_msg {
+	enum ad_msg_type type;
+	uint32_t job; /* 0 in HELLO only */
+	union {
+		struct {
+			int32_t signo;
+		} signal;
+		struct {
+			int32_t pid;
+			struct ad_msg_receipt best; /* what this machine allows */
+			char version[AD_MSG_TEXT_MAX];
+		} hello;
+		struct {
+			int32_t pid;
+			uint32_t flags; /* AD_STARTED_* */
+			struct ad_msg_receipt receipt;
+		} started;
+		struct {
+			uint32_t stage; /* enum ad_msg_stage */
+			int32_t os_errno;
+			char text[AD_MSG_TEXT_MAX]; /* what it was about: a path */
+		} failed;
+		struct {
+			uint32_t limit; /* enum ad_msg_limit */
+			bool fatal;
+		} limit;
+		struct {
+			int32_t wait_status;
+			uint64_t at_ns;
+			struct ad_msg_usage usage;
+		} ended; /* EXITED has no usage, CLOSED nothing else */
+	} u;
+};
+
+/* buf has room for AD_MSG_FIXED_MAX bytes. Returns the length. Texts are cut to
+ * what fits. */
+size_t ad_msg_encode(const struct ad_msg *msg, uint8_t *buf);
+/* False if malformed, or SPAWN. */
+bool ad_msg_decode(struct ad_msg *ret, const uint8_t *buf, size_t len);
+/* The type of a message of this version, or 0. */
+uint8_t ad_msg_peek(const uint8_t *buf, size_t len);
+
+#endif
