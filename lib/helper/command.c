@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* From a supervisor to the running command. The child shares our memory until its
+ * execve, and we stand still meanwhile: it calls nothing but system calls, and what
+ * went wrong is simply written down. Stages, in order, each with what it must and
+ * must not find done:
+ *   session      its own, so that its process group is the command's;
+ *   stdio        0 to 2 in place, everything else close-on-exec;
+ *   cgroup       entered with the helper's rights;
+ *   rlimits      only ever lowered;
+ *   credentials  the host's of now: from here on nothing is done with more;
+ *   workdir      with the command's own rights;
+ *   exec         signals unblocked last, the death signal after the last change of
+ *                ids, which would clear it. */
+#include "helper/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sys/sys.h"
+
+enum { STACK_SIZE = 128 * 1024 };
+
+static const char default_path[] = "/usr/local/bin:/usr/bin:/bin";
+
+AD_SYS_NO_SANITIZE static int failed(struct command *command, enum ad_msg_stage stage, int error)
+{
+	command->stage = stage;
+	command->error = error;
+	return 1;
+}
+
+AD_SYS_NO_SANITIZE static int lower(int resource, uint64_t value)
+{
+	struct rlimit limit;
+
+	if (syscall(SYS_prlimit64, 0, resource, NULL, &limit) < 0)
+		return -1;
+	if (limit.rlim_max == RLIM_INFINITY || limit.rlim_max > value)
+		limit.rlim_max = value;
+	limit.rlim_cur = limit.rlim_max;
+	return (int)syscall(SYS_prlimit64, 0, resource, &limit, NULL);
+}
+
+AD_SYS_NO_SANITIZE static int set_rlimits(const struct command *command)
+{
+	const struct ad_msg_limits *limits = command->limits;
+
+	if (lower(RLIMIT_CORE, 0) < 0)
+		return -1;
+	if (limits->file && lower(RLIMIT_FSIZE, limits->file) < 0)
+		return -1;
+	if (limits->open_files && lower(RLIMIT_NOFILE, limits->open_files) < 0)
+		return -1;
+	/* A second late, so that the watchdog, which counts the whole tree, is first. */
+	if (limits->cpu_time_ms && lower(RLIMIT_CPU, (limits->cpu_time_ms - 1) / 1000 + 2) < 0)
+		return -1;
+	if (command->memory_rlimit && lower(RLIMIT_DATA, command->memory_rlimit) < 0)
+		return -1;
+	if (command->nproc_rlimit && lower(RLIMIT_NPROC, command->nproc_rlimit) < 0)
+		return -1;
+	return 0;
+}
+
+AD_SYS_NO_SANITIZE static int enter_cgroups(const struct command *command)
+{
+	const struct cgroup_entry *entry = command->cgroup;
+
+	/* "0" is the writer itself. Writing a pid would cost milliseconds. */
+	for (size_t i = 0; i < entry->count; i++) {
+		if (write(entry->tasks[i], "0", 1) != 1)
+			return -1;
+	}
+	if (entry->v2_procs >= 0 && entry->v2_dir < 0 && write(entry->v2_procs, "0", 1) != 1)
+		return -1;
+	return 0;
+}
+
+/* Straight to the kernel: the C library's would look for threads, which are not
+ * ours to look for here. */
+AD_SYS_NO_SANITIZE static int set_ids(const struct command *command)
+{
+	gid_t gid = command->gid;
+	uid_t uid = command->uid;
+
+	if (syscall(SYS_setgroups, 1, &gid) < 0 || syscall(SYS_setresgid, gid, gid, gid) < 0 ||
+	    syscall(SYS_setresuid, uid, uid, uid) < 0)
+		return -1;
+	return 0;
+}
+
+AD_SYS_NO_SANITIZE static bool has_slash(const char *text)
+{
+	for (; *text; text++) {
+		if (*text == '/')
+			return true;
+	}
+	return false;
+}
+
+AD_SYS_NO_SANITIZE static const char *path_of(const char *const *env)
+{
+	for (; *env; env++) {
+		const char *at = *env;
+
+		if (at[0] == 'P' && at[1] == 'A' && at[2] == 'T' && at[3] == 'H' && at[4] == '=')
+			return at + 5;
+	}
+	return default_path;
+}
+
+/* As execvp(3), with the PATH of the new environment; no shell for what is no
+ * program. Returns the error. */
+AD_SYS_NO_SANITIZE static int execute(const struct command *command)
+{
+	const char *name = command->argv[0], *dir;
+	bool denied = false;
+
+	if (has_slash(name) || name[0] == '\0') {
+		syscall(SYS_execve, name, command->argv, command->env);
+		return errno;
+	}
+	for (dir = path_of(command->env);; dir++) {
+		char path[PATH_MAX];
+		size_t len = 0;
+
+		for (; *dir && *dir != ':'; dir++) {
+			if (len < sizeof(path))
+				path[len++] = *dir;
+		}
+		/* An empty entry is the current directory. */
+		if (len > 0 && len < sizeof(path))
+			path[len++] = '/';
+		for (size_t i = 0; len < sizeof(path); i++) {
+			path[len++] = name[i];
+			if (name[i] == '\0')
+				break;
+		}
+		if (path[len - 1] == '\0') {
+			syscall(SYS_execve, path, command->argv, command->env);
+			if (errno == EACCES)
+				denied = true;
+			else if (errno != ENOENT && errno != ENOTDIR)
+				return errno;
+		}
+		if (*dir == '\0')
+			return denied ? EACCES : ENOENT;
+	}
+}
+
+AD_SYS_NO_SANITIZE static int child(void *arg)
+{
+	struct command *command = arg;
+	const uint64_t none = 0;
+
+	if (syscall(SYS_setsid) < 0)
+		return failed(command, AD_STAGE_SESSION, errno);
+	/* The sources are >= 3: no target is a source still needed. */
+	for (int i = 0; i < 3; i++) {
+		if (dup2(command->stdio[i], i) < 0)
+			return failed(command, AD_STAGE_STDIO, errno);
+	}
+	if (command->cgroup && enter_cgroups(command) < 0)
+		return failed(command, AD_STAGE_CGROUP, errno);
+	if (ad_sys_close_range(3, ~0u) < 0)
+		return failed(command, AD_STAGE_STDIO, errno);
+	if (set_rlimits(command) < 0)
+		return failed(command, AD_STAGE_RLIMIT, errno);
+	if (command->set_ids && set_ids(command) < 0)
+		return failed(command, AD_STAGE_CREDENTIALS, errno);
+	if (command->workdir[0] && chdir(command->workdir) < 0)
+		return failed(command, AD_STAGE_WORKDIR, errno);
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return failed(command, AD_STAGE_SESSION, errno);
+	if (syscall(SYS_getppid) != command->parent)
+		return failed(command, AD_STAGE_LOST, 0);
+	ad_sys_restore_signals(&none);
+	return failed(command, AD_STAGE_EXEC, execute(command));
+}
+
+pid_t command_start(struct command *command, uint32_t *ret_stage)
+{
+	struct cgroup_entry *entry = command->cgroup;
+	void *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	pid_t pid = -ENOSYS;
+
+	*ret_stage = AD_STAGE_FORK;
+	if (stack == MAP_FAILED)
+		return -errno;
+	command->stage = AD_STAGE_COUNT;
+	if (entry && entry->v2_dir >= 0) {
+		pid = ad_sys_vclone(child, command, stack, STACK_SIZE, 0, SIGCHLD, entry->v2_dir);
+		if (pid == -ENOSYS || pid == -EPERM || pid == -EOPNOTSUPP) {
+			/* Then by the slow way in: the child writes itself there. */
+			close(entry->v2_dir);
+			entry->v2_dir = -1;
+			pid = -ENOSYS;
+		}
+	}
+	if (!entry || entry->v2_dir < 0)
+		pid = ad_sys_vclone(child, command, stack, STACK_SIZE, 0, SIGCHLD, -1);
+	munmap(stack, STACK_SIZE);
+	if (pid < 0 || command->stage == AD_STAGE_COUNT)
+		return pid;
+	waitpid(pid, NULL, 0);
+	*ret_stage = command->stage;
+	return command->error ? -command->error : -ECHILD;
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/* Private to agentd-helper; docs/helper.md tells how the parts work together. */
+#ifndef AD_HELPER_H
+#define AD_HELPER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "proto/helper_msg.h"
+#include "util/util.h"
+
+/* The socket, where the library put it. */
+enum { HELPER_SOCKET = 3, HELPER_HOST_PIDFD = 4 };
+
+/* ---- /proc (scan.c) */
+
+struct proc {
+	pid_t pid, ppid, pgid, sid;
+	pid_t top; /* child of the base it descends from; 0: not beneath the base */
+	bool zombie, visited;
+	uint32_t threads;
+	uint64_t start;     /* with pid: identity */
+	uint64_t cpu_ticks; /* its own and of what it reaped */
+};
+
+struct proc_table {
+	struct proc *procs; /* by ascending pid */
+	size_t count, cap;
+};
+
+/* Whether processes can be listed here at all. */
+bool proc_usable(void);
+/* Take stock and find who descends from base. False if that is not possible; the
+ * table is then what was seen. */
+bool proc_scan(struct proc_table *table, pid_t base);
+void proc_table_free(struct proc_table *table);
+/* SIGKILL exactly that process, and the rest of its process group if that is
+ * foreign to us. */
+void proc_kill(const struct proc *proc);
+/* Bytes written to storage by pid and what it reaped; 0 if unreadable. */
+uint64_t proc_io_written(pid_t pid);
+/* Anonymous resident memory. */
+uint64_t proc_anon_bytes(pid_t pid);
+uid_t proc_uid(pid_t pid);
+
+/* Read a small file whole, NUL-terminated. Length or a negative errno. */
+ssize_t read_small(int dirfd, const char *path, char *buf, size_t cap);
+/* Decimal after prefix at the start of a line of text; 0 if there is none. */
+uint64_t value_of(const char *text, const char *prefix);
+
+/* ---- cgroups (cgroup.c) */
+
+enum cgroup_controller { CG_MEMORY, CG_PIDS, CG_CPU, CG_KILL, CG_COUNT };
+
+/* What the counters of a leaf said when it was taken, and at the end. */
+struct cgroup_counters {
+	uint64_t oom_kills, pids_hits, cpu_usec;
+};
+
+struct leaf {
+	struct ad_list link; /* in the pool */
+	uint32_t number;
+	uint8_t made;                   /* bit per hierarchy: the directory exists */
+	bool broken;                    /* a limit could not be set */
+	enum ad_msg_means means[CG_COUNT]; /* what it does */
+	uint64_t limit[CG_COUNT];       /* what it was made for */
+	struct cgroup_counters counted; /* so far */
+};
+
+/* Find what can be used, remove what dead helpers left behind. Once. */
+void cgroup_init(void);
+/* How a controller can be used. */
+enum ad_msg_means cgroup_means(enum cgroup_controller controller);
+/* A leaf with these limits, or NULL if there is nothing to be had from one. */
+struct leaf *cgroup_take(const struct ad_msg_limits *limits);
+/* Give it back; reusable: empty, and counted is right. */
+void cgroup_release(struct leaf *leaf, bool reusable);
+/* Remove all leaves in the pool. */
+void cgroup_cleanup(void);
+/* CPU time used in the leaf, or false if it cannot tell. */
+bool cgroup_cpu_usec(const struct leaf *leaf, uint64_t *ret);
+void cgroup_kill(const struct leaf *leaf);
+
+/* In the supervisor. Descriptors by which a process enters. */
+struct cgroup_entry {
+	int tasks[CG_COUNT]; /* write "0" */
+	size_t count;
+	int v2_dir;   /* CLONE_INTO_CGROUP, or -1 */
+	int v2_procs; /* write "0" where that does not work, or -1 */
+};
+int cgroup_open_entry(const struct leaf *leaf, struct cgroup_entry *ret);
+void cgroup_close_entry(struct cgroup_entry *entry);
+void cgroup_count(const struct leaf *leaf, struct cgroup_counters *ret);
+/* Peak of the tree, or 0. */
+uint64_t cgroup_memory_peak(const struct leaf *leaf);
+
+/* ---- the command (command.c) */
+
+struct command {
+	const char *const *argv, *const *env;
+	const char *workdir;
+	int stdio[3];
+	const struct ad_msg_limits *limits;
+	uint64_t memory_rlimit, nproc_rlimit; /* 0: none */
+	bool set_ids;
+	uid_t uid;
+	gid_t gid;
+	struct cgroup_entry *cgroup;
+	pid_t parent;
+	/* Comes back through shared memory. */
+	uint32_t stage;
+	int error;
+};
+
+/* Start it; its pid, or a negative errno with *ret_stage set. */
+pid_t command_start(struct command *command, uint32_t *ret_stage);
+
+/* ---- the supervisor (supervise.c) */
+
+/* Shared between the helper and one supervisor. */
+struct slot {
+	_Atomic uint32_t kill_seen; /* the order to kill has arrived */
+	_Atomic uint64_t io_reaped; /* written by what it reaped */
+	struct cgroup_counters counted; /* valid after SUPERVISOR_DONE */
+};
+
+struct supervise {
+	const struct ad_msg_spawn *spawn;
+	struct slot *slot;
+	const struct leaf *leaf;
+	struct ad_msg_receipt receipt;
+	uint64_t memory_rlimit, nproc_rlimit;
+	bool set_ids;
+	pid_t helper;
+};
+
+/* Orders to a supervisor: a real-time signal with a value. The fall-back has none
+ * and means ORDER_KILL: it needs no room in the signal queue, which the command may
+ * have filled. */
+#define SIGNAL_ORDER (SIGRTMIN)
+#define SIGNAL_ORDER_KILL (SIGRTMIN + 1)
+#define SIGNAL_HELPER_DIED (SIGRTMIN + 2)
+enum { ORDER_KILL = 1, ORDER_SIGNAL = 2, ORDER_LIMIT = 3, ORDER_SHIFT = 8 };
+
+/* Exit statuses of a supervisor. */
+enum { SUPERVISOR_DONE = 0, SUPERVISOR_SURVIVORS = 3 };
+
+_Noreturn void supervise(const struct supervise *job);
+
+#endif

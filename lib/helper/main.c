@@ -1,0 +1,774 @@
+/* SPDX-License-Identifier: MIT */
+/* agentd-helper: starts a supervisor per command, passes orders on, watches limits
+ * that no cgroup enforces, and cleans up after whoever dies. It ends when the host
+ * is gone and nothing is left. docs/helper.md has the whole picture. */
+#include "helper/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <agentd/version.h>
+
+#include "sys/sys.h"
+
+#define MS UINT64_C(1000000)
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define VERSION_TEXT                                                                               \
+	TEXT(AGENTD_VERSION_MAJOR) "." TEXT(AGENTD_VERSION_MINOR) "." TEXT(AGENTD_VERSION_PATCH)
+
+enum {
+	BUCKETS = 256,
+	SLOTS_MAX = 16384, /* commands alive at once */
+	/* Room that RLIMIT_NPROC, which counts all tasks of a user, leaves to others. */
+	NPROC_SLACK = 4096,
+	WATCH_COST_FACTOR = 20 /* never more than a twentieth of a processor */
+};
+
+static const uint64_t watch_default_ns = 250 * MS, watch_requested_ns = 50 * MS;
+static const uint64_t uid_tasks_age_ns = 1000 * MS;
+static const uint64_t answer_ns = 1000 * MS;   /* for a supervisor to take an order */
+static const uint64_t supervisor_ns = 7000 * MS; /* and to carry it out */
+static const uint64_t sweep_give_up_ns = 5000 * MS;
+static const uint64_t sweep_min_ns = 1 * MS, sweep_max_ns = 50 * MS;
+
+enum { WATCH_MEMORY = 1, WATCH_PIDS = 2, WATCH_CPU_TIME = 4, WATCH_IO = 8 };
+
+struct job {
+	struct ad_list by_id, by_pid, all;
+	uint32_t id;
+	pid_t pid; /* the supervisor; 0 once it is reaped */
+	size_t slot;
+	struct leaf *leaf;
+	struct ad_msg_limits limits;
+	uint8_t watch; /* WATCH_* */
+	bool watch_closely, killing, lost, hit;
+	uint64_t answer_by, over_by; /* while killing */
+	int lost_status;
+	/* sums of one scan */
+	uint64_t memory, tasks, cpu_ticks, io;
+};
+
+struct outgoing {
+	struct outgoing *next;
+	size_t len;
+	uint8_t data[AD_MSG_FIXED_MAX];
+};
+
+static struct {
+	pid_t self, host;
+	uid_t uid;
+	bool ids_plain; /* real, effective and saved ids are the same */
+	gid_t gid;
+	int signal_fd, host_pidfd;
+	bool host_lost, proc_usable;
+	struct ad_list by_id[BUCKETS], by_pid[BUCKETS], all;
+	struct slot *slots;
+	uint16_t free_slots[SLOTS_MAX];
+	size_t free_count;
+	struct outgoing *out, **out_tail;
+	struct proc_table table;
+	/* watchdog */
+	uint64_t watch_next, scan_cost, uid_tasks_at, uid_tasks;
+	/* orphans of dead supervisors */
+	uint64_t sweep_next, sweep_pause, sweep_give_up;
+	uint8_t buf[AD_MSG_INLINE_MAX + 4096];
+} h;
+
+/* ---- messages out */
+
+static void send_msg(const struct ad_msg *msg)
+{
+	struct outgoing *queued;
+	uint8_t buf[AD_MSG_FIXED_MAX];
+	size_t len = ad_msg_encode(msg, buf);
+
+	if (h.host_lost)
+		return;
+	if (!h.out && ad_sys_send(HELPER_SOCKET, buf, len, NULL, 0, MSG_DONTWAIT) != -EAGAIN)
+		return;
+	queued = malloc(sizeof(*queued));
+	if (!queued) {
+		/* Waiting for the host is the only way left not to lose it. */
+		ad_sys_send(HELPER_SOCKET, buf, len, NULL, 0, 0);
+		return;
+	}
+	queued->next = NULL;
+	queued->len = len;
+	memcpy(queued->data, buf, len);
+	*h.out_tail = queued;
+	h.out_tail = &queued->next;
+}
+
+static void flush(void)
+{
+	while (h.out) {
+		struct outgoing *first = h.out;
+
+		if (!h.host_lost && ad_sys_send(HELPER_SOCKET, first->data, first->len, NULL, 0,
+						MSG_DONTWAIT) == -EAGAIN)
+			return;
+		h.out = first->next;
+		if (!h.out)
+			h.out_tail = &h.out;
+		free(first);
+	}
+}
+
+static void send_failed(uint32_t job, uint32_t stage, int error, const char *text)
+{
+	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = job };
+
+	msg.u.failed.stage = stage;
+	msg.u.failed.os_errno = error;
+	strncpy(msg.u.failed.text, text, sizeof(msg.u.failed.text) - 1);
+	send_msg(&msg);
+}
+
+/* ---- jobs */
+
+static struct job *find_id(uint32_t id)
+{
+	const struct ad_list *head = &h.by_id[id % BUCKETS];
+
+	for (struct ad_list *node = head->next; node != head; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, by_id);
+
+		if (job->id == id)
+			return job;
+	}
+	return NULL;
+}
+
+static struct job *find_pid(pid_t pid)
+{
+	const struct ad_list *head = &h.by_pid[(uint32_t)pid % BUCKETS];
+
+	for (struct ad_list *node = head->next; node != head; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, by_pid);
+
+		if (job->pid == pid)
+			return job;
+	}
+	return NULL;
+}
+
+static void job_free(struct job *job, bool leaf_reusable)
+{
+	ad_list_remove(&job->by_id);
+	ad_list_remove(&job->by_pid);
+	ad_list_remove(&job->all);
+	if (job->leaf)
+		cgroup_release(job->leaf, leaf_reusable);
+	h.free_slots[h.free_count++] = (uint16_t)job->slot;
+	free(job);
+}
+
+static void order(struct job *job, int what, int argument)
+{
+	union sigval value = { .sival_int = what | argument << ORDER_SHIFT };
+
+	if (job->pid <= 0)
+		return;
+	/* The queue of this user may be full of the command's own signals. To end it
+	 * needs no place there. */
+	if (sigqueue(job->pid, SIGNAL_ORDER, value) < 0 && errno == EAGAIN && what != ORDER_SIGNAL)
+		kill(job->pid, SIGNAL_ORDER_KILL);
+}
+
+static void job_kill(struct job *job)
+{
+	if (!job->killing) {
+		job->killing = true;
+		job->answer_by = ad_sys_now_ns() + answer_ns;
+		job->over_by = ad_sys_now_ns() + supervisor_ns;
+	}
+	order(job, ORDER_KILL, 0);
+}
+
+static void job_limit(struct job *job, enum ad_msg_limit limit)
+{
+	if (job->hit || job->lost)
+		return;
+	job->hit = true;
+	order(job, ORDER_LIMIT, (int)limit);
+	job_kill(job);
+}
+
+/* ---- starting */
+
+/* Tasks of the user, roughly: RLIMIT_NPROC is a backstop. */
+static uint64_t tasks_of(uid_t uid)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	if (h.uid_tasks_at && now - h.uid_tasks_at < uid_tasks_age_ns)
+		return h.uid_tasks;
+	proc_scan(&h.table, h.self);
+	h.uid_tasks = 0;
+	for (size_t i = 0; i < h.table.count; i++) {
+		if (proc_uid(h.table.procs[i].pid) == uid)
+			h.uid_tasks += h.table.procs[i].threads;
+	}
+	h.uid_tasks_at = now;
+	return h.uid_tasks;
+}
+
+static uint8_t means_of(const struct leaf *leaf, enum cgroup_controller controller)
+{
+	return leaf ? (uint8_t)leaf->means[controller] : AD_MSG_MEANS_NONE;
+}
+
+static uint8_t watched(enum ad_msg_means without)
+{
+	return (uint8_t)(h.proc_usable ? AD_MSG_MEANS_WATCHDOG : without);
+}
+
+/* Decide by what each limit is enforced. */
+static void plan(struct job *job, struct supervise *sup, const struct ad_msg_spawn *spawn)
+{
+	const struct ad_msg_limits *limits = &spawn->limits;
+	struct ad_msg_receipt *receipt = &sup->receipt;
+
+	job->limits = *limits;
+	job->leaf = cgroup_take(limits);
+	sup->leaf = job->leaf;
+	receipt->memory = means_of(job->leaf, CG_MEMORY);
+	receipt->pids = means_of(job->leaf, CG_PIDS);
+	receipt->cpu = means_of(job->leaf, CG_CPU);
+	receipt->tree_kill = means_of(job->leaf, CG_KILL);
+	if (!receipt->tree_kill)
+		receipt->tree_kill = watched(AD_MSG_MEANS_NONE);
+	if (limits->memory && !receipt->memory) {
+		receipt->memory = watched(AD_MSG_MEANS_RLIMIT);
+		sup->memory_rlimit = limits->memory;
+		job->watch |= WATCH_MEMORY;
+	}
+	if (limits->pids && !receipt->pids) {
+		receipt->pids = watched(receipt->uid ? AD_MSG_MEANS_RLIMIT : AD_MSG_MEANS_NONE);
+		if (receipt->uid)
+			sup->nproc_rlimit = tasks_of(receipt->uid) + limits->pids + NPROC_SLACK;
+		job->watch |= WATCH_PIDS;
+	}
+	if (limits->cpu_time_ms) {
+		receipt->cpu_time = watched(AD_MSG_MEANS_RLIMIT);
+		job->watch |= WATCH_CPU_TIME;
+	}
+	if (limits->io) {
+		receipt->io = watched(AD_MSG_MEANS_NONE);
+		job->watch |= WATCH_IO;
+	}
+	if (!h.proc_usable)
+		job->watch = 0;
+	for (int i = 0; i < AD_MSG_LIMIT_COUNT; i++) {
+		if ((spawn->requested & (1u << i)) && (job->watch & (1u << i)))
+			job->watch_closely = true;
+	}
+}
+
+static void watch_soon(const struct job *job)
+{
+	uint64_t at = ad_sys_now_ns() +
+		      (job->watch_closely ? watch_requested_ns : watch_default_ns);
+
+	if (job->watch && (h.watch_next == 0 || h.watch_next > at))
+		h.watch_next = at;
+}
+
+/* The supervisor needs none of what is only the helper's. */
+static void close_ours(void)
+{
+	close(h.signal_fd);
+	if (h.host_pidfd >= 0)
+		close(h.host_pidfd);
+}
+
+static void start_job(const struct ad_msg_spawn *spawn, const struct ad_sys_msg *from)
+{
+	struct job *job = calloc(1, sizeof(*job));
+	struct supervise sup = { .spawn = spawn, .helper = h.self };
+
+	if (!job || h.free_count == 0) {
+		free(job);
+		send_failed(spawn->job, AD_STAGE_SUPERVISOR, job ? EAGAIN : ENOMEM, "");
+		return;
+	}
+	job->id = spawn->job;
+	ad_list_init(&job->by_pid);
+	ad_list_append(&h.by_id[job->id % BUCKETS], &job->by_id);
+	ad_list_append(&h.all, &job->all);
+	job->slot = h.free_slots[--h.free_count];
+	sup.slot = &h.slots[job->slot];
+	memset(sup.slot, 0, sizeof(*sup.slot));
+	/* Not what we may: what the host may now. */
+	sup.receipt.uid = from->uid;
+	sup.receipt.gid = from->gid;
+	sup.set_ids = !h.ids_plain || from->uid != h.uid || from->gid != h.gid;
+	plan(job, &sup, spawn);
+	if (spawn->limits.cpu_ms_per_100ms && !sup.receipt.cpu &&
+	    (spawn->flags & AD_SPAWN_CGROUP_REQUIRED)) {
+		send_failed(job->id, AD_STAGE_LIMIT, 0, "cpu_ms_per_100ms");
+		job_free(job, true);
+		return;
+	}
+	job->pid = fork();
+	if (job->pid == 0) {
+		close_ours();
+		supervise(&sup);
+	}
+	if (job->pid < 0) {
+		job->pid = 0;
+		send_failed(job->id, AD_STAGE_SUPERVISOR, errno, "");
+		job_free(job, true);
+		return;
+	}
+	ad_list_append(&h.by_pid[(uint32_t)job->pid % BUCKETS], &job->by_pid);
+	watch_soon(job);
+}
+
+/* ---- messages in */
+
+static void host_is_lost(void)
+{
+	if (h.host_lost)
+		return;
+	h.host_lost = true;
+	flush();
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next)
+		job_kill(AD_CONTAINER_OF(node, struct job, all));
+}
+
+static void spawn_from_fd(const struct ad_sys_msg *in, uint32_t id)
+{
+	ssize_t size = in->fd_count == 1 ? ad_sys_memfd_size(in->fds[0]) : -EBADMSG;
+	struct ad_msg_spawn spawn;
+	void *map;
+
+	if (in->fds_lost)
+		size = -EMFILE;
+	if (size <= 0 || size > AD_MSG_SPAWN_MAX) {
+		send_failed(id, AD_STAGE_REQUEST, size < 0 ? (int)-size : EBADMSG, "");
+		return;
+	}
+	map = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, in->fds[0], 0);
+	if (map == MAP_FAILED) {
+		send_failed(id, AD_STAGE_REQUEST, errno, "");
+		return;
+	}
+	if (ad_msg_spawn_decode(&spawn, map, (size_t)size) && spawn.job == id && !find_id(id))
+		start_job(&spawn, in);
+	else
+		send_failed(id, AD_STAGE_REQUEST, EBADMSG, "");
+	munmap(map, (size_t)size);
+}
+
+static void handle(const struct ad_sys_msg *in)
+{
+	struct ad_msg_spawn spawn;
+	struct ad_msg msg;
+	struct job *job;
+
+	if (ad_msg_peek(in->data, in->len) == AD_MSG_SPAWN) {
+		if (ad_msg_spawn_decode(&spawn, in->data, in->len) && !find_id(spawn.job))
+			start_job(&spawn, in);
+		else
+			host_is_lost();
+		return;
+	}
+	/* Whoever sends what the library does not is not served any further. */
+	if (!ad_msg_decode(&msg, in->data, in->len)) {
+		host_is_lost();
+		return;
+	}
+	job = find_id(msg.job);
+	switch (msg.type) {
+	case AD_MSG_SPAWN_FD:
+		spawn_from_fd(in, msg.job);
+		break;
+	case AD_MSG_KILL:
+		if (job)
+			job_kill(job);
+		break;
+	case AD_MSG_SIGNAL:
+		if (job)
+			order(job, ORDER_SIGNAL, msg.u.signal.signo);
+		break;
+	default:
+		host_is_lost();
+		break;
+	}
+}
+
+static void read_socket(void)
+{
+	/* Bounded, so that a flood of starts delays neither the dead nor the timers. */
+	for (int i = 0; i < 16 && !h.host_lost; i++) {
+		struct ad_sys_msg in = { .data = h.buf, .cap = sizeof(h.buf) };
+		int r = ad_sys_recv(HELPER_SOCKET, &in, MSG_DONTWAIT);
+
+		if (r == -EAGAIN)
+			return;
+		if (r <= 0) {
+			host_is_lost();
+			return;
+		}
+		/* A child that the host forked has the socket too, but no say. */
+		if (in.has_creds && in.pid == h.host)
+			handle(&in);
+		ad_sys_msg_close(&in);
+	}
+}
+
+/* ---- the dead */
+
+static void sweep_begin(void)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	h.sweep_pause = sweep_min_ns;
+	h.sweep_next = now;
+	h.sweep_give_up = now + sweep_give_up_ns;
+}
+
+static void job_lost(struct job *job, int status)
+{
+	ad_list_remove(&job->by_pid);
+	job->pid = 0;
+	job->lost = true;
+	job->lost_status = status;
+	if (job->leaf)
+		cgroup_kill(job->leaf);
+	sweep_begin();
+}
+
+static void reap(void)
+{
+	struct signalfd_siginfo drain[16];
+	int status;
+	pid_t pid;
+
+	while (read(h.signal_fd, drain, sizeof(drain)) > 0)
+		;
+	while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
+		struct job *job = find_pid(pid);
+
+		if (!job)
+			continue;
+		if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_DONE) {
+			if (job->leaf)
+				job->leaf->counted = h.slots[job->slot].counted;
+			job_free(job, true);
+		} else if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_SURVIVORS) {
+			/* It has reported; what it could not kill is ours now. */
+			job_free(job, false);
+			sweep_begin();
+		} else {
+			job_lost(job, status);
+		}
+	}
+}
+
+/* Kill what supervisors that died have left to us; say so when it is gone. */
+static void sweep(void)
+{
+	uint64_t now = ad_sys_now_ns();
+	size_t alive = 0;
+
+	proc_scan(&h.table, h.self);
+	for (size_t i = 0; i < h.table.count; i++) {
+		const struct proc *proc = &h.table.procs[i];
+
+		if (proc->top == 0 || proc->zombie || find_pid(proc->top))
+			continue;
+		proc_kill(proc);
+		alive++;
+	}
+	h.sweep_pause = h.sweep_pause * 2 > sweep_max_ns ? sweep_max_ns : h.sweep_pause * 2;
+	h.sweep_next = now + h.sweep_pause;
+	if (alive > 0 && now < h.sweep_give_up)
+		return;
+	h.sweep_next = 0;
+	for (struct ad_list *node = h.all.next, *next; node != &h.all; node = next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		next = node->next;
+		if (!job->lost)
+			continue;
+		send_failed(job->id, AD_STAGE_LOST,
+			    0, WIFSIGNALED(job->lost_status) ? strsignal(WTERMSIG(job->lost_status))
+							     : "exited");
+		job_free(job, false);
+	}
+}
+
+/* ---- supervisors that do not obey */
+
+static uint64_t check_supervisors(uint64_t now)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+		uint64_t due;
+
+		if (!job->killing || job->pid <= 0)
+			continue;
+		due = atomic_load(&h.slots[job->slot].kill_seen) ? job->over_by : job->answer_by;
+		if (due <= now) {
+			/* Stopped, or stuck: its tree becomes ours with its death. */
+			kill(job->pid, SIGKILL);
+			due = now + answer_ns;
+			job->answer_by = job->over_by = due;
+		}
+		if (due < next)
+			next = due;
+	}
+	return next;
+}
+
+/* ---- the watchdog */
+
+static void add_up(void)
+{
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		job->memory = job->tasks = job->cpu_ticks = 0;
+		job->io = atomic_load(&h.slots[job->slot].io_reaped);
+	}
+	for (size_t i = 0; i < h.table.count; i++) {
+		const struct proc *proc = &h.table.procs[i];
+		struct job *job = proc->top ? find_pid(proc->top) : NULL;
+
+		if (!job || !job->watch)
+			continue;
+		job->cpu_ticks += proc->cpu_ticks;
+		if (proc->pid == job->pid || proc->zombie)
+			continue;
+		job->tasks += proc->threads;
+		if (job->watch & WATCH_MEMORY)
+			job->memory += proc_anon_bytes(proc->pid);
+		if (job->watch & WATCH_IO)
+			job->io += proc_io_written(proc->pid);
+	}
+}
+
+static void check_limits(struct job *job)
+{
+	const struct ad_msg_limits *limits = &job->limits;
+
+	if ((job->watch & WATCH_MEMORY) && job->memory > limits->memory)
+		job_limit(job, AD_MSG_LIMIT_MEMORY);
+	if ((job->watch & WATCH_PIDS) && job->tasks > limits->pids)
+		job_limit(job, AD_MSG_LIMIT_PIDS);
+	if ((job->watch & WATCH_IO) && job->io > limits->io)
+		job_limit(job, AD_MSG_LIMIT_IO);
+	if (job->watch & WATCH_CPU_TIME) {
+		uint64_t usec, ms;
+
+		if (job->leaf && cgroup_cpu_usec(job->leaf, &usec))
+			ms = (usec - job->leaf->counted.cpu_usec) / 1000;
+		else
+			ms = job->cpu_ticks * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
+		if (ms >= limits->cpu_time_ms)
+			job_limit(job, AD_MSG_LIMIT_CPU_TIME);
+	}
+}
+
+static void watch(void)
+{
+	uint64_t begin = ad_sys_now_ns(), cost, interval = watch_default_ns;
+	bool any = false, need_scan = false;
+
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		const struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		if (!job->watch || job->lost)
+			continue;
+		any = true;
+		if (job->watch_closely)
+			interval = watch_requested_ns;
+		if (job->watch != WATCH_CPU_TIME || means_of(job->leaf, CG_KILL) == 0)
+			need_scan = true;
+	}
+	h.watch_next = 0;
+	if (!any)
+		return;
+	if (need_scan) {
+		proc_scan(&h.table, h.self);
+		add_up();
+	}
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		if (job->watch && !job->lost)
+			check_limits(job);
+	}
+	cost = (ad_sys_now_ns() - begin) * WATCH_COST_FACTOR;
+	h.watch_next = ad_sys_now_ns() + (cost > interval ? cost : interval);
+}
+
+/* ---- life */
+
+static int timeout_ms(uint64_t now)
+{
+	uint64_t next = check_supervisors(now), left;
+
+	if (h.watch_next && h.watch_next < next)
+		next = h.watch_next;
+	if (h.sweep_next && h.sweep_next < next)
+		next = h.sweep_next;
+	if (next == UINT64_MAX)
+		return -1;
+	left = next > now ? next - now : 0;
+	return (int)((left + MS - 1) / MS);
+}
+
+static void run(void)
+{
+	while (!h.host_lost || !ad_list_empty(&h.all) || h.sweep_next) {
+		struct pollfd fds[3] = {
+			{ .fd = h.signal_fd, .events = POLLIN },
+			{ .fd = h.host_lost ? -1 : HELPER_SOCKET,
+			  .events = (short)(h.out ? POLLIN | POLLOUT : POLLIN) },
+			{ .fd = h.host_lost ? -1 : h.host_pidfd, .events = POLLIN },
+		};
+		uint64_t now;
+
+		if (poll(fds, AD_COUNT(fds), timeout_ms(ad_sys_now_ns())) < 0)
+			continue;
+		if (fds[0].revents)
+			reap();
+		if (fds[2].revents)
+			host_is_lost();
+		if (fds[1].revents & POLLOUT)
+			flush();
+		if (fds[1].revents & ~POLLOUT)
+			read_socket();
+		now = ad_sys_now_ns();
+		if (h.sweep_next && now >= h.sweep_next)
+			sweep();
+		if (h.watch_next && now >= h.watch_next)
+			watch();
+	}
+}
+
+static void hello(void)
+{
+	struct ad_msg msg = { .type = AD_MSG_HELLO };
+	struct ad_msg_receipt *best = &msg.u.hello.best;
+
+	msg.u.hello.pid = h.self;
+	strcpy(msg.u.hello.version, VERSION_TEXT);
+	best->memory = (uint8_t)cgroup_means(CG_MEMORY);
+	best->pids = (uint8_t)cgroup_means(CG_PIDS);
+	best->cpu = (uint8_t)cgroup_means(CG_CPU);
+	best->tree_kill = (uint8_t)cgroup_means(CG_KILL);
+	if (!best->memory)
+		best->memory = watched(AD_MSG_MEANS_RLIMIT);
+	if (!best->pids)
+		best->pids = watched(h.uid ? AD_MSG_MEANS_RLIMIT : AD_MSG_MEANS_NONE);
+	if (!best->tree_kill)
+		best->tree_kill = watched(AD_MSG_MEANS_NONE);
+	best->cpu_time = watched(AD_MSG_MEANS_RLIMIT);
+	best->io = watched(AD_MSG_MEANS_NONE);
+	best->uid = h.uid;
+	best->gid = h.gid;
+	send_msg(&msg);
+}
+
+/* 0 to 2 on /dev/null, whatever they were; everything we open is then above. */
+static bool plain_stdio(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd < 0)
+		return false;
+	for (int i = 0; i <= STDERR_FILENO; i++) {
+		if (dup2(fd, i) < 0)
+			return false;
+	}
+	close(fd);
+	return true;
+}
+
+static bool find_host(void)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+	int on = 1, type = 0;
+	socklen_t type_len = sizeof(type);
+
+	if (getsockopt(HELPER_SOCKET, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 ||
+	    type != SOCK_SEQPACKET ||
+	    getsockopt(HELPER_SOCKET, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    setsockopt(HELPER_SOCKET, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
+		return false;
+	h.host = peer.pid;
+	fcntl(HELPER_SOCKET, F_SETFD, FD_CLOEXEC);
+	/* The host gave one of itself, if the kernel can. */
+	h.host_pidfd = fcntl(HELPER_HOST_PIDFD, F_SETFD, FD_CLOEXEC) == 0 ? HELPER_HOST_PIDFD : -1;
+	return true;
+}
+
+static bool init(void)
+{
+	uint64_t old;
+	sigset_t chld;
+	uid_t ruid, euid, suid;
+	gid_t rgid, egid, sgid;
+
+	ad_sys_block_signals(&old);
+	ad_sys_default_signals();
+	if (!plain_stdio() || chdir("/") < 0 || !find_host())
+		return false;
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 || getresuid(&ruid, &euid, &suid) < 0 ||
+	    getresgid(&rgid, &egid, &sgid) < 0)
+		return false;
+	h.self = getpid();
+	h.uid = ruid;
+	h.gid = rgid;
+	h.ids_plain = ruid == euid && ruid == suid && rgid == egid && rgid == sgid;
+	sigemptyset(&chld);
+	sigaddset(&chld, SIGCHLD);
+	h.signal_fd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+	h.slots = mmap(NULL, sizeof(*h.slots) * SLOTS_MAX, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (h.signal_fd < 0 || h.slots == MAP_FAILED)
+		return false;
+	for (size_t i = 0; i < SLOTS_MAX; i++)
+		h.free_slots[h.free_count++] = (uint16_t)(SLOTS_MAX - 1 - i);
+	for (size_t i = 0; i < BUCKETS; i++) {
+		ad_list_init(&h.by_id[i]);
+		ad_list_init(&h.by_pid[i]);
+	}
+	ad_list_init(&h.all);
+	h.out_tail = &h.out;
+	h.proc_usable = proc_usable();
+	cgroup_init();
+	return true;
+}
+
+int main(void)
+{
+	if (!init())
+		return 1;
+	hello();
+	run();
+	cgroup_cleanup();
+	return 0;
+}

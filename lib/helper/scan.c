@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/* The process table, as /proc shows it. */
+#include "helper/helper.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sys/sys.h"
+
+ssize_t read_small(int dirfd, const char *path, char *buf, size_t cap)
+{
+	int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	size_t len = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	do {
+		n = read(fd, buf + len, cap - 1 - len);
+		if (n > 0)
+			len += (size_t)n;
+	} while ((n > 0 && len < cap - 1) || (n < 0 && errno == EINTR));
+	if (n < 0)
+		n = -errno;
+	close(fd);
+	buf[len] = '\0';
+	return n < 0 ? n : (ssize_t)len;
+}
+
+uint64_t value_of(const char *text, const char *prefix)
+{
+	size_t size = strlen(prefix);
+
+	while (text && *text) {
+		if (strncmp(text, prefix, size) == 0)
+			return strtoull(text + size, NULL, 10);
+		text = strchr(text, '\n');
+		if (text)
+			text++;
+	}
+	return 0;
+}
+
+/* "PID (comm) S PPID PGID SID ..."; comm may contain anything, also ") ". */
+static bool parse_stat(const char *text, struct proc *ret)
+{
+	/* Fields from the state (3) on, by their numbers in proc(5). */
+	enum { PPID = 4, PGID = 5, SID = 6, UTIME = 14, CSTIME = 17, THREADS = 20, START = 22 };
+	const char *at = strrchr(text, ')');
+	uint64_t field[START + 1] = {0};
+
+	if (!at || at[1] != ' ' || at[2] == '\0')
+		return false;
+	ret->zombie = at[2] == 'Z' || at[2] == 'X';
+	at += 3;
+	for (int i = PPID; i <= START; i++) {
+		char *end;
+
+		field[i] = strtoull(at, &end, 10);
+		if (end == at)
+			return false;
+		at = end;
+	}
+	ret->ppid = (pid_t)field[PPID];
+	ret->pgid = (pid_t)field[PGID];
+	ret->sid = (pid_t)field[SID];
+	ret->threads = (uint32_t)field[THREADS];
+	ret->start = field[START];
+	ret->cpu_ticks = 0;
+	for (int i = UTIME; i <= CSTIME; i++)
+		ret->cpu_ticks += field[i];
+	return true;
+}
+
+static bool read_proc(pid_t pid, struct proc *ret)
+{
+	char path[32], text[1024];
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (read_small(AT_FDCWD, path, text, sizeof(text)) <= 0)
+		return false;
+	*ret = (struct proc){ .pid = pid };
+	return parse_stat(text, ret);
+}
+
+bool proc_usable(void)
+{
+	struct proc self;
+
+	return read_proc(getpid(), &self) && self.ppid == getppid();
+}
+
+static bool append(struct proc_table *table, const struct proc *proc)
+{
+	if (table->count == table->cap) {
+		size_t cap = table->cap ? table->cap * 2 : 256;
+		struct proc *grown = reallocarray(table->procs, cap, sizeof(*grown));
+
+		if (!grown)
+			return false;
+		table->procs = grown;
+		table->cap = cap;
+	}
+	table->procs[table->count++] = *proc;
+	return true;
+}
+
+static struct proc *find(const struct proc_table *table, pid_t pid)
+{
+	size_t low = 0, high = table->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (table->procs[middle].pid < pid)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < table->count && table->procs[low].pid == pid ? &table->procs[low] : NULL;
+}
+
+/* Walk up to somebody whose place is known, then tell all on the way. The table is
+ * no snapshot: a parent may be missing, or pids reused in a circle. */
+static void resolve(const struct proc_table *table, struct proc *proc, pid_t base)
+{
+	struct proc *at = proc;
+	pid_t top = 0;
+
+	for (size_t steps = 0; at && steps <= table->count; steps++) {
+		if (at->visited) {
+			top = at->top;
+			break;
+		}
+		if (at->ppid == base) {
+			top = at->pid;
+			break;
+		}
+		at = find(table, at->ppid);
+	}
+	for (at = proc; at && !at->visited; at = find(table, at->ppid)) {
+		at->visited = true;
+		at->top = top;
+		if (at->pid == top)
+			break;
+	}
+}
+
+static int by_pid(const void *a, const void *b)
+{
+	const struct proc *left = a, *right = b;
+
+	return (left->pid > right->pid) - (left->pid < right->pid);
+}
+
+bool proc_scan(struct proc_table *table, pid_t base)
+{
+	DIR *dir = opendir("/proc");
+	bool ok = dir != NULL, sorted = true;
+	struct dirent *entry;
+
+	table->count = 0;
+	while (dir && (entry = readdir(dir))) {
+		struct proc proc;
+		char *end;
+		long pid;
+
+		if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
+			continue;
+		pid = strtol(entry->d_name, &end, 10);
+		if (*end != '\0' || !read_proc((pid_t)pid, &proc))
+			continue;
+		if (table->count > 0 && table->procs[table->count - 1].pid > proc.pid)
+			sorted = false;
+		if (!append(table, &proc)) {
+			ok = false;
+			break;
+		}
+	}
+	if (dir)
+		closedir(dir);
+	if (!sorted)
+		qsort(table->procs, table->count, sizeof(*table->procs), by_pid);
+	for (size_t i = 0; i < table->count; i++) {
+		if (!table->procs[i].visited)
+			resolve(table, &table->procs[i], base);
+	}
+	return ok;
+}
+
+void proc_table_free(struct proc_table *table)
+{
+	free(table->procs);
+	*table = (struct proc_table){0};
+}
+
+void proc_kill(const struct proc *proc)
+{
+	int pidfd = ad_sys_pidfd(proc->pid);
+	struct proc now;
+
+	if (pidfd < 0)
+		return;
+	/* The pidfd is of whoever has the number now: make sure. */
+	if (read_proc(proc->pid, &now) && now.start == proc->start) {
+		/* A group is killed as one, so that none of it slips away by forking. Its
+		 * number stays taken while this member lives, and numbers go round before
+		 * they are used again. Sessions other than ours are the commands' own. */
+		if (now.pgid > 1 && now.sid != getsid(0))
+			kill(-now.pgid, SIGKILL);
+		ad_sys_pidfd_signal(pidfd, SIGKILL);
+	}
+	close(pidfd);
+}
+
+uint64_t proc_io_written(pid_t pid)
+{
+	char path[32], text[512];
+
+	snprintf(path, sizeof(path), "/proc/%d/io", pid);
+	if (read_small(AT_FDCWD, path, text, sizeof(text)) <= 0)
+		return 0;
+	return value_of(text, "write_bytes:");
+}
+
+uint64_t proc_anon_bytes(pid_t pid)
+{
+	unsigned long long size, resident, shared;
+	char path[32], text[256];
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", pid);
+	if (read_small(AT_FDCWD, path, text, sizeof(text)) <= 0 ||
+	    sscanf(text, "%llu %llu %llu", &size, &resident, &shared) != 3 || shared > resident)
+		return 0;
+	return (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uid_t proc_uid(pid_t pid)
+{
+	char path[32];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	return stat(path, &st) == 0 ? st.st_uid : (uid_t)-1;
+}

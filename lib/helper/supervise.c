@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: MIT */
+/* One per command: forked by the helper, it starts the command, reports straight to
+ * the library, and ends when nothing of the command is alive. It is the subreaper of
+ * the command's tree, so that whatever leaves its session still ends up as our
+ * child, and "no children" means that nothing is left. */
+#include "helper/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sys/sys.h"
+
+#define MS UINT64_C(1000000)
+
+/* How long to go on killing what does not die, and how often to look. */
+static const uint64_t give_up_ns = 5000 * MS;
+static const uint64_t pause_min_ns = 1 * MS, pause_max_ns = 50 * MS;
+
+struct state {
+	const struct supervise *job;
+	pid_t main;
+	bool exited, killing;
+	uint64_t give_up, next_pass, pause;
+	int wait_status;
+	uint64_t exited_at;
+	bool pids_reported, fatal_reported[AD_MSG_LIMIT_COUNT];
+	struct cgroup_counters counted;
+	struct proc_table table;
+};
+
+static void report(const struct ad_msg *msg, const int *fds, size_t fd_count)
+{
+	uint8_t buf[AD_MSG_FIXED_MAX];
+
+	/* If nobody listens any more, the helper says what to do about it. */
+	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0);
+}
+
+static _Noreturn void fail(const struct supervise *job, uint32_t stage, int error, const char *text)
+{
+	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = job->spawn->job };
+
+	msg.u.failed.stage = stage;
+	msg.u.failed.os_errno = error;
+	snprintf(msg.u.failed.text, sizeof(msg.u.failed.text), "%s", text);
+	report(&msg, NULL, 0);
+	_exit(SUPERVISOR_DONE);
+}
+
+static void report_limit(struct state *state, enum ad_msg_limit limit, bool fatal)
+{
+	struct ad_msg msg = { .type = AD_MSG_LIMIT, .job = state->job->spawn->job };
+
+	if (state->fatal_reported[limit])
+		return;
+	state->fatal_reported[limit] = fatal;
+	msg.u.limit.limit = limit;
+	msg.u.limit.fatal = fatal;
+	report(&msg, NULL, 0);
+}
+
+/* ---- start */
+
+struct pipes {
+	int child[3], host[3]; /* by stream; -1: none */
+};
+
+static uint32_t make_pipe(struct pipes *pipes, int stream)
+{
+	bool input = stream == STDIN_FILENO;
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return AD_STAGE_PIPE;
+	pipes->child[stream] = ends[input ? 0 : 1];
+	pipes->host[stream] = ends[input ? 1 : 0];
+	/* Only the library's end: it is an open file description of its own. */
+	errno = -ad_sys_set_nonblock(pipes->host[stream]);
+	return errno ? AD_STAGE_PIPE : AD_STAGE_COUNT;
+}
+
+static uint32_t make_stdio(uint32_t flags, struct pipes *pipes)
+{
+	uint32_t stage;
+
+	*pipes = (struct pipes){ .child = { -1, -1, -1 }, .host = { -1, -1, -1 } };
+	stage = make_pipe(pipes, STDOUT_FILENO);
+	if (stage != AD_STAGE_COUNT)
+		return stage;
+	if (flags & AD_SPAWN_MERGE_STDERR) {
+		pipes->child[STDERR_FILENO] = pipes->child[STDOUT_FILENO];
+	} else {
+		stage = make_pipe(pipes, STDERR_FILENO);
+		if (stage != AD_STAGE_COUNT)
+			return stage;
+	}
+	if (flags & AD_SPAWN_STDIN)
+		return make_pipe(pipes, STDIN_FILENO);
+	/* 0 is /dev/null in the helper, but a description shared by all commands. */
+	pipes->child[STDIN_FILENO] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return pipes->child[STDIN_FILENO] < 0 ? AD_STAGE_STDIN : AD_STAGE_COUNT;
+}
+
+static void close_stdio(const struct pipes *pipes)
+{
+	for (int i = 0; i < 3; i++) {
+		if (pipes->host[i] >= 0)
+			close(pipes->host[i]);
+		if (pipes->child[i] >= 0 && (i < 2 || pipes->child[i] != pipes->child[1]))
+			close(pipes->child[i]);
+	}
+}
+
+static void report_started(const struct state *state, const struct pipes *pipes)
+{
+	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = state->job->spawn->job };
+	int fds[3];
+	size_t count = 0;
+
+	msg.u.started.pid = state->main;
+	msg.u.started.receipt = state->job->receipt;
+	fds[count++] = pipes->host[STDOUT_FILENO];
+	if (pipes->host[STDERR_FILENO] >= 0) {
+		msg.u.started.flags |= AD_STARTED_STDERR;
+		fds[count++] = pipes->host[STDERR_FILENO];
+	}
+	if (pipes->host[STDIN_FILENO] >= 0) {
+		msg.u.started.flags |= AD_STARTED_STDIN;
+		fds[count++] = pipes->host[STDIN_FILENO];
+	}
+	report(&msg, fds, count);
+}
+
+/* What the failed stage was about. */
+static const char *stage_text(uint32_t stage, const struct command *command)
+{
+	switch (stage) {
+	case AD_STAGE_WORKDIR:
+		return command->workdir;
+	case AD_STAGE_EXEC:
+		return command->argv[0];
+	default:
+		return "";
+	}
+}
+
+static void start(struct state *state)
+{
+	const struct supervise *job = state->job;
+	const struct ad_msg_spawn *spawn = job->spawn;
+	const char **vectors = reallocarray(NULL, spawn->argc + spawn->envc + 2, sizeof(*vectors));
+	struct cgroup_entry entry;
+	struct pipes pipes;
+	struct command command = {
+		.argv = vectors,
+		.env = vectors ? vectors + spawn->argc + 1 : NULL,
+		.workdir = spawn->workdir,
+		.limits = &spawn->limits,
+		.memory_rlimit = job->memory_rlimit,
+		.nproc_rlimit = job->nproc_rlimit,
+		.set_ids = job->set_ids,
+		.uid = job->receipt.uid,
+		.gid = job->receipt.gid,
+		.parent = getpid(),
+	};
+	uint32_t stage;
+	int r;
+
+	if (!vectors)
+		fail(job, AD_STAGE_REQUEST, ENOMEM, "");
+	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
+	stage = make_stdio(spawn->flags, &pipes);
+	if (stage != AD_STAGE_COUNT)
+		fail(job, stage, errno, "");
+	memcpy(command.stdio, pipes.child, sizeof(command.stdio));
+	if (job->leaf) {
+		r = cgroup_open_entry(job->leaf, &entry);
+		if (r < 0)
+			fail(job, AD_STAGE_CGROUP, -r, "");
+		command.cgroup = &entry;
+	}
+	state->main = command_start(&command, &stage);
+	if (state->main < 0)
+		fail(job, stage, -state->main, stage_text(stage, &command));
+	report_started(state, &pipes);
+	close_stdio(&pipes);
+	if (job->leaf)
+		cgroup_close_entry(&entry);
+	free(vectors);
+}
+
+/* ---- the end */
+
+static void note_io(const struct state *state)
+{
+	if (state->job->spawn->limits.io)
+		atomic_store(&state->job->slot->io_reaped, proc_io_written(getpid()));
+}
+
+static bool died_of_kill(const struct state *state)
+{
+	return (WIFSIGNALED(state->wait_status) && WTERMSIG(state->wait_status) == SIGKILL) ||
+	       (WIFEXITED(state->wait_status) && WEXITSTATUS(state->wait_status) == 128 + SIGKILL);
+}
+
+static uint64_t children_cpu_ns(struct rusage *usage)
+{
+	getrusage(RUSAGE_CHILDREN, usage);
+	return (uint64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1000 * MS +
+	       (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) * 1000;
+}
+
+/* Which limits made themselves felt: before the exit is reported. */
+static void report_limits_hit(struct state *state)
+{
+	const struct supervise *job = state->job;
+	const struct ad_msg_limits *limits = &job->spawn->limits;
+	struct rusage usage;
+
+	if (job->leaf) {
+		cgroup_count(job->leaf, &state->counted);
+		if (state->counted.oom_kills > job->leaf->counted.oom_kills)
+			report_limit(state, AD_MSG_LIMIT_MEMORY,
+				     died_of_kill(state) && !state->killing);
+		if (state->counted.pids_hits > job->leaf->counted.pids_hits &&
+		    !state->pids_reported) {
+			state->pids_reported = true;
+			report_limit(state, AD_MSG_LIMIT_PIDS, false);
+		}
+	}
+	/* The kernel may have seen it before the watchdog did. */
+	if (limits->cpu_time_ms && died_of_kill(state) && !state->killing &&
+	    children_cpu_ns(&usage) / MS >= limits->cpu_time_ms)
+		report_limit(state, AD_MSG_LIMIT_CPU_TIME, true);
+}
+
+static uint32_t count_survivors(struct state *state)
+{
+	uint32_t count = 0;
+
+	proc_scan(&state->table, getpid());
+	for (size_t i = 0; i < state->table.count; i++)
+		count += state->table.procs[i].top != 0 && !state->table.procs[i].zombie;
+	/* Something is there, whether we may see it or not. */
+	return count ? count : 1;
+}
+
+static _Noreturn void finish(struct state *state, bool report_exit, bool survivors)
+{
+	const struct supervise *job = state->job;
+	struct ad_msg msg = {
+		.type = report_exit ? AD_MSG_ENDED : AD_MSG_CLOSED,
+		.job = job->spawn->job,
+	};
+	struct ad_msg_usage *usage = &msg.u.ended.usage;
+	struct rusage rusage;
+
+	msg.u.ended.wait_status = state->wait_status;
+	msg.u.ended.at_ns = state->exited_at;
+	usage->cpu_ns = children_cpu_ns(&rusage);
+	if (job->leaf) {
+		cgroup_count(job->leaf, &state->counted);
+		usage->memory_peak = cgroup_memory_peak(job->leaf);
+		usage->peak_is_tree = usage->memory_peak != 0;
+		/* It also knows of those that nobody waited for. */
+		if (job->leaf->means[CG_KILL])
+			usage->cpu_ns = (state->counted.cpu_usec - job->leaf->counted.cpu_usec) *
+					1000;
+		job->slot->counted = state->counted;
+	}
+	if (!usage->peak_is_tree)
+		usage->memory_peak = (uint64_t)rusage.ru_maxrss * 1024;
+	usage->survivors = survivors ? count_survivors(state) : 0;
+	report(&msg, NULL, 0);
+	_exit(survivors ? SUPERVISOR_SURVIVORS : SUPERVISOR_DONE);
+}
+
+/* Take in all that died. Ends the process with the last of them. */
+static void reap(struct state *state)
+{
+	bool report_exit = false, none_left = false;
+	struct ad_msg msg = { .type = AD_MSG_EXITED, .job = state->job->spawn->job };
+
+	for (;;) {
+		int status;
+		pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
+
+		if (pid < 0 && errno == EINTR)
+			continue;
+		none_left = pid < 0;
+		if (pid <= 0)
+			break;
+		if (pid == state->main && !state->exited) {
+			state->exited = report_exit = true;
+			state->exited_at = ad_sys_now_ns();
+			state->wait_status = status;
+		}
+	}
+	note_io(state);
+	if (report_exit)
+		report_limits_hit(state);
+	if (none_left)
+		finish(state, report_exit, false);
+	if (report_exit) {
+		msg.u.ended.wait_status = state->wait_status;
+		msg.u.ended.at_ns = state->exited_at;
+		report(&msg, NULL, 0);
+	}
+}
+
+/* ---- killing */
+
+static void kill_begin(struct state *state)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	atomic_store(&state->job->slot->kill_seen, 1);
+	if (state->job->leaf)
+		cgroup_kill(state->job->leaf);
+	/* Not yet reaped, so the number is still its own. */
+	if (!state->exited)
+		kill(-state->main, SIGKILL);
+	if (state->killing)
+		return;
+	state->killing = true;
+	state->give_up = now + give_up_ns;
+	state->pause = pause_min_ns;
+	state->next_pass = now + pause_min_ns;
+}
+
+/* Kill all descendants that can be seen. They may be forking meanwhile, so this is
+ * repeated, at once while it finds new ones. */
+static void kill_pass(struct state *state)
+{
+	size_t found = 0;
+
+	if (state->job->leaf)
+		cgroup_kill(state->job->leaf);
+	if (!state->exited)
+		kill(-state->main, SIGKILL);
+	proc_scan(&state->table, getpid());
+	for (size_t i = 0; i < state->table.count; i++) {
+		const struct proc *proc = &state->table.procs[i];
+
+		if (proc->top != 0 && !proc->zombie) {
+			proc_kill(proc);
+			found++;
+		}
+	}
+	state->pause = found > 0 ? pause_min_ns : state->pause * 2;
+	if (state->pause > pause_max_ns)
+		state->pause = pause_max_ns;
+	state->next_pass = ad_sys_now_ns() + state->pause;
+}
+
+static void send_signal(const struct state *state, int signo)
+{
+	if (state->exited)
+		return;
+	kill(-state->main, signo);
+	/* Whoever is stopped would not notice that it is asked to end. */
+	if (signo == SIGTERM || signo == SIGINT || signo == SIGHUP || signo == SIGQUIT)
+		kill(-state->main, SIGCONT);
+}
+
+static void take_order(struct state *state, int value)
+{
+	int argument = value >> ORDER_SHIFT;
+
+	switch (value & ((1 << ORDER_SHIFT) - 1)) {
+	case ORDER_LIMIT:
+		if (argument >= 0 && argument < AD_MSG_LIMIT_COUNT && !state->exited)
+			report_limit(state, (enum ad_msg_limit)argument, true);
+		kill_begin(state);
+		break;
+	case ORDER_SIGNAL:
+		send_signal(state, argument);
+		break;
+	default:
+		kill_begin(state);
+		break;
+	}
+}
+
+static void wait_signal(struct state *state, const sigset_t *signals)
+{
+	struct timespec timeout = {0};
+	siginfo_t info;
+	int signo;
+
+	if (state->killing) {
+		uint64_t now = ad_sys_now_ns();
+		uint64_t left = state->next_pass > now ? state->next_pass - now : 0;
+
+		timeout.tv_sec = (time_t)(left / (1000 * MS));
+		timeout.tv_nsec = (long)(left % (1000 * MS));
+		signo = sigtimedwait(signals, &info, &timeout);
+	} else {
+		signo = sigwaitinfo(signals, &info);
+	}
+	if (signo == SIGNAL_ORDER)
+		take_order(state, info.si_value.sival_int);
+	else if (signo == SIGNAL_ORDER_KILL || signo == SIGNAL_HELPER_DIED)
+		kill_begin(state);
+}
+
+void supervise(const struct supervise *job)
+{
+	struct state state = { .job = job };
+	sigset_t signals;
+
+	/* All signals are blocked since the helper started. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGCHLD);
+	sigaddset(&signals, SIGNAL_ORDER);
+	sigaddset(&signals, SIGNAL_ORDER_KILL);
+	sigaddset(&signals, SIGNAL_HELPER_DIED);
+	if (prctl(PR_SET_PDEATHSIG, SIGNAL_HELPER_DIED, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 || setsid() < 0)
+		fail(job, AD_STAGE_SUPERVISOR, errno, "");
+	/* The helper died before it could have told us. */
+	if (getppid() != job->helper)
+		_exit(SUPERVISOR_DONE);
+	if (job->leaf)
+		state.counted = job->leaf->counted;
+	start(&state);
+	for (;;) {
+		wait_signal(&state, &signals);
+		reap(&state);
+		if (!state.killing)
+			continue;
+		if (ad_sys_now_ns() >= state.give_up)
+			finish(&state, false, true);
+		if (ad_sys_now_ns() >= state.next_pass)
+			kill_pass(&state);
+	}
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* The host side of the helper process: starting it, talking to it, and the jobs
+ * (commands) it runs for us. One launcher per runner. Nothing here blocks but
+ * ad_launcher_new(), which waits for the helper's execve (about 1 ms). */
+#ifndef AD_LAUNCH_H
+#define AD_LAUNCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <agentd/error.h>
+#include <agentd/limits.h>
+
+#include "loop/loop.h"
+#include "util/util.h"
+
+struct ad_launcher;
+struct ad_job;
+
+/* Called once from the loop: the helper answered (err NULL), or it is lost or of
+ * another version (err borrowed). Called again with an error when it is lost later. */
+typedef void (*ad_launcher_fn)(struct ad_launcher *launcher, const agentd_error *err,
+			       void *userdata);
+/* Every descriptor the library holds is >= 3, whatever the host closed. */
+int ad_launcher_new(struct ad_loop *loop, const char *helper_path, struct ad_launcher **ret,
+		    agentd_error **reterr);
+void ad_launcher_set_ready(struct ad_launcher *launcher, ad_launcher_fn fn, void *userdata);
+/* The same for as many as want to know. *watch lives until ad_launcher_unwatch(),
+ * which is idempotent and also allowed after ad_launcher_free(). */
+struct ad_launcher_watch {
+	struct ad_list link;
+	struct ad_launcher *launcher;
+	ad_launcher_fn fn;
+	void *userdata;
+	struct ad_defer known; /* it was known already when the watch began */
+};
+void ad_launcher_watch(struct ad_launcher *launcher, struct ad_launcher_watch *watch,
+		       ad_launcher_fn fn, void *userdata);
+void ad_launcher_unwatch(struct ad_launcher_watch *watch);
+/* Closes the socket: the helper kills what is left and ends by itself. If the
+ * helper became our own child (host is a subreaper or pid 1) it is reaped. */
+void ad_launcher_free(struct ad_launcher *launcher);
+/* Ask the helper to end; gone is called from the loop when it has (its socket is
+ * at end of file). No jobs may be alive. */
+void ad_launcher_shutdown(struct ad_launcher *launcher, ad_launcher_fn gone, void *userdata);
+
+/* How one limit or feature is enforced for a job, for the receipt. */
+enum ad_launch_means { AD_MEANS_NONE, AD_MEANS_RLIMIT, AD_MEANS_WATCHDOG, AD_MEANS_CGROUP1,
+		       AD_MEANS_CGROUP2 };
+
+struct ad_launch_receipt {
+	uint8_t memory, pids, cpu, cpu_time, io; /* enum ad_launch_means; NONE: not set */
+	uint8_t tree_kill; /* CGROUP2: cgroup.kill; WATCHDOG: subreaper and /proc scan; NONE: group only */
+	uint32_t uid, gid; /* the command's */
+};
+
+/* What the helper can enforce on this machine, and by what. Zeroes until ready. */
+const struct ad_launch_receipt *ad_launcher_best(const struct ad_launcher *launcher);
+
+struct ad_loop *ad_launcher_loop(const struct ad_launcher *launcher);
+
+struct ad_launch_usage {
+	uint64_t cpu_ns;
+	uint64_t memory_peak_bytes;
+	bool memory_peak_is_tree; /* from a cgroup */
+	uint32_t survivors; /* processes that could not be killed */
+};
+
+struct ad_job_events {
+	/* Runs: read ends of its pipes (non-blocking, close-on-exec; stderr -1 when
+	 * merged; stdin_fd -1 unless asked for). The receiver owns them. */
+	void (*started)(struct ad_job *job, int32_t pid, int stdin_fd, int stdout_fd, int stderr_fd,
+			const struct ad_launch_receipt *receipt, void *userdata);
+	/* Could not be started, or the helper was lost under it. Last event. Owns err. */
+	void (*failed)(struct ad_job *job, agentd_error *err, void *userdata);
+	void (*limit_hit)(struct ad_job *job, const char *limit, bool fatal, void *userdata);
+	void (*exited)(struct ad_job *job, int wait_status, uint64_t at_ns, void *userdata);
+	/* Nothing of it is alive. Last event. */
+	void (*closed)(struct ad_job *job, const struct ad_launch_usage *usage, void *userdata);
+};
+
+struct ad_launch_request {
+	const char *const *argv; /* argv[0] is looked up in env's PATH unless it has a slash */
+	const char *const *env;
+	const char *workdir;
+	bool stdin_open, merge_stderr;
+	bool cgroup_required; /* fail when a limit that only a cgroup enforces cannot be (cpu) */
+	struct agentd_limits limits; /* effective; 0 = none */
+	uint32_t limits_requested;   /* bit per ad_limit_descs index: asked for, not a default */
+};
+
+/* Events come from the loop, never from inside these calls. *ret stays valid until
+ * ad_job_free(), which is called after the last event. */
+int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *request,
+		 const struct ad_job_events *events, void *userdata, struct ad_job **ret,
+		 agentd_error **reterr);
+int ad_job_kill(struct ad_job *job);               /* whole tree, now; repeatable */
+int ad_job_signal(struct ad_job *job, int signo);  /* the command's process group */
+void ad_job_free(struct ad_job *job);
+
+#endif

@@ -1,0 +1,819 @@
+/* SPDX-License-Identifier: MIT */
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <agentd/backend.h>
+
+#include "launch/private.h"
+#include "policy/policy.h"
+#include "sys/sys.h"
+
+#define MS UINT64_C(1000000)
+
+enum {
+	BUCKETS = 64,
+	READS_PER_WAKE = 64,
+	REAP_WAIT_MS = 100
+};
+
+/* The helper's own time limits for a kill add up to less. */
+static const uint64_t stuck_ns = 15000 * MS;
+
+_Static_assert((int)AD_MEANS_NONE == AD_MSG_MEANS_NONE &&
+		       (int)AD_MEANS_RLIMIT == AD_MSG_MEANS_RLIMIT &&
+		       (int)AD_MEANS_WATCHDOG == AD_MSG_MEANS_WATCHDOG &&
+		       (int)AD_MEANS_CGROUP1 == AD_MSG_MEANS_CGROUP1 &&
+		       (int)AD_MEANS_CGROUP2 == AD_MSG_MEANS_CGROUP2,
+	       "the protocol's numbers are the interface's");
+
+static const char *const limit_names[AD_MSG_LIMIT_COUNT] = {
+	[AD_MSG_LIMIT_MEMORY] = "mem_bytes",
+	[AD_MSG_LIMIT_PIDS] = "pids_max",
+	[AD_MSG_LIMIT_CPU_TIME] = "cpu_time_ms",
+	[AD_MSG_LIMIT_IO] = "io_bytes",
+};
+
+enum job_state { JOB_STARTING, JOB_RUNNING, JOB_EXITED, JOB_OVER };
+
+struct ad_job {
+	struct ad_list bucket, all;
+	struct ad_launcher *launcher; /* NULL once over */
+	uint32_t id;
+	enum job_state state;
+	bool merge_stderr, stdin_open;
+	bool kill_unsent;
+	uint64_t killed_at; /* 0: not */
+	const struct ad_job_events *events;
+	void *userdata;
+};
+
+struct outgoing {
+	struct ad_list link;
+	int fd; /* or -1 */
+	size_t len;
+	uint8_t data[];
+};
+
+struct ad_launcher {
+	struct ad_loop *loop;
+	int fd;
+	struct ad_io readable, writable;
+	struct ad_list out; /* struct outgoing */
+	struct ad_list buckets[BUCKETS], jobs;
+	uint32_t next_id;
+	bool ids_wrapped;
+	uint32_t limit_bits[AD_MSG_LIMIT_COUNT]; /* in ad_launch_request.limits_requested */
+	pid_t helper;
+	int helper_pidfd; /* or -1 */
+	struct ad_list watches;
+	struct ad_launcher_watch ready_watch;
+	bool ready;
+	struct ad_launch_receipt best;
+	agentd_error *lost; /* it is, and why */
+	bool shutting_down;
+	ad_launcher_fn gone;
+	void *gone_userdata;
+	struct ad_defer gone_already;
+	struct ad_timer stuck;
+	bool watching;
+	unsigned int busy; /* inside callbacks: freed when they are over */
+	bool freed;
+	uint8_t scratch[AD_MSG_INLINE_MAX];
+};
+
+/* ---- memory */
+
+static void outgoing_free(struct outgoing *out)
+{
+	ad_list_remove(&out->link);
+	if (out->fd >= 0)
+		close(out->fd);
+	free(out);
+}
+
+static void stop_io(struct ad_launcher *launcher)
+{
+	if (launcher->fd < 0)
+		return;
+	ad_io_stop(&launcher->readable);
+	ad_io_stop(&launcher->writable);
+	ad_timer_stop(&launcher->stuck);
+	close(ad_steal_fd(&launcher->fd));
+	while (!ad_list_empty(&launcher->out))
+		outgoing_free(AD_CONTAINER_OF(launcher->out.next, struct outgoing, link));
+}
+
+/* A subreaper, or pid 1 of a container, inherits the helper: then it is ours to
+ * reap. It is about to end, so a short wait is enough. By pidfd: the number could
+ * be that of a child of the host's by now. */
+static void reap_helper(struct ad_launcher *launcher)
+{
+	struct pollfd ended = { .fd = launcher->helper_pidfd, .events = POLLIN };
+	siginfo_t info;
+
+	if (launcher->helper_pidfd < 0)
+		return;
+	info.si_pid = 0;
+	if (waitid(P_PIDFD, (id_t)launcher->helper_pidfd, &info, WEXITED | WNOHANG | __WALL) == 0 &&
+	    info.si_pid == 0 && poll(&ended, 1, REAP_WAIT_MS) > 0)
+		waitid(P_PIDFD, (id_t)launcher->helper_pidfd, &info, WEXITED | WNOHANG | __WALL);
+	close(ad_steal_fd(&launcher->helper_pidfd));
+}
+
+static void launcher_destroy(struct ad_launcher *launcher)
+{
+	agentd_error_unref(launcher->lost);
+	agentd_free(launcher);
+}
+
+static void leave(struct ad_launcher *launcher)
+{
+	if (--launcher->busy == 0 && launcher->freed)
+		launcher_destroy(launcher);
+}
+
+static void job_forget(struct ad_job *job)
+{
+	ad_list_remove(&job->bucket);
+	ad_list_remove(&job->all);
+	job->launcher = NULL;
+	job->state = JOB_OVER;
+}
+
+void ad_launcher_free(struct ad_launcher *launcher)
+{
+	int saved = errno;
+
+	if (!launcher)
+		return;
+	while (!ad_list_empty(&launcher->jobs))
+		job_forget(AD_CONTAINER_OF(launcher->jobs.next, struct ad_job, all));
+	while (!ad_list_empty(&launcher->watches))
+		ad_launcher_unwatch(
+			AD_CONTAINER_OF(launcher->watches.next, struct ad_launcher_watch, link));
+	ad_defer_cancel(&launcher->gone_already);
+	stop_io(launcher);
+	reap_helper(launcher);
+	launcher->freed = true;
+	if (launcher->busy == 0)
+		launcher_destroy(launcher);
+	errno = saved;
+}
+
+/* ---- who wants to know */
+
+static void tell_known(struct ad_defer *defer, void *userdata)
+{
+	struct ad_launcher_watch *watch = userdata;
+
+	(void)defer;
+	watch->fn(watch->launcher, watch->launcher->lost, watch->userdata);
+}
+
+void ad_launcher_watch(struct ad_launcher *launcher, struct ad_launcher_watch *watch,
+		       ad_launcher_fn fn, void *userdata)
+{
+	watch->launcher = launcher;
+	watch->fn = fn;
+	watch->userdata = userdata;
+	ad_list_append(&launcher->watches, &watch->link);
+	ad_defer_init(&watch->known, launcher->loop, tell_known, watch);
+	if (launcher->ready || launcher->lost)
+		ad_defer(&watch->known);
+}
+
+void ad_launcher_unwatch(struct ad_launcher_watch *watch)
+{
+	if (!watch->launcher)
+		return;
+	ad_defer_cancel(&watch->known);
+	ad_list_remove(&watch->link);
+	watch->launcher = NULL;
+}
+
+void ad_launcher_set_ready(struct ad_launcher *launcher, ad_launcher_fn fn, void *userdata)
+{
+	ad_launcher_unwatch(&launcher->ready_watch);
+	if (fn)
+		ad_launcher_watch(launcher, &launcher->ready_watch, fn, userdata);
+}
+
+/* Callbacks may take any watch out, also those not yet told: the list moves over
+ * and back one by one. */
+static void tell_watches(struct ad_launcher *launcher)
+{
+	struct ad_list pending;
+
+	ad_list_init(&pending);
+	while (!ad_list_empty(&launcher->watches)) {
+		struct ad_list *node = launcher->watches.next;
+
+		ad_list_remove(node);
+		ad_list_append(&pending, node);
+	}
+	while (!ad_list_empty(&pending)) {
+		struct ad_launcher_watch *watch =
+			AD_CONTAINER_OF(pending.next, struct ad_launcher_watch, link);
+
+		ad_list_remove(&watch->link);
+		if (launcher->freed) {
+			watch->launcher = NULL;
+			continue;
+		}
+		ad_list_append(&launcher->watches, &watch->link);
+		ad_defer_cancel(&watch->known);
+		watch->fn(launcher, launcher->lost, watch->userdata);
+	}
+}
+
+const struct ad_launch_receipt *ad_launcher_best(const struct ad_launcher *launcher)
+{
+	return &launcher->best;
+}
+
+/* ---- the end of the helper */
+
+static void fail_jobs(struct ad_launcher *launcher)
+{
+	while (!launcher->freed && !ad_list_empty(&launcher->jobs)) {
+		struct ad_job *job = AD_CONTAINER_OF(launcher->jobs.next, struct ad_job, all);
+
+		job_forget(job);
+		job->events->failed(job, agentd_error_ref(launcher->lost), job->userdata);
+	}
+}
+
+/* Takes err. Called from the loop. */
+static void lost(struct ad_launcher *launcher, agentd_error *err)
+{
+	bool wanted = launcher->shutting_down;
+
+	if (launcher->lost) {
+		agentd_error_unref(err);
+		return;
+	}
+	launcher->lost = err;
+	stop_io(launcher);
+	reap_helper(launcher);
+	launcher->busy++;
+	fail_jobs(launcher);
+	if (!launcher->freed && wanted && launcher->gone)
+		launcher->gone(launcher, NULL, launcher->gone_userdata);
+	else if (!launcher->freed && !wanted)
+		tell_watches(launcher);
+	leave(launcher);
+}
+
+static void lost_text(struct ad_launcher *launcher, int code, const char *text)
+{
+	lost(launcher, agentd_error_create(code, 0, text));
+}
+
+static void gone_already(struct ad_defer *defer, void *userdata)
+{
+	struct ad_launcher *launcher = userdata;
+
+	(void)defer;
+	launcher->gone(launcher, NULL, launcher->gone_userdata);
+}
+
+static void watch_for_stuck(struct ad_launcher *launcher, uint64_t after)
+{
+	/* Without memory for a timer nobody is watching; the job still ends when the
+	 * helper answers. */
+	if (!launcher->watching)
+		launcher->watching = ad_timer_start(&launcher->stuck, after) == 0;
+}
+
+static void is_stuck(struct ad_timer *timer, void *userdata)
+{
+	struct ad_launcher *launcher = userdata;
+	uint64_t now = ad_sys_now_ns(), oldest = 0;
+
+	(void)timer;
+	launcher->watching = false;
+	for (struct ad_list *node = launcher->jobs.next; node != &launcher->jobs;
+	     node = node->next) {
+		const struct ad_job *job = AD_CONTAINER_OF(node, struct ad_job, all);
+
+		if (job->killed_at && (oldest == 0 || job->killed_at < oldest))
+			oldest = job->killed_at;
+	}
+	if (oldest == 0 && !launcher->shutting_down)
+		return;
+	if (!launcher->shutting_down && now - oldest < stuck_ns) {
+		watch_for_stuck(launcher, stuck_ns - (now - oldest));
+		return;
+	}
+	if (launcher->helper_pidfd >= 0)
+		ad_sys_pidfd_signal(launcher->helper_pidfd, SIGKILL);
+	lost_text(launcher, AGENTD_ERR_BACKEND, "the helper does not answer; it was killed");
+}
+
+void ad_launcher_shutdown(struct ad_launcher *launcher, ad_launcher_fn gone, void *userdata)
+{
+	int saved = errno;
+
+	launcher->shutting_down = true;
+	launcher->gone = gone;
+	launcher->gone_userdata = userdata;
+	if (launcher->lost) {
+		if (gone)
+			ad_defer(&launcher->gone_already);
+	} else {
+		shutdown(launcher->fd, SHUT_WR);
+		ad_timer_stop(&launcher->stuck);
+		launcher->watching = false;
+		watch_for_stuck(launcher, stuck_ns);
+	}
+	errno = saved;
+}
+
+/* ---- messages out */
+
+static void send_kills(struct ad_launcher *launcher);
+
+/* What is wrong with the socket shows when it is read: the loop hears of it there. */
+static void flush(struct ad_launcher *launcher)
+{
+	while (!ad_list_empty(&launcher->out)) {
+		struct outgoing *out = AD_CONTAINER_OF(launcher->out.next, struct outgoing, link);
+
+		if (ad_sys_send(launcher->fd, out->data, out->len, &out->fd, out->fd >= 0,
+				MSG_DONTWAIT) == -EAGAIN)
+			return;
+		outgoing_free(out);
+	}
+	ad_io_stop(&launcher->writable);
+	send_kills(launcher);
+}
+
+static void on_writable(struct ad_io *io, void *userdata)
+{
+	(void)io;
+	flush(userdata);
+}
+
+/* Takes fd (-1: none). 0 or a code. */
+static int post(struct ad_launcher *launcher, const uint8_t *data, size_t len, int fd)
+{
+	struct outgoing *out;
+	int r = -EAGAIN;
+
+	if (ad_list_empty(&launcher->out))
+		r = ad_sys_send(launcher->fd, data, len, &fd, fd >= 0, MSG_DONTWAIT);
+	if (r != -EAGAIN) {
+		if (fd >= 0)
+			close(fd);
+		return r < 0 ? AGENTD_ERR_BACKEND : 0;
+	}
+	out = malloc(sizeof(*out) + len);
+	if (!out || ad_io_start(&launcher->writable) < 0) {
+		free(out);
+		if (fd >= 0)
+			close(fd);
+		return AGENTD_ERR_NOMEM;
+	}
+	out->fd = fd;
+	out->len = len;
+	memcpy(out->data, data, len);
+	ad_list_append(&launcher->out, &out->link);
+	return 0;
+}
+
+static int post_msg(struct ad_launcher *launcher, const struct ad_msg *msg)
+{
+	uint8_t buf[AD_MSG_FIXED_MAX];
+
+	return post(launcher, buf, ad_msg_encode(msg, buf), -1);
+}
+
+/* Kills need no memory: what could not be sent is remembered in the job. */
+static void send_kill(struct ad_job *job)
+{
+	struct ad_launcher *launcher = job->launcher;
+	struct ad_msg msg = { .type = AD_MSG_KILL, .job = job->id };
+	uint8_t buf[AD_MSG_FIXED_MAX];
+
+	job->kill_unsent = !ad_list_empty(&launcher->out) ||
+			   ad_sys_send(launcher->fd, buf, ad_msg_encode(&msg, buf), NULL, 0,
+				       MSG_DONTWAIT) == -EAGAIN;
+	if (job->kill_unsent)
+		(void)ad_io_start(&launcher->writable);
+}
+
+static void send_kills(struct ad_launcher *launcher)
+{
+	for (struct ad_list *node = launcher->jobs.next; node != &launcher->jobs;
+	     node = node->next) {
+		struct ad_job *job = AD_CONTAINER_OF(node, struct ad_job, all);
+
+		if (job->kill_unsent)
+			send_kill(job);
+		if (job->kill_unsent)
+			return;
+	}
+}
+
+/* ---- messages in */
+
+static struct ad_job *find_job(struct ad_launcher *launcher, uint32_t id)
+{
+	struct ad_list *head = &launcher->buckets[id % BUCKETS];
+
+	for (struct ad_list *node = head->next; node != head; node = node->next) {
+		struct ad_job *job = AD_CONTAINER_OF(node, struct ad_job, bucket);
+
+		if (job->id == id)
+			return job;
+	}
+	return NULL;
+}
+
+static void fill_receipt(struct ad_launch_receipt *ret, const struct ad_msg_receipt *receipt)
+{
+	*ret = (struct ad_launch_receipt){
+		.memory = receipt->memory,
+		.pids = receipt->pids,
+		.cpu = receipt->cpu,
+		.cpu_time = receipt->cpu_time,
+		.io = receipt->io,
+		.tree_kill = receipt->tree_kill,
+		.uid = receipt->uid,
+		.gid = receipt->gid,
+	};
+}
+
+static void job_failed(struct ad_job *job, agentd_error *err)
+{
+	job_forget(job);
+	job->events->failed(job, err, job->userdata);
+}
+
+/* False if it is not what the protocol allows. Takes the descriptors. */
+static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_sys_msg *in)
+{
+	uint32_t wanted = (job->merge_stderr ? 0 : AD_STARTED_STDERR) |
+			  (job->stdin_open ? AD_STARTED_STDIN : 0);
+	size_t count = 1u + (job->merge_stderr ? 0 : 1) + (job->stdin_open ? 1 : 0), next = 1;
+	struct ad_launch_receipt receipt;
+	int err_fd = -1, in_fd = -1;
+
+	if (job->state != JOB_STARTING || msg->u.started.flags != wanted ||
+	    (in->fd_count != count && !in->fds_lost))
+		return false;
+	if (in->fds_lost) {
+		/* The host is at its limit of descriptors. */
+		send_kill(job);
+		job_failed(job, ad_launch_error(AD_STAGE_PIPE, EMFILE, " for the host program"));
+		return true;
+	}
+	if (!job->merge_stderr)
+		err_fd = in->fds[next++];
+	if (job->stdin_open)
+		in_fd = in->fds[next];
+	in->fd_count = 0;
+	job->state = JOB_RUNNING;
+	fill_receipt(&receipt, &msg->u.started.receipt);
+	job->events->started(job, msg->u.started.pid, in_fd, in->fds[0], err_fd, &receipt,
+			     job->userdata);
+	return true;
+}
+
+static bool on_ended(struct ad_job *job, const struct ad_msg *msg)
+{
+	const struct ad_msg_usage *usage = &msg->u.ended.usage;
+	struct ad_launcher *launcher = job->launcher;
+	struct ad_launch_usage ret = {
+		.cpu_ns = usage->cpu_ns,
+		.memory_peak_bytes = usage->memory_peak,
+		.memory_peak_is_tree = usage->peak_is_tree,
+		.survivors = usage->survivors,
+	};
+	int status = msg->u.ended.wait_status;
+	bool exits = msg->type != AD_MSG_CLOSED, closes = msg->type != AD_MSG_EXITED;
+
+	if (job->state != JOB_RUNNING && (exits || job->state != JOB_EXITED))
+		return false;
+	if (exits && !WIFEXITED(status) && !WIFSIGNALED(status))
+		return false;
+	if (exits) {
+		job->state = JOB_EXITED;
+		job->events->exited(job, status, msg->u.ended.at_ns, job->userdata);
+		/* The callback may have given up the job or all of us. */
+		if (launcher->freed || find_job(launcher, msg->job) != job)
+			return true;
+	}
+	if (closes) {
+		job_forget(job);
+		job->events->closed(job, &ret, job->userdata);
+	}
+	return true;
+}
+
+static bool on_hello(struct ad_launcher *launcher, const struct ad_msg *msg)
+{
+	if (launcher->ready)
+		return false;
+	launcher->ready = true;
+	fill_receipt(&launcher->best, &msg->u.hello.best);
+	tell_watches(launcher);
+	return true;
+}
+
+static bool dispatch(struct ad_launcher *launcher, struct ad_sys_msg *in)
+{
+	struct ad_msg msg;
+	struct ad_job *job;
+
+	if (!ad_msg_decode(&msg, in->data, in->len) ||
+	    (in->fd_count > 0 && msg.type != AD_MSG_STARTED))
+		return false;
+	if (msg.type == AD_MSG_HELLO)
+		return on_hello(launcher, &msg);
+	job = find_job(launcher, msg.job);
+	if (!job) /* given up, or failed here: late words are no offence */
+		return msg.job < launcher->next_id || launcher->ids_wrapped;
+	switch (msg.type) {
+	case AD_MSG_STARTED:
+		return on_started(job, &msg, in);
+	case AD_MSG_FAILED:
+		job_failed(job, ad_launch_error(msg.u.failed.stage, msg.u.failed.os_errno,
+						msg.u.failed.text));
+		return true;
+	case AD_MSG_LIMIT:
+		if (job->state != JOB_RUNNING)
+			return false;
+		job->events->limit_hit(job, limit_names[msg.u.limit.limit], msg.u.limit.fatal,
+				       job->userdata);
+		return true;
+	case AD_MSG_EXITED:
+	case AD_MSG_CLOSED:
+	case AD_MSG_ENDED:
+		return on_ended(job, &msg);
+	default:
+		return false;
+	}
+}
+
+static void on_bad_message(struct ad_launcher *launcher, const struct ad_sys_msg *in)
+{
+	if (in->len > 0 && ((const uint8_t *)in->data)[0] != AD_MSG_VERSION)
+		lost_text(launcher, AGENTD_ERR_PROTOCOL,
+			  "the helper is of another version than the library; install both from "
+			  "the same release");
+	else
+		lost_text(launcher, AGENTD_ERR_PROTOCOL, "the helper sent a malformed message");
+}
+
+static void on_readable(struct ad_io *io, void *userdata)
+{
+	struct ad_launcher *launcher = userdata;
+
+	(void)io;
+	launcher->busy++;
+	for (int i = 0; i < READS_PER_WAKE && !launcher->freed && !launcher->lost; i++) {
+		uint8_t buf[AD_MSG_FIXED_MAX];
+		struct ad_sys_msg in = { .data = buf, .cap = sizeof(buf) };
+		int r = ad_sys_recv(launcher->fd, &in, MSG_DONTWAIT);
+
+		if (r == -EAGAIN)
+			break;
+		if (r == -EMSGSIZE)
+			lost_text(launcher, AGENTD_ERR_PROTOCOL,
+				  "the helper sent a malformed message");
+		else if (r <= 0)
+			lost_text(launcher, AGENTD_ERR_BACKEND,
+				  launcher->ready ? "helper lost: it ended unexpectedly, and the "
+						    "commands with it"
+						  : "helper lost: it ended before it was ready");
+		else if (!dispatch(launcher, &in))
+			on_bad_message(launcher, &in);
+		ad_sys_msg_close(&in);
+	}
+	leave(launcher);
+}
+
+struct ad_loop *ad_launcher_loop(const struct ad_launcher *launcher)
+{
+	return launcher->loop;
+}
+
+/* ---- making one */
+
+static int start(struct ad_launcher *launcher, const char *helper_path, agentd_error **reterr)
+{
+	ad_autofree char *found = helper_path ? NULL : ad_launch_default_path();
+	ad_autoclose int theirs = -1;
+	int pair[2], r;
+
+	if (!helper_path && !found)
+		return ad_fail_nomem(reterr);
+	r = ad_sys_pair(pair);
+	if (r < 0)
+		return ad_fail_errno(reterr, -r, "no socket for the helper");
+	launcher->fd = pair[0];
+	theirs = pair[1];
+	ad_io_init(&launcher->readable, launcher->loop, launcher->fd, AD_IO_READ, on_readable,
+		   launcher);
+	ad_io_init(&launcher->writable, launcher->loop, launcher->fd, AD_IO_WRITE, on_writable,
+		   launcher);
+	r = ad_io_start(&launcher->readable);
+	if (r < 0)
+		return ad_fail(reterr, r, NULL, "the helper's socket could not be watched: %s",
+			       agentd_strerror(r));
+	r = ad_launch_helper(helper_path ? helper_path : found, theirs, &launcher->helper, reterr);
+	if (r == 0 && launcher->helper > 0)
+		launcher->helper_pidfd = ad_sys_pidfd(launcher->helper);
+	return r;
+}
+
+int ad_launcher_new(struct ad_loop *loop, const char *helper_path, struct ad_launcher **ret,
+		    agentd_error **reterr)
+{
+	struct ad_launcher *launcher = calloc(1, sizeof(*launcher));
+	int saved = errno, r;
+
+	if (!launcher)
+		return ad_fail_nomem(reterr);
+	launcher->loop = loop;
+	launcher->fd = launcher->helper_pidfd = -1;
+	launcher->next_id = 1;
+	ad_list_init(&launcher->out);
+	ad_list_init(&launcher->jobs);
+	ad_list_init(&launcher->watches);
+	for (size_t i = 0; i < BUCKETS; i++)
+		ad_list_init(&launcher->buckets[i]);
+	for (size_t i = 0; i < AD_MSG_LIMIT_COUNT; i++)
+		launcher->limit_bits[i] = UINT32_C(1) << ad_limit_index(limit_names[i]);
+	ad_timer_init(&launcher->stuck, loop, is_stuck, launcher);
+	ad_defer_init(&launcher->gone_already, loop, gone_already, launcher);
+	r = start(launcher, helper_path, reterr);
+	if (r < 0)
+		ad_launcher_free(launcher);
+	else
+		*ret = launcher;
+	errno = saved;
+	return r;
+}
+
+/* ---- jobs */
+
+/* A request beyond what goes in one message goes in a file without a name. */
+static int post_large(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn, size_t size,
+		      agentd_error **reterr)
+{
+	struct ad_msg msg = { .type = AD_MSG_SPAWN_FD, .job = spawn->job };
+	ad_autofree uint8_t *data = malloc(size);
+	uint8_t buf[AD_MSG_FIXED_MAX];
+	int fd, r;
+
+	if (!data)
+		return ad_fail_nomem(reterr);
+	ad_msg_spawn_encode(spawn, data);
+	fd = ad_sys_memfd_sealed("agentd-spawn", data, size);
+	if (fd < 0)
+		return ad_fail_errno(reterr, -fd, "Failed to spawn shell command");
+	r = post(launcher, buf, ad_msg_encode(&msg, buf), fd);
+	return r < 0 ? ad_fail(reterr, r, NULL, "the helper cannot be reached") : 0;
+}
+
+static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn,
+		      agentd_error **reterr)
+{
+	size_t size = ad_msg_spawn_size(spawn);
+	int r;
+
+	if (size == SIZE_MAX) {
+		/* More than any kernel takes: the answer is known. */
+		ad_fail_errno(reterr, E2BIG, "Failed to spawn shell command");
+		return AGENTD_ERR_SYSTEM;
+	}
+	if (size > sizeof(launcher->scratch))
+		return post_large(launcher, spawn, size, reterr);
+	r = post(launcher, launcher->scratch, ad_msg_spawn_encode(spawn, launcher->scratch), -1);
+	return r < 0 ? ad_fail(reterr, r, NULL, "the helper cannot be reached") : 0;
+}
+
+static uint32_t new_id(struct ad_launcher *launcher)
+{
+	uint32_t id;
+
+	do {
+		id = launcher->next_id++;
+		if (launcher->next_id == 0)
+			launcher->ids_wrapped = true;
+	} while (id == 0 || find_job(launcher, id));
+	return id;
+}
+
+static void fill_spawn(const struct ad_launcher *launcher, const struct ad_launch_request *request,
+		       struct ad_msg_spawn *ret)
+{
+	const struct agentd_limits *limits = &request->limits;
+
+	*ret = (struct ad_msg_spawn){
+		.flags = (request->stdin_open ? AD_SPAWN_STDIN : 0) |
+			 (request->merge_stderr ? AD_SPAWN_MERGE_STDERR : 0) |
+			 (request->cgroup_required ? AD_SPAWN_CGROUP_REQUIRED : 0),
+		.limits = {
+			.memory = limits->mem_bytes,
+			.pids = limits->pids_max,
+			.cpu_time_ms = limits->cpu_time_ms,
+			.io = limits->io_bytes,
+			.file = limits->file_bytes,
+			.open_files = limits->open_files_max,
+			.cpu_ms_per_100ms = limits->cpu_ms_per_100ms,
+		},
+		.workdir = request->workdir ? request->workdir : "",
+		.argv = request->argv,
+		.env = request->env,
+	};
+	for (unsigned int i = 0; i < AD_MSG_LIMIT_COUNT; i++) {
+		if (request->limits_requested & launcher->limit_bits[i])
+			ret->requested |= 1u << i;
+	}
+}
+
+int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *request,
+		 const struct ad_job_events *events, void *userdata, struct ad_job **ret,
+		 agentd_error **reterr)
+{
+	struct ad_msg_spawn spawn;
+	int saved = errno, r;
+	struct ad_job *job;
+
+	if (launcher->lost || launcher->shutting_down)
+		return ad_fail(reterr, AGENTD_ERR_BACKEND, NULL, "%s",
+			       launcher->lost ? agentd_error_message(launcher->lost)
+					      : "the helper is shutting down");
+	if (!request->argv[0])
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL, "there is no command to start");
+	job = calloc(1, sizeof(*job));
+	if (!job)
+		return ad_fail_nomem(reterr);
+	fill_spawn(launcher, request, &spawn);
+	job->id = spawn.job = new_id(launcher);
+	job->launcher = launcher;
+	job->merge_stderr = request->merge_stderr;
+	job->stdin_open = request->stdin_open;
+	job->events = events;
+	job->userdata = userdata;
+	r = post_spawn(launcher, &spawn, reterr);
+	errno = saved;
+	if (r < 0) {
+		free(job);
+		return r;
+	}
+	ad_list_append(&launcher->buckets[job->id % BUCKETS], &job->bucket);
+	ad_list_append(&launcher->jobs, &job->all);
+	*ret = job;
+	return 0;
+}
+
+int ad_job_kill(struct ad_job *job)
+{
+	int saved = errno;
+
+	if (!job->launcher || job->launcher->lost)
+		return 0;
+	send_kill(job);
+	if (!job->killed_at) {
+		job->killed_at = ad_sys_now_ns();
+		watch_for_stuck(job->launcher, stuck_ns);
+	}
+	errno = saved;
+	return 0;
+}
+
+int ad_job_signal(struct ad_job *job, int signo)
+{
+	struct ad_msg msg = { .type = AD_MSG_SIGNAL, .u.signal.signo = signo };
+	int saved = errno, r;
+
+	if (signo < 1 || signo > 64)
+		return AGENTD_ERR_INVALID;
+	if (!job->launcher || job->launcher->lost || job->state >= JOB_EXITED)
+		return AGENTD_ERR_STATE;
+	msg.job = job->id;
+	r = post_msg(job->launcher, &msg);
+	errno = saved;
+	return r;
+}
+
+void ad_job_free(struct ad_job *job)
+{
+	if (!job)
+		return;
+	if (job->launcher) {
+		ad_job_kill(job);
+		job_forget(job);
+	}
+	agentd_free(job);
+}
