@@ -77,7 +77,9 @@ enum ad_write_way {
 	AD_WRITE_FILE,    /* never waits for a reader */
 	AD_WRITE_SOCKET,
 	AD_WRITE_NOWAIT, /* the kernel can be told not to wait */
-	AD_WRITE_POLLED  /* ask for room, then write no more than there surely is */
+	/* Else ask for room, then write no more than there surely is. */
+	AD_WRITE_POLLED,
+	AD_WRITE_TTY
 };
 
 /* Write what can be written without waiting, without changing the flags of fd

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -13,11 +14,8 @@
 #include <unistd.h>
 
 enum {
-	/* A terminal that polls writable has room for 256 characters; a newline may
-	 * become two. Any other device or pipe that does has room for PIPE_BUF. */
 	TTY_STEP = 128,
-	/* Two system calls a step: enough for one turn of the loop. */
-	POLLED_MAX = 32768
+	STEPS_MAX = 64 /* two system calls each: enough for one turn of the loop */
 };
 
 /* ---- signals: the kernel sends SIGPIPE and SIGXFSZ to the thread that writes.
@@ -67,11 +65,27 @@ static ssize_t write_nowait(int fd, enum ad_write_way *way, const uint8_t *data,
 	 * filters may refuse it. */
 	if (written < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS ||
 			    errno == EPERM))
-		*way = AD_WRITE_POLLED;
+		*way = isatty(fd) ? AD_WRITE_TTY : AD_WRITE_POLLED;
 	return written;
 }
 
-static ssize_t write_polled(int fd, const uint8_t *data, size_t len, size_t step)
+/* What polls writable has room for PIPE_BUF bytes, but a terminal only for one
+ * run of plain characters, less than 256, or one that it may replace: after that
+ * it may have none, though there is space in its buffer. */
+static size_t step_of(enum ad_write_way way, const uint8_t *data, size_t len)
+{
+	size_t most = way == AD_WRITE_TTY ? TTY_STEP : PIPE_BUF, plain = 0;
+
+	if (len > most)
+		len = most;
+	if (way != AD_WRITE_TTY)
+		return len;
+	while (plain < len && !memchr("\n\r\t", data[plain], 3))
+		plain++;
+	return plain > 0 ? plain : 1;
+}
+
+static ssize_t write_polled(int fd, enum ad_write_way way, const uint8_t *data, size_t len)
 {
 	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
 	int ready = poll(&pfd, 1, 0);
@@ -83,16 +97,7 @@ static ssize_t write_polled(int fd, const uint8_t *data, size_t len, size_t step
 		return -1;
 	}
 	/* Also with POLLERR alone: the write says what is wrong. */
-	return write(fd, data, len < step ? len : step);
-}
-
-static size_t polled_step(int fd)
-{
-	int saved = errno;
-	size_t step = isatty(fd) ? TTY_STEP : PIPE_BUF;
-
-	errno = saved;
-	return step;
+	return write(fd, data, step_of(way, data, len));
 }
 
 static int way_of(int fd, enum ad_write_way *way)
@@ -115,7 +120,7 @@ static int way_of(int fd, enum ad_write_way *way)
 static int write_all(int fd, enum ad_write_way *way, const uint8_t *data, size_t len,
 		     size_t *ret_written)
 {
-	size_t step = 0, polled = 0;
+	int steps = 0;
 
 	while (len > 0) {
 		ssize_t written;
@@ -130,12 +135,10 @@ static int write_all(int fd, enum ad_write_way *way, const uint8_t *data, size_t
 				continue;
 			break;
 		case AD_WRITE_POLLED:
-			if (polled >= POLLED_MAX)
+		case AD_WRITE_TTY:
+			if (steps++ == STEPS_MAX)
 				return 0;
-			if (step == 0)
-				step = polled_step(fd);
-			written = write_polled(fd, data, len, step);
-			polled += written > 0 ? (size_t)written : 0;
+			written = write_polled(fd, *way, data, len);
 			break;
 		case AD_WRITE_FILE:
 		case AD_WRITE_UNKNOWN:

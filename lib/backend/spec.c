@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/* agentd_spec_*: what a backend may know of the command it is to run. */
+#include "backend/backend.h"
+
+#include <string.h>
+
+#include "policy/policy.h"
+
+const char *const *agentd_spec_argv(const agentd_spec *spec)
+{
+	return spec ? spec->argv : NULL;
+}
+
+const char *const *agentd_spec_env(const agentd_spec *spec)
+{
+	return spec ? spec->env : NULL;
+}
+
+const char *agentd_spec_workdir(const agentd_spec *spec)
+{
+	return spec ? spec->workdir : NULL;
+}
+
+const char *agentd_spec_rootfs(const agentd_spec *spec)
+{
+	return spec ? spec->rootfs : NULL;
+}
+
+uint32_t agentd_spec_flags(const agentd_spec *spec)
+{
+	return spec ? spec->flags : 0;
+}
+
+int agentd_spec_limits(const agentd_spec *spec, struct agentd_limits *out)
+{
+	if (!spec || !out)
+		return AGENTD_ERR_INVALID;
+	return ad_sized_store(out, &spec->limits, sizeof(spec->limits));
+}
+
+int32_t agentd_spec_limit_requested(const agentd_spec *spec, const char *limit)
+{
+	int index = limit ? ad_limit_index(limit) : -1;
+
+	return spec && index >= 0 ? (int32_t)((spec->limits_requested >> index) & 1u) : 0;
+}
+
+size_t agentd_spec_mount_count(const agentd_spec *spec)
+{
+	return spec ? spec->mount_count : 0;
+}
+
+int agentd_spec_mount_at(const agentd_spec *spec, size_t i, const char **ret_source,
+			 const char **ret_target, uint32_t *ret_access)
+{
+	if (!spec || i >= spec->mount_count)
+		return AGENTD_ERR_NOTFOUND;
+	if (ret_source)
+		*ret_source = spec->mounts[i].source;
+	if (ret_target)
+		*ret_target = spec->mounts[i].target;
+	if (ret_access)
+		*ret_access = spec->mounts[i].access;
+	return 0;
+}
+
+size_t agentd_spec_protected_count(const agentd_spec *spec)
+{
+	size_t count = 0;
+
+	for (size_t p = 0; spec && p < AD_COUNT(spec->policy); p++)
+		count += ad_policy_protected_count(spec->policy[p]);
+	return count;
+}
+
+const char *agentd_spec_protected_at(const agentd_spec *spec, size_t i)
+{
+	for (size_t p = 0; spec && p < AD_COUNT(spec->policy); p++) {
+		size_t count = ad_policy_protected_count(spec->policy[p]);
+
+		if (i < count)
+			return ad_policy_protected_at(spec->policy[p], i);
+		i -= count;
+	}
+	return NULL;
+}
+
+int32_t agentd_spec_protection(const agentd_spec *spec, const char *layer)
+{
+	int32_t strictest = AGENTD_PROTECTION_OFF;
+
+	if (!spec || !layer)
+		return AGENTD_PROTECTION_REQUIRED;
+	for (size_t p = 0; p < AD_COUNT(spec->policy); p++) {
+		int32_t one = ad_policy_protection(spec->policy[p], layer);
+
+		if (one < strictest) /* REQUIRED < DEGRADABLE < OFF */
+			strictest = one;
+	}
+	return strictest;
+}
+
+int32_t agentd_spec_net(const agentd_spec *spec)
+{
+	return spec ? spec->net : AGENTD_NET_NONE;
+}
+
+int32_t agentd_spec_netns(const agentd_spec *spec)
+{
+	return spec ? spec->netns : -1;
+}
+
+int32_t agentd_spec_credentials_fd(const agentd_spec *spec)
+{
+	return spec ? spec->credentials_fd : -1;
+}
+
+uint32_t agentd_spec_grace_ms(const agentd_spec *spec)
+{
+	return spec ? spec->grace_ms : 0;
+}
+
+int32_t agentd_spec_log_level(const agentd_spec *spec)
+{
+	return spec ? spec->log_level : AGENTD_LOG_ERROR;
+}
