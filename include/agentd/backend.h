@@ -125,8 +125,9 @@ AGENTD_API int32_t agentd_spec_log_level(const agentd_spec *spec);
 
 /** The command runs; pid for the log, or 0. */
 AGENTD_API void agentd_task_started(agentd_task *task, int32_t pid);
-/** Deliver output. Returns AGENTD_SINK_CONTINUE or _PAUSE; task_set_paused()
- *  follows when it may go on. */
+/** Deliver output, at most 262144 bytes at once. Returns AGENTD_SINK_CONTINUE or
+ *  _PAUSE (these bytes are taken; task_set_paused() follows when it may go on), or
+ *  AGENTD_ERR_INVALID (nothing was taken). */
 AGENTD_API int32_t agentd_task_output(agentd_task *task, agentd_stream stream,
 				      const uint8_t *data, size_t len);
 /** task_write() can take more. */

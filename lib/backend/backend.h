@@ -38,6 +38,8 @@ struct agentd_spec {
 	const agentd_policy *policy[2]; /* runner's and context's */
 };
 
+enum { AD_TASK_OUTPUT_MAX = 262144 }; /* most that a sink gets at once */
+
 /* ---- tasks: what a backend reports, checked here, passed on to core. */
 
 struct ad_task_listener {

@@ -127,8 +127,10 @@ void agentd_task_started(agentd_task *task, int32_t pid)
 
 int32_t agentd_task_output(agentd_task *task, agentd_stream stream, const uint8_t *data, size_t len)
 {
-	if (!task || !task->running || !data || len == 0 ||
+	if (!task || !data || len > AD_TASK_OUTPUT_MAX ||
 	    (stream != AGENTD_STDOUT && stream != AGENTD_STDERR))
+		return AGENTD_ERR_INVALID;
+	if (!task->running || len == 0)
 		return AGENTD_SINK_CONTINUE;
 	agentd_task_started(task, 0);
 	return task->listener->output(task, stream, data, len);

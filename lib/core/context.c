@@ -248,7 +248,7 @@ static int replace_text(char **to, const char *text, agentd_error **reterr)
 
 int agentd_context_set_policy(agentd_context *ctx, agentd_policy *policy, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -265,7 +265,7 @@ int agentd_context_set_policy(agentd_context *ctx, agentd_policy *policy, agentd
 int agentd_context_set_limits(agentd_context *ctx, const struct agentd_limits *limits,
 			      agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -294,7 +294,7 @@ static int check_backend(const char *name, agentd_error **reterr)
 
 int agentd_context_set_backend(agentd_context *ctx, const char *name, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -316,7 +316,7 @@ static int check_path(const char *what, const char *path, agentd_error **reterr)
 int agentd_context_set_rootfs(agentd_context *ctx, const char *path_or_image,
 			      agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -327,7 +327,7 @@ int agentd_context_set_rootfs(agentd_context *ctx, const char *path_or_image,
 
 int agentd_context_set_workdir(agentd_context *ctx, const char *path, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -375,7 +375,7 @@ static int check_env(const char *name, const char *value, agentd_error **reterr)
 int agentd_context_set_env(agentd_context *ctx, const char *name, const char *value,
 			   agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	ad_autofree char *copy = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
@@ -407,7 +407,7 @@ int agentd_context_add_mount(agentd_context *ctx, const char *source, const char
 {
 	const uint32_t all = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC;
 	ad_autofree char *source_copy = NULL, *target_copy = NULL;
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -462,7 +462,7 @@ static int check_tag(const char *what, const char *text, size_t least, size_t mo
 
 int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
@@ -474,7 +474,7 @@ int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id, agent
 int agentd_context_set_credentials(agentd_context *ctx, const char *token,
 				   uint64_t expires_unix_ms, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	char *copy;
 	int r = writable(ctx, &state, reterr);
@@ -494,7 +494,7 @@ int agentd_context_set_credentials(agentd_context *ctx, const char *token,
 
 int agentd_context_set_netns(agentd_context *ctx, int32_t fd, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr), copy = -1;
 
@@ -531,7 +531,7 @@ static int check_shell(const char *const *argv, agentd_error **reterr)
 
 int agentd_context_set_shell(agentd_context *ctx, const char *const *argv, agentd_error **reterr)
 {
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	char **copy = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
@@ -563,7 +563,7 @@ int agentd_context_set_label(agentd_context *ctx, const char *key, const char *v
 			     agentd_error **reterr)
 {
 	ad_autofree char *key_copy = NULL, *value_copy = NULL;
-	struct ad_context_state *state;
+	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 

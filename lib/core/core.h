@@ -22,7 +22,7 @@ struct ad_launcher;
 #define AD_NEVER UINT64_MAX
 
 enum {
-	AD_READ_CHUNK = 262144, /* one read, and the most an output callback gets */
+	AD_READ_CHUNK = AD_TASK_OUTPUT_MAX, /* one read */
 	AD_STDERR_LOG_MAX = 65536,
 };
 

@@ -800,7 +800,8 @@ static void go_on(agentd_exec *exec, agentd_stream stream)
 	exec->active_at = now;
 	if (exec->drain_until != AD_NEVER && !exec->stop_cause)
 		exec->drain_until = later(now, exec->runner->drain_ns);
-	ad_stream_resume(exec, stream);
+	if (!ad_sink_paused(exec->binding, stream))
+		ad_stream_resume(exec, stream);
 	ad_exec_settle(exec);
 }
 

@@ -138,11 +138,9 @@ static int run(agentd_loop *loop, agentd_exec *exec, int64_t timeout_ms, agentd_
 	int saved = errno, code;
 
 	if (timeout_ms < -1)
-		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
-			       "timeout_ms must be -1 or more");
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL, "timeout_ms must be -1 or more");
 	if (loop->running)
-		return ad_fail(reterr, AGENTD_ERR_REENTRANT, NULL,
-			       "the loop is already being run");
+		return ad_fail(reterr, AGENTD_ERR_REENTRANT, NULL, "the loop is already being run");
 	agentd_loop_ref(loop);
 	agentd_exec_ref(exec);
 	loop->running = true;

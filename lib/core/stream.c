@@ -86,8 +86,8 @@ static size_t within_limit(agentd_exec *exec, size_t len)
 int32_t ad_stream_deliver(struct ad_stream *stream, const uint8_t *data, size_t len)
 {
 	agentd_exec *exec = stream->exec;
-	int32_t verdict = AGENTD_SINK_CONTINUE;
 	size_t allowed;
+	int32_t r;
 
 	stream->bytes += len;
 	if (exec->spec.limits.idle_timeout_ms)
@@ -96,22 +96,14 @@ int32_t ad_stream_deliver(struct ad_stream *stream, const uint8_t *data, size_t 
 		keep_stderr(exec, data, len);
 	allowed = exec->sink_failed ? 0 : within_limit(exec, len);
 	exec->dropped += len - allowed;
-	while (allowed > 0) {
-		size_t chunk = allowed < AD_READ_CHUNK ? allowed : AD_READ_CHUNK;
-		int32_t r = ad_sink_output(exec->binding, stream->number, data, chunk);
-
-		exec->delivered += chunk;
-		data += chunk;
-		allowed -= chunk;
-		if (r < 0) {
-			exec->dropped += allowed;
-			sink_failed(exec, r);
-			return AGENTD_SINK_CONTINUE;
-		}
-		if (r == AGENTD_SINK_PAUSE)
-			verdict = AGENTD_SINK_PAUSE;
-	}
-	return verdict;
+	if (allowed == 0)
+		return AGENTD_SINK_CONTINUE;
+	exec->delivered += allowed;
+	r = ad_sink_output(exec->binding, stream->number, data, allowed);
+	if (r >= 0)
+		return r;
+	sink_failed(exec, r);
+	return AGENTD_SINK_CONTINUE;
 }
 
 static void pause_stream(struct ad_stream *stream)

@@ -38,8 +38,8 @@ enum {
 static const uint64_t watch_default_ns = 250 * MS, watch_requested_ns = 50 * MS;
 static const uint64_t uid_tasks_age_ns = 1000 * MS;
 static const uint64_t answer_ns = 1000 * MS;   /* for a supervisor to take an order */
-static const uint64_t supervisor_ns = 7000 * MS; /* and to carry it out */
-static const uint64_t sweep_give_up_ns = 5000 * MS;
+static const uint64_t supervisor_ns = 6000 * MS; /* and to carry it out */
+static const uint64_t sweep_give_up_ns = 3000 * MS;
 static const uint64_t sweep_min_ns = 1 * MS, sweep_max_ns = 50 * MS;
 
 enum { WATCH_MEMORY = 1, WATCH_PIDS = 2, WATCH_CPU_TIME = 4, WATCH_IO = 8 };
@@ -168,8 +168,11 @@ static void job_free(struct job *job, bool leaf_reusable)
 	ad_list_remove(&job->by_id);
 	ad_list_remove(&job->by_pid);
 	ad_list_remove(&job->all);
+	/* Into a cgroup that cgroup.kill was ever used on nothing can be born any more by
+	 * CLONE_INTO_CGROUP: the child is killed at once (seen on Linux 6.18). */
 	if (job->leaf)
-		cgroup_release(job->leaf, leaf_reusable);
+		cgroup_release(job->leaf,
+			       leaf_reusable && !atomic_load(&h.slots[job->slot].kill_seen));
 	h.free_slots[h.free_count++] = (uint16_t)job->slot;
 	free(job);
 }

@@ -140,7 +140,7 @@ static void append_code(struct ad_buf *buf, uint32_t code)
 /* Behind "\u". */
 static int read_unicode_escape(struct scan *scan, size_t start)
 {
-	uint32_t code, low;
+	uint32_t code = 0, low = 0;
 	int r = read_hex4(scan, &code);
 
 	if (r < 0)

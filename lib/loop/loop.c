@@ -124,8 +124,7 @@ static void run_defers(struct ad_loop *loop)
 		ad_list_append(&loop->turn, link);
 	}
 	while (!ad_list_empty(&loop->turn)) {
-		struct ad_defer *defer =
-			AD_CONTAINER_OF(loop->turn.next, struct ad_defer, link);
+		struct ad_defer *defer = AD_CONTAINER_OF(loop->turn.next, struct ad_defer, link);
 
 		ad_list_remove(&defer->link);
 		defer->fn(defer, defer->userdata);

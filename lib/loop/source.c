@@ -103,7 +103,7 @@ static uint64_t now_ns(void)
 static struct timeval timeval_of(uint64_t ns)
 {
 	uint64_t us = ns / 1000 + (ns % 1000 != 0);
-	struct timeval tv = {.tv_sec = TIMER_MAX_S};
+	struct timeval tv = { .tv_sec = TIMER_MAX_S };
 
 	if (us / 1000000 < TIMER_MAX_S) {
 		tv.tv_sec = (time_t)(us / 1000000);

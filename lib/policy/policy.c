@@ -16,7 +16,7 @@ static const char *const default_protected[] = {
 	".profile",   ".zshrc",      ".zprofile", ".zshenv",	   ".zlogin",
 };
 
-static agentd_policy defaults = {
+static const agentd_policy defaults = {
 	.min_isolation = AGENTD_ISOLATION_SANDBOX,
 	.limits.size = sizeof(struct agentd_limits),
 };

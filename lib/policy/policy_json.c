@@ -301,7 +301,7 @@ static int read_limits(agentd_policy *policy, const struct json_object *value,
 static int read_protection(const char *key, const struct json_object *value, const char *pointer,
 			   void *userdata, agentd_error **reterr)
 {
-	int32_t strictness;
+	int32_t strictness = 0;
 	int r = read_word(value, pointer, strictnesses, &strictness, reterr);
 
 	if (r < 0)

@@ -110,8 +110,8 @@ static void callback_resume(struct ad_sink_binding *binding, agentd_stream strea
 
 static bool callback_paused(const struct ad_sink_binding *binding, agentd_stream stream)
 {
-	const struct callback_binding *own =
-		AD_CONTAINER_OF(binding, struct callback_binding, binding);
+	const struct callback_binding *own = AD_CONTAINER_OF(binding, struct callback_binding,
+							     binding);
 
 	return own->paused[ad_sink_index(stream)];
 }

@@ -73,7 +73,7 @@ static void channel_writable(struct ad_io *io, void *userdata)
 {
 	struct channel *channel = userdata;
 	struct ad_sink_binding *binding = channel->binding;
-	bool waits[AD_SINK_STREAMS] = {channel->taken[0] > 0, channel->taken[1] > 0};
+	bool waits[AD_SINK_STREAMS] = { channel->taken[0] > 0, channel->taken[1] > 0 };
 	int error = ad_sink_write(channel->fd, &channel->way, channel->data + channel->start,
 				  channel_pending(channel), &channel->start);
 
@@ -124,8 +124,8 @@ static int32_t channel_keep(struct channel *channel, agentd_stream stream, const
 	return AGENTD_SINK_PAUSE;
 }
 
-static int32_t fd_output(struct ad_sink_binding *binding, agentd_stream stream,
-			 const uint8_t *data, size_t len)
+static int32_t fd_output(struct ad_sink_binding *binding, agentd_stream stream, const uint8_t *data,
+			 size_t len)
 {
 	struct channel *channel = channel_of(binding, stream);
 	size_t written = 0;

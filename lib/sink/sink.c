@@ -86,7 +86,7 @@ static int bind_new(agentd_sink *sink, const struct ad_sink_binding *proto,
 int ad_sink_bind(agentd_sink *sink, agentd_exec *exec, struct ad_loop *loop,
 		 ad_sink_resume_fn resume, struct ad_sink_binding **ret)
 {
-	struct ad_sink_binding proto = {.exec = exec, .loop = loop, .resume = resume};
+	struct ad_sink_binding proto = { .exec = exec, .loop = loop, .resume = resume };
 
 	return bind_new(sink, &proto, ret);
 }
@@ -94,8 +94,9 @@ int ad_sink_bind(agentd_sink *sink, agentd_exec *exec, struct ad_loop *loop,
 int ad_sink_bind_child(agentd_sink *sink, struct ad_sink_binding *parent,
 		       struct ad_sink_binding **ret)
 {
-	struct ad_sink_binding proto = {
-		.exec = parent->exec, .loop = parent->loop, .parent = parent};
+	struct ad_sink_binding proto = { .exec = parent->exec,
+					 .loop = parent->loop,
+					 .parent = parent };
 
 	return bind_new(sink, &proto, ret);
 }

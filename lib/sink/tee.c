@@ -74,8 +74,8 @@ static int32_t tee_output(struct ad_sink_binding *binding, agentd_stream stream,
 	if (second < 0)
 		return second;
 	/* The second may have resumed the first. */
-	return !binding->unbound && ad_sink_paused(binding, stream) ? AGENTD_SINK_PAUSE
-								    : AGENTD_SINK_CONTINUE;
+	return !binding->unbound && ad_sink_paused(binding, stream) ? AGENTD_SINK_PAUSE :
+								      AGENTD_SINK_CONTINUE;
 }
 
 static void tee_stdin_drained(struct ad_sink_binding *binding)

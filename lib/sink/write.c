@@ -41,7 +41,7 @@ static void signals_block(struct mask *mask)
 
 static void signals_restore(const struct mask *mask, int error)
 {
-	const struct timespec now = {0};
+	const struct timespec now = { 0 };
 	int signo = error == EPIPE ? SIGPIPE : (error == EFBIG ? SIGXFSZ : 0);
 	sigset_t set;
 
@@ -58,13 +58,13 @@ static void signals_restore(const struct mask *mask, int error)
 
 static ssize_t write_nowait(int fd, enum ad_write_way *way, const uint8_t *data, size_t len)
 {
-	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
 	ssize_t written = pwritev2(fd, &iov, 1, -1, RWF_NOWAIT);
 
 	/* Named pipes and terminals do not have it, nor do old kernels; system call
 	 * filters may refuse it. */
-	if (written < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS ||
-			    errno == EPERM))
+	if (written < 0 &&
+	    (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS || errno == EPERM))
 		*way = isatty(fd) ? AD_WRITE_TTY : AD_WRITE_POLLED;
 	return written;
 }
@@ -87,7 +87,7 @@ static size_t step_of(enum ad_write_way way, const uint8_t *data, size_t len)
 
 static ssize_t write_polled(int fd, enum ad_write_way way, const uint8_t *data, size_t len)
 {
-	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
 	int ready = poll(&pfd, 1, 0);
 
 	if (ready < 0)

@@ -24,7 +24,7 @@ int host_environment_init(struct host_environment *environment)
 	*environment = (struct host_environment){ .count = 0 };
 	_Static_assert(AD_COUNT(defaults) <= AD_COUNT(environment->vars), "room for all");
 	for (size_t i = 0; i < AD_COUNT(defaults); i++) {
-		const char *value = defaults[i].from_host ? getenv(defaults[i].name) : NULL;
+		const char *value = defaults[i].from_host ? secure_getenv(defaults[i].name) : NULL;
 		ad_autobuf struct ad_buf var = {0};
 
 		if (!value)
@@ -49,12 +49,13 @@ void host_environment_free(struct host_environment *environment)
 	environment->count = 0;
 }
 
+/* With a value, or bare: without it. */
 static bool named(const char *const *strv, const char *var)
 {
-	size_t size = strcspn(var, "=") + 1;
+	size_t len = strcspn(var, "=");
 
 	for (; *strv; strv++) {
-		if (strncmp(*strv, var, size) == 0)
+		if (strcspn(*strv, "=") == len && strncmp(*strv, var, len) == 0)
 			return true;
 	}
 	return false;
@@ -74,6 +75,10 @@ const char **host_environment_merge(const struct host_environment *environment,
 		if (!named(theirs, environment->vars[i]))
 			ret[at++] = environment->vars[i];
 	}
-	memcpy(ret + at, theirs, (count + 1) * sizeof(*ret));
+	for (; *theirs; theirs++) {
+		if (strchr(*theirs, '='))
+			ret[at++] = *theirs;
+	}
+	ret[at] = NULL;
 	return ret;
 }

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Does a backend keep the contract? The cases know nothing of how it works: they
+ * need a shell, cat, head, sleep, tr and yes where the commands run. To judge a
+ * backend of your own, write a main() that calls conformance_main(). */
+#ifndef TESTS_CONFORMANCE_H
+#define TESTS_CONFORMANCE_H
+
+#include <stdint.h>
+
+#include <agentd/agentd.h>
+#include <agentd/backend.h>
+
+enum {
+	CONF_TREE = 1,   /* finds and ends what left the process group and the session */
+	CONF_LIMITS = 2, /* enforces file_bytes, open_files_max, cpu_time_ms */
+	CONF_HOST_FS = 4 /* commands see the host's file system */
+};
+
+struct conf_backend {
+	const char *name;
+	/* Register it with a runner; NULL: it is built in. */
+	int (*add)(agentd_runner *runner, agentd_error **reterr);
+	uint32_t features; /* CONF_* */
+};
+
+/* Runs the suite, prints what failed. Returns the status for exit(). */
+int conformance_main(const struct conf_backend *backend);
+
+/* The backends of test_backend.c. */
+int test_backend_add_attach(agentd_runner *runner, agentd_error **reterr);
+int test_backend_add_deliver(agentd_runner *runner, agentd_error **reterr);
+
+#endif

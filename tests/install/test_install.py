@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""What is installed, and that a program needs nothing else.
+
+Arguments: meson, the build directory, its prefix and libdir.
+"""
+
+import os
+import stat
+import sys
+import tempfile
+
+import tap
+
+MESON, BUILD, PREFIX, LIBDIR = sys.argv[1:5]
+SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
+
+EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-helper"]
+EXPECTED = sorted(
+    EXECUTABLE
+    + [f"include/agentd/{name}" for name in os.listdir(os.path.join(tap.ROOT, "include", "agentd"))]
+    + [
+        f"{LIBDIR}/libagentd.a",
+        f"{LIBDIR}/libagentd.so",
+        f"{LIBDIR}/libagentd.so.0",
+        f"{LIBDIR}/pkgconfig/agentd.pc",
+    ]
+)
+CONSUMERS = [("C99", ["cc", "-std=c99", "-x", "c"]), ("C++17", ["c++", "-std=c++17", "-x", "c++"])]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+
+
+def good(name, argv, **kwargs):
+    done = tap.run(argv, **kwargs)
+    text = (done.stdout + done.stderr).splitlines()
+    tap.check(done.returncode == 0, name, [" ".join(argv), *text[-30:]])
+    return done
+
+
+def installed(top):
+    return sorted(
+        os.path.relpath(os.path.join(folder, name), top)
+        for folder, _, names in os.walk(top)
+        for name in names
+    )
+
+
+def check_files(top, what):
+    found = installed(top)
+    tap.check_empty(
+        [f"missing: {n}" for n in EXPECTED if n not in found]
+        + [f"not expected: {n}" for n in found if n not in EXPECTED],
+        f"{what}: the files are those of the list",
+    )
+    wrong = []
+    for name in found:
+        mode = os.stat(os.path.join(top, name)).st_mode
+        wanted = 0o755 if name in EXECUTABLE or ".so" in name else 0o644
+        if stat.S_IMODE(mode) != wanted:
+            wrong.append(f"{name}: {stat.S_IMODE(mode):o}")
+    tap.check_empty(wrong, f"{what}: modes")
+    link = os.path.join(top, LIBDIR, "libagentd.so")
+    tap.check(
+        os.path.islink(link) and os.readlink(link) == "libagentd.so.0",
+        f"{what}: libagentd.so is a link to libagentd.so.0",
+    )
+
+
+def pkg_config(env, *args):
+    return good(f"pkg-config {' '.join(args)}", ["pkg-config", *args, "agentd"], env=env).stdout.split()
+
+
+with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
+    os.chmod(scratch, 0o755)
+    os.umask(0o022)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MESON", "AGENTD_", "DESTDIR", "LD_"))}
+
+    # ---- a staged installation of this build
+
+    stage = os.path.join(scratch, "stage")
+    good(
+        "meson install with DESTDIR",
+        [MESON, "install", "-C", BUILD, "--no-rebuild", "--quiet"],
+        env={**env, "DESTDIR": stage},
+    )
+    check_files(stage + PREFIX, "DESTDIR")
+    tap.check(
+        installed(stage) == [os.path.relpath(PREFIX, "/") + "/" + n for n in installed(stage + PREFIX)],
+        "DESTDIR: nothing outside of the prefix",
+    )
+    with open(os.path.join(stage + PREFIX, LIBDIR, "pkgconfig", "agentd.pc"), encoding="utf-8") as file:
+        tap.check(scratch not in file.read(), "DESTDIR is not written into agentd.pc")
+
+    # ---- a build of its own, as distributions make it, in a prefix
+
+    prefix = os.path.join(scratch, "prefix")
+    build = os.path.join(scratch, "build")
+    options = ["--buildtype=release", "-Dwerror=true", "-Dtests=false", "-Dexamples=false"]
+    good(
+        "meson setup with a prefix",
+        [MESON, "setup", build, tap.ROOT, f"--prefix={prefix}", f"--libdir={LIBDIR}", *options],
+        env=env,
+    )
+    if good("a release build", ["ninja", "-C", build], env=env).returncode != 0:
+        tap.finish()
+    good("meson install", [MESON, "install", "-C", build, "--quiet"], env=env)
+    check_files(prefix, "prefix")
+
+    # ---- consumers: pkg-config and nothing else
+
+    env["PKG_CONFIG_PATH"] = os.path.join(prefix, LIBDIR, "pkgconfig")
+    cflags = pkg_config(env, "--cflags")
+    libs = pkg_config(env, "--libs")
+    static = pkg_config(env, "--static", "--libs")
+    tap.check(not [f for f in cflags + libs if "json" in f], "json-c is nobody else's business", cflags + libs)
+    tap.check("-ljson-c" in static and "-levent_core" in static, "--static names what is linked", static)
+    tap.check("-levent_core" in libs, "libevent is shared with the program", libs)
+
+    library_path = {**env, "LD_LIBRARY_PATH": os.path.join(prefix, LIBDIR)}
+    for language, compiler in CONSUMERS:
+        for kind, flags, run_env in [
+            ("dynamic", libs, library_path),
+            ("static", ["-static", *static], env),
+        ]:
+            name = f"{language} consumer, {kind}"
+            program = os.path.join(scratch, f"consumer-{compiler[0]}-{kind}")
+            made = good(
+                f"{name}: builds",
+                [*compiler, *WARNINGS, *cflags, SOURCE, "-x", "none", "-o", program, *flags],
+                env=env,
+            )
+            if made.returncode == 0:
+                ran = good(f"{name}: runs", [program], env=run_env, cwd="/")
+                tap.check(
+                    ran.stdout == "hi\nok exited 0 host\n" and ran.stderr == "",
+                    f"{name}: prints the output and the result",
+                    [repr(ran.stdout), repr(ran.stderr)],
+                )
+            if kind == "dynamic" and made.returncode == 0:
+                needed = tap.run(["readelf", "-d", program]).stdout
+                tap.check("[libagentd.so.0]" in needed, f"{name}: needs libagentd.so.0")
+                tap.check("json" not in needed, f"{name}: does not need json-c")
+tap.finish()

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The small examples do what their comments say. EXAMPLE_RUN, EXAMPLE_STREAM and
+EXAMPLE_SERVER name the programs."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import unittest
+
+
+class Run(unittest.TestCase):
+    program = os.environ["EXAMPLE_RUN"]
+
+    def run_it(self, *args):
+        return subprocess.run([self.program, *args], stdout=subprocess.PIPE, text=True,
+                              timeout=60)
+
+    def test_default(self):
+        done = self.run_it()
+        self.assertEqual((done.returncode, done.stdout), (0, "hello\nok, exit code 0\n"))
+
+    def test_command(self):
+        done = self.run_it("pwd; exit 42")
+        self.assertEqual((done.returncode, done.stdout), (1, "/tmp\nerror, exit code 42\n"))
+
+
+class Stream(unittest.TestCase):
+    def test_slow_consumer_paces_the_command(self):
+        done = subprocess.run([os.environ["EXAMPLE_STREAM"]], stdout=subprocess.PIPE, text=True,
+                              timeout=60)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        lines = re.findall(r"^(\w+) consumer: (\d+) bytes, paused (\d+) times, "
+                           r"the command took ([\d.]+) s$", done.stdout, re.M)
+        self.assertEqual([line[:2] for line in lines],
+                         [("fast", str(8 << 20)), ("slow", str(8 << 20))])
+        self.assertEqual(lines[0][2], "0")
+        # 8 MiB in pieces of at most 256 KiB with 20 ms after each, but for what a
+        # pipe of at most 1 MiB and one piece in flight still hold at the exit.
+        self.assertGreaterEqual(int(lines[1][2]), 32)
+        self.assertGreater(float(lines[1][3]), 0.5)
+
+
+class Server(unittest.TestCase):
+    def setUp(self):
+        self.process = subprocess.Popen([os.environ["EXAMPLE_SERVER"]], stdout=subprocess.PIPE,
+                                        text=True)
+        self.addCleanup(self.stop)
+        line = self.process.stdout.readline()
+        self.port = int(re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line).group(1))
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        out, _ = self.process.communicate(timeout=60)
+        self.assertEqual(self.process.returncode, 0)
+        match = re.fullmatch(r"(\d+) commands, up to (\d+) at once; (\d+) ticks, "
+                             r"worst ([\d.]+) ms late\n", out)
+        return [float(group) for group in match.groups()]
+
+    def ask(self, data, half_close=True):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as conn:
+            conn.sendall(data)
+            if half_close:
+                conn.shutdown(socket.SHUT_WR)
+            parts = []
+            while part := conn.recv(65536):
+                parts.append(part)
+            return b"".join(parts)
+
+    def test_commands_in_a_row(self):
+        self.assertEqual(self.ask(b"echo a\nexit 4\n\nkill -9 $$\n"),
+                         b"a\n[ok 0]\n[error 4]\n"
+                         b"[refused: Shell command must not be empty]\n[error -1]\n")
+        self.assertEqual(self.end()[0], 3)
+
+    def test_many_at_once_beside_the_ticker(self):
+        answers = [None] * 100
+
+        def client(i):
+            answers[i] = self.ask(f"sleep 2; echo {i}\n".encode())
+
+        threads = [threading.Thread(target=client, args=(i,)) for i in range(len(answers))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(answers, [f"{i}\n[ok 0]\n".encode() for i in range(len(answers))])
+        commands, most, ticks, _ = self.end()
+        self.assertEqual(commands, len(answers))
+        self.assertGreater(most, 20)
+        self.assertGreater(ticks, 100)
+
+    def test_slow_reader_gets_everything(self):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as conn:
+            conn.sendall(b"head -c 20000000 /dev/zero\n")
+            conn.shutdown(socket.SHUT_WR)
+            time.sleep(1)
+            total, tail = 0, b""
+            while part := conn.recv(1 << 20):
+                total += len(part)
+                tail = (tail + part)[-7:]
+        self.assertEqual((total, tail), (20000007, b"[ok 0]\n"))
+
+    def test_client_that_leaves_ends_its_command(self):
+        conn = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        conn.sendall(b"echo $$; yes\n")
+        pid = int(conn.makefile().readline())
+        conn.close()
+        deadline = time.monotonic() + 10
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.assertFalse(os.path.exists(f"/proc/{pid}"))
+
+    def test_stop_with_commands_running(self):
+        conn = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        self.addCleanup(conn.close)
+        conn.sendall(b"echo $$; trap '' TERM; sleep 300\n")
+        reader = conn.makefile()
+        self.addCleanup(reader.close)
+        pid = int(reader.readline())
+        self.end()
+        self.assertFalse(os.path.exists(f"/proc/{pid}"))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)

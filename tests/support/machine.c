@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: MIT */
+#include "harness.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__has_feature)
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+	HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
+
+uint64_t t_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
+}
+
+void t_sleep_ms(uint64_t ms)
+{
+	struct timespec ts = { .tv_sec = (time_t)(ms / 1000),
+			       .tv_nsec = (long)(ms % 1000) * 1000000 };
+
+	while (nanosleep(&ts, &ts) < 0 && errno == EINTR)
+		;
+}
+
+bool t_on_valgrind(void)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	return preload && strstr(preload, "vgpreload");
+}
+
+bool t_is_slow(void)
+{
+	return SANITIZED || t_on_valgrind();
+}
+
+uint64_t t_slack(uint64_t ms)
+{
+	return t_on_valgrind() ? ms * 20 : SANITIZED ? ms * 4 : ms;
+}
+
+/* ---- the program */
+
+static _Atomic unsigned int *skipped;
+
+void t_skip(const char *fmt, ...)
+{
+	va_list args;
+
+	fputs("SKIP-CANNOT: ", stderr);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+	if (skipped)
+		(*skipped)++;
+}
+
+TCase *t_case(const char *name, unsigned int seconds)
+{
+	TCase *tcase = tcase_create(name);
+
+	tcase_set_timeout(tcase, (double)t_slack(seconds));
+	return tcase;
+}
+
+int t_main(const char *name, TCase *const *cases, size_t count)
+{
+	Suite *suite = suite_create(name);
+	SRunner *runner;
+	int run, failed;
+
+	/* Tests run in children: what they skip must be seen here. */
+	skipped = mmap(NULL, sizeof(*skipped), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (skipped == MAP_FAILED) {
+		perror("mmap");
+		return 1;
+	}
+	for (size_t i = 0; i < count; i++)
+		suite_add_tcase(suite, cases[i]);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	run = srunner_ntests_run(runner);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	if (failed > 0 || run == 0)
+		return 1;
+	return *skipped >= (unsigned int)run ? 77 : 0;
+}
+
+/* ---- files */
+
+char *t_format(const char *fmt, ...)
+{
+	va_list args;
+	char *text;
+	int len;
+
+	va_start(args, fmt);
+	len = vasprintf(&text, fmt, args);
+	va_end(args);
+	ck_assert_int_ge(len, 0);
+	return text;
+}
+
+char *t_read_file(const char *path, size_t *ret_len)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t len = 0, cap = 4096;
+	char *text;
+
+	if (fd < 0)
+		return NULL;
+	text = malloc(cap);
+	ck_assert_ptr_nonnull(text);
+	for (;;) {
+		ssize_t n = read(fd, text + len, cap - len - 1);
+
+		if (n < 0) {
+			free(text);
+			close(fd);
+			return NULL;
+		}
+		if (n == 0)
+			break;
+		len += (size_t)n;
+		if (cap - len < 1024) {
+			cap *= 2;
+			text = realloc(text, cap);
+			ck_assert_ptr_nonnull(text);
+		}
+	}
+	close(fd);
+	text[len] = '\0';
+	if (ret_len)
+		*ret_len = len;
+	return text;
+}
+
+void t_write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	size_t len = strlen(text);
+
+	ck_assert_msg(fd >= 0, "%s: %s", path, strerror(errno));
+	ck_assert_int_eq(write(fd, text, len), (ssize_t)len);
+	close(fd);
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	(void)remove(path);
+	return 0;
+}
+
+void t_remove_tree(const char *path)
+{
+	nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS);
+}
+
+static uint64_t number_in(const char *path, const char *key, int base)
+{
+	char *text = t_read_file(path, NULL);
+	uint64_t value = 0;
+	bool found = false;
+	size_t len = strlen(key);
+
+	ck_assert_msg(text, "%s: %s", path, strerror(errno));
+	for (char *line = text; line && *line; line = strchr(line, '\n')) {
+		if (*line == '\n')
+			line++;
+		if (strncmp(line, key, len) == 0 && line[len] == ':') {
+			value = strtoull(line + len + 1, NULL, base);
+			found = true;
+			break;
+		}
+	}
+	free(text);
+	ck_assert_msg(found, "no %s in %s", key, path);
+	return value;
+}
+
+uint64_t t_status_number(const char *key, int base)
+{
+	return number_in("/proc/self/status", key, base);
+}
+
+uint64_t t_rss_bytes(void)
+{
+	return t_status_number("VmRSS", 10) * 1024;
+}
+
+uint64_t t_meminfo_bytes(const char *key)
+{
+	return number_in("/proc/meminfo", key, 10) * 1024;
+}
+
+/* ---- descriptors */
+
+static int compare_ints(const void *a, const void *b)
+{
+	const int *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+void t_fds_take(struct t_fds *fds)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	size_t cap = 64;
+
+	ck_assert_msg(dir, "/proc/self/fd: %s", strerror(errno));
+	fds->count = 0;
+	fds->fds = malloc(cap * sizeof(*fds->fds));
+	ck_assert_ptr_nonnull(fds->fds);
+	while ((entry = readdir(dir))) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] == '.' || fd == dirfd(dir))
+			continue;
+		if (fds->count == cap) {
+			cap *= 2;
+			fds->fds = realloc(fds->fds, cap * sizeof(*fds->fds));
+			ck_assert_ptr_nonnull(fds->fds);
+		}
+		fds->fds[fds->count++] = fd;
+	}
+	closedir(dir);
+	qsort(fds->fds, fds->count, sizeof(*fds->fds), compare_ints);
+}
+
+void t_fds_free(struct t_fds *fds)
+{
+	free(fds->fds);
+	*fds = (struct t_fds){ 0 };
+}
+
+void t_fds_expect_same(const struct t_fds *before, const char *when)
+{
+	struct t_fds now;
+	size_t i = 0, j = 0;
+
+	t_fds_take(&now);
+	while (i < before->count || j < now.count) {
+		char path[64], target[256] = "";
+		ssize_t n;
+		int fd;
+
+		if (i < before->count && j < now.count && before->fds[i] == now.fds[j]) {
+			i++;
+			j++;
+			continue;
+		}
+		if (j == now.count || (i < before->count && before->fds[i] < now.fds[j]))
+			ck_abort_msg("%s: descriptor %d was closed", when, before->fds[i]);
+		fd = now.fds[j];
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		target[n > 0 ? n : 0] = '\0';
+		ck_abort_msg("%s: descriptor %d (%s) was left open", when, fd, target);
+	}
+	t_fds_free(&now);
+}
+
+/* ---- processes */
+
+static bool contains(const char *data, size_t len, const char *text)
+{
+	return memmem(data, len, text, strlen(text)) != NULL;
+}
+
+static bool file_contains(const char *pid, const char *name, const char *text)
+{
+	char path[64];
+	char *data;
+	size_t len;
+	bool found;
+
+	snprintf(path, sizeof(path), "/proc/%s/%s", pid, name);
+	data = t_read_file(path, &len);
+	if (!data)
+		return false;
+	found = contains(data, len, text);
+	free(data);
+	return found;
+}
+
+static bool runs_beneath(const char *pid, const char *dir)
+{
+	char path[64], target[PATH_MAX];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%s/exe", pid);
+	n = readlink(path, target, sizeof(target) - 1);
+	return n > 0 && contains(target, (size_t)n, dir);
+}
+
+size_t t_count_processes(const char *tag, const char *dir, pid_t *ret_pids, size_t max)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	size_t count = 0;
+
+	ck_assert_ptr_nonnull(proc);
+	while ((entry = readdir(proc))) {
+		pid_t pid = atoi(entry->d_name);
+
+		if (pid <= 0 || pid == getpid())
+			continue;
+		if (!(tag && (file_contains(entry->d_name, "environ", tag) ||
+			      file_contains(entry->d_name, "cmdline", tag))) &&
+		    !(dir && (runs_beneath(entry->d_name, dir) ||
+			      file_contains(entry->d_name, "cmdline", dir))))
+			continue;
+		if (count < max)
+			ret_pids[count] = pid;
+		count++;
+	}
+	closedir(proc);
+	return count;
+}
+
+/* ---- control groups */
+
+static char **cgroups;
+static size_t cgroup_count;
+
+static int note_cgroup(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	if (type != FTW_D || strncmp(path + ftw->base, "agentd-", 7) != 0)
+		return 0;
+	cgroups = realloc(cgroups, (cgroup_count + 1) * sizeof(*cgroups));
+	ck_assert_ptr_nonnull(cgroups);
+	cgroups[cgroup_count++] = t_format("%s\n", path);
+	return 0;
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+char *t_list_cgroups(void)
+{
+	char *text = NULL;
+	size_t size = 0;
+	FILE *out = open_memstream(&text, &size);
+
+	ck_assert_ptr_nonnull(out);
+	cgroup_count = 0;
+	nftw("/sys/fs/cgroup", note_cgroup, 32, FTW_PHYS);
+	if (cgroup_count > 0)
+		qsort(cgroups, cgroup_count, sizeof(*cgroups), compare_texts);
+	for (size_t i = 0; i < cgroup_count; i++) {
+		fputs(cgroups[i], out);
+		free(cgroups[i]);
+	}
+	free(cgroups);
+	cgroups = NULL;
+	fclose(out);
+	return text;
+}

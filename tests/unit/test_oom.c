@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/* Every allocation fails in turn, once and from then on: no crash, no leak, no
+ * success that is none. The allocator of this program is interposed, so not with
+ * sanitizers or valgrind, which interpose it themselves. */
+#include "unit.h"
+
+#include <errno.h>
+
+#include <agentd/backend.h>
+#include <agentd/params.h>
+
+#include "core/context.h"
+#include "policy/policy.h"
+#include "util/util.h"
+
+/* glibc's own, under the names it keeps for this. */
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *ptr, size_t size);
+extern void __libc_free(void *ptr);
+
+static bool armed, for_good;
+static size_t calls, fail_at, failures;
+static const char *broken; /* an expectation */
+static long alive; /* blocks allocated while armed, and not freed */
+
+static bool fails(void)
+{
+	if (!armed)
+		return false;
+	calls++;
+	if (calls != fail_at && !(for_good && calls > fail_at))
+		return false;
+	failures++;
+	errno = ENOMEM;
+	return true;
+}
+
+static void *counted(void *ptr)
+{
+	alive += armed && ptr;
+	return ptr;
+}
+
+void *malloc(size_t size)
+{
+	return fails() ? NULL : counted(__libc_malloc(size));
+}
+
+void *calloc(size_t count, size_t size)
+{
+	return fails() ? NULL : counted(__libc_calloc(count, size));
+}
+
+void *realloc(void *ptr, size_t size)
+{
+	void *grown;
+
+	if (fails())
+		return NULL;
+	grown = __libc_realloc(ptr, size);
+	alive += armed && grown && !ptr;
+	return grown;
+}
+
+void *reallocarray(void *ptr, size_t count, size_t size)
+{
+	size_t total;
+
+	if (__builtin_mul_overflow(count, size, &total))
+		return NULL;
+	return realloc(ptr, total);
+}
+
+void free(void *ptr)
+{
+	alive -= armed && ptr;
+	__libc_free(ptr);
+}
+
+/* ---- what is done; each returns its result and leaves nothing behind. */
+
+/* libcheck's own assertions allocate. */
+#define EXPECT(condition)                                                                          \
+	do {                                                                                       \
+		if (!(condition))                                                                  \
+			broken = #condition;                                                       \
+	} while (0)
+
+static const char policy_json[] =
+	"{\"min_isolation\":\"vm\",\"paths\":{\"deny\":[\"/usr/private\"],\"read\":[\"/usr\","
+	"\"/etc\",\"/opt\"]},\"net\":{\"mode\":\"allow\",\"allow\":[\"example.org\",\"*.test:1-5\","
+	"\"[2001:db8::1]:443\"],\"deny\":[\"::1\"]},\"env\":[\"LC_*\"],\"limits\":{\"pids_max\":5,"
+	"\"mem_bytes\":\"unlimited\"},\"protections\":{\"idmap\":\"off\"},\"require_kvm\":true}";
+
+static int do_params(agentd_error **reterr)
+{
+	static const char json[] = "{\"u\":[{\"a\":1,\"b\":[1.5]}],\"command\":\"echo \\u00e4\"}";
+	agentd_params *params = NULL;
+	char *text = NULL;
+	int r = agentd_params_parse(json, sizeof(json) - 1, &params, reterr);
+
+	if (r == 0) {
+		r = agentd_params_to_json(params, &text, NULL, reterr);
+		if (r == 0)
+			EXPECT(strcmp(text, "{\"command\":\"echo \xc3\xa4\",\"timeout_ms\":30000}") == 0);
+		agentd_free(text);
+	}
+	agentd_params_unref(params);
+	return r;
+}
+
+static int do_argv(agentd_error **reterr)
+{
+	const char *argv[] = {"printf", "%s", "x", NULL};
+	agentd_params *params = NULL;
+	char *text = NULL;
+	int r = agentd_params_new_argv(argv, 0, &params, reterr);
+
+	if (r == 0) {
+		r = agentd_params_to_json(params, &text, NULL, reterr);
+		if (r == 0)
+			EXPECT(strcmp(text, "{\"argv\":[\"printf\",\"%s\",\"x\"],\"timeout_ms\":30000}") == 0);
+		agentd_free(text);
+	}
+	agentd_params_unref(params);
+	return r;
+}
+
+/* Keys enough for the table to grow. */
+static int do_many_keys(agentd_error **reterr)
+{
+	ad_autobuf struct ad_buf json = {0};
+	agentd_params *params = NULL;
+	bool was = armed;
+	int r;
+
+	armed = false;
+	ad_buf_puts(&json, "{\"command\":\"x\"");
+	for (int i = 0; i < 40; i++)
+		ad_buf_printf(&json, ",\"k%d\":%d", i, i);
+	ad_buf_puts(&json, "}");
+	armed = was;
+	r = agentd_params_parse(json.data, json.len, &params, reterr);
+	agentd_params_unref(params);
+	armed = false;
+	ad_buf_free(&json);
+	armed = was;
+	return r;
+}
+
+static int do_policy(agentd_error **reterr)
+{
+	agentd_policy *policy = NULL;
+	char *text = NULL;
+	int r = agentd_policy_from_json(policy_json, sizeof(policy_json) - 1, &policy, reterr);
+
+	if (r == 0) {
+		r = ad_policy_within(policy, policy, reterr);
+		EXPECT(r == 0 || failures);
+		r = agentd_policy_to_json(policy, &text, NULL, reterr);
+		if (r == 0) {
+			EXPECT(strncmp(text, policy_json, 90) == 0);
+			EXPECT(text[strlen(text) - 1] == '}');
+		}
+		agentd_free(text);
+	}
+	agentd_policy_unref(policy);
+	return r;
+}
+
+static int change_context(agentd_context *ctx, agentd_error **reterr)
+{
+	const char *shell[] = {"sh", "-c", NULL};
+	int r;
+
+	r = agentd_context_set_workdir(ctx, "/w", reterr);
+	if (r == 0)
+		r = agentd_context_set_env(ctx, "B", "2", reterr);
+	if (r == 0)
+		r = agentd_context_set_env(ctx, "B", "3", reterr);
+	if (r == 0)
+		r = agentd_context_set_label(ctx, "l", "2", reterr);
+	if (r == 0)
+		r = agentd_context_add_mount(ctx, "/p", "/q", 1, reterr);
+	if (r == 0)
+		r = agentd_context_set_shell(ctx, shell, reterr);
+	if (r == 0)
+		r = agentd_context_set_credentials(ctx, "new", 0, reterr);
+	return r;
+}
+
+static int do_context(agentd_error **reterr)
+{
+	static const char json[] =
+		"{\"workdir\":\"/srv\",\"backend\":\"host\",\"policy\":{\"env\":[\"A\"]},\"env\":"
+		"{\"A\":\"1\",\"N\":null},\"shell\":[\"bash\"],\"trace_id\":\"t\",\"rootfs\":\"/r\","
+		"\"mounts\":[{\"source\":\"/a\",\"target\":\"/b\",\"access\":[\"read\"]}],\"labels\":"
+		"{\"k\":\"v\"},\"credentials\":{\"token\":\"abc\"},\"limits\":{\"pids_max\":1}}";
+	const struct ad_context_state *taken = NULL;
+	agentd_context *ctx = NULL;
+	int r = agentd_context_from_json(json, sizeof(json) - 1, &ctx, reterr);
+
+	if (r == 0) {
+		taken = ad_context_snapshot(ctx);
+		r = change_context(ctx, reterr);
+		EXPECT(strcmp(taken->workdir, "/srv") == 0);
+		EXPECT(taken->env_count == 2);
+		EXPECT(strcmp(taken->token, "abc") == 0);
+	}
+	ad_context_state_unref(taken);
+	agentd_context_unref(ctx);
+	return r;
+}
+
+/* Errors while there is no memory for them. */
+static int do_refusals(agentd_error **reterr)
+{
+	static const char *const json[] = {
+		"{\"paths\":{\"read\":[\"/a/..\"]}}", "{\"net\":{\"deny\":[\"*\"]}}",
+		"{\"limits\":{\"pids_max\":\"x\"}}",  "{\"env\":[1.5]}",
+		"{\"a\":{\"b\":1,\"b\":2}}",	      "{\"require_kvm\":\"\\u0000\"}",
+	};
+	agentd_policy *policy = NULL;
+
+	(void)reterr;
+	for (size_t i = 0; i < AD_COUNT(json); i++) {
+		agentd_error *err = NULL;
+		int r = agentd_policy_from_json(json[i], strlen(json[i]), &policy, &err);
+
+		EXPECT(r == AGENTD_ERR_INVALID || r == AGENTD_ERR_NOMEM);
+		EXPECT(err != NULL);
+		EXPECT(agentd_error_code(err) == r ||
+			  agentd_error_code(err) == AGENTD_ERR_NOMEM);
+		EXPECT(*agentd_error_message(err));
+		agentd_error_unref(err);
+		EXPECT(policy == NULL);
+	}
+	return failures ? AGENTD_ERR_NOMEM : 0;
+}
+
+static int do_errors(agentd_error **reterr)
+{
+	agentd_error *err = NULL;
+
+	(void)reterr;
+	EXPECT(ad_fail(&err, AGENTD_ERR_STATE, "/p", "text %d", 1) == AGENTD_ERR_STATE);
+	ad_error_prefix(&err, "before: ");
+	ad_error_prefix_pointer(&err, "/q");
+	EXPECT(agentd_error_code(err) == AGENTD_ERR_STATE ||
+		  agentd_error_code(err) == AGENTD_ERR_NOMEM);
+	agentd_error_unref(err);
+	EXPECT(ad_fail_errno(&err, ENOENT, "x") == AGENTD_ERR_SYSTEM);
+	agentd_error_unref(err);
+	err = agentd_error_create(AGENTD_ERR_USER, 0, "x");
+	EXPECT(err != NULL);
+	agentd_error_unref(err);
+	return failures ? AGENTD_ERR_NOMEM : 0;
+}
+
+static int (*const works[])(agentd_error **reterr) = {
+	do_params, do_argv, do_many_keys, do_policy, do_context, do_refusals, do_errors,
+};
+
+START_TEST(test_oom)
+{
+	int (*work)(agentd_error **reterr) = works[_i / 2];
+	agentd_error *err = NULL;
+	size_t survived = 0;
+	int r, code;
+
+	for_good = _i % 2;
+	fail_at = SIZE_MAX;
+	ck_assert_int_eq(work(&err), 0); /* once at rest: what others keep for good */
+	ck_assert_ptr_null(err);
+	for (fail_at = 1;; fail_at++) {
+		calls = failures = 0;
+		alive = 0;
+		armed = true;
+		r = work(&err);
+		code = agentd_error_code(err);
+		agentd_error_unref(err);
+		err = NULL;
+		armed = false;
+		ck_assert_msg(!broken, "allocation %zu failed: not %s", fail_at, broken);
+		ck_assert_msg(alive == 0, "allocation %zu failed: %ld blocks left", fail_at, alive);
+		if (failures == 0)
+			break;
+		ck_assert_int_eq(r, AGENTD_ERR_NOMEM);
+		ck_assert(code == AGENTD_ERR_NOMEM || code == 0);
+		survived++;
+	}
+	ck_assert_int_eq(r, 0);
+	ck_assert_uint_gt(survived, 5);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tc = tcase_create("oom");
+
+	if (unit_instrumented()) {
+		fputs("SKIP-CANNOT: the allocator belongs to the instrumentation\n", stderr);
+		return 77;
+	}
+	tcase_add_loop_test(tc, test_oom, 0, 2 * (int)AD_COUNT(works));
+	return unit_run("oom", tc);
+}
