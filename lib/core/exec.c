@@ -298,18 +298,20 @@ static void finish(agentd_exec *exec)
 	ad_timer_stop(&exec->timer);
 	exec->setup_until = exec->deadline = exec->heartbeat_at = exec->kill_at =
 		exec->drain_until = exec->lost_at = AD_NEVER;
-	if (exec->state != AGENTD_STATE_FINISHED) {
-		ad_streams_finish(exec);
-		exec->dropped += ad_sink_abandon(exec->binding);
-		fill_result(exec, result);
-		result->context = ad_context_state_ref(exec->context);
-		log_end(exec, result);
-		exec->state = AGENTD_STATE_FINISHED;
-		ad_sink_finished(exec->binding, result);
+	ad_streams_finish(exec);
+	exec->dropped += ad_sink_abandon(exec->binding);
+	fill_result(exec, result);
+	result->context = ad_context_state_ref(exec->context);
+	log_end(exec, result);
+	exec->state = AGENTD_STATE_FINISHED;
+	ad_sink_finished(exec->binding, result);
+	if (exec->task.running) {
+		/* Given up. The backend may still speak of its task, so that must stay, but
+		 * nobody listens any more. */
+		exec->task.running = false;
+		agentd_exec_ref(exec);
 	}
-	/* A backend that never said closed still owns its half: keep ours. */
-	if (!exec->task.running)
-		release(exec);
+	release(exec);
 	ad_runner_unpin(runner);
 }
 
@@ -601,10 +603,6 @@ static void on_closed(agentd_task *task)
 
 	exec->task_over = true;
 	exec->lost_at = AD_NEVER;
-	if (exec->state == AGENTD_STATE_FINISHED) { /* late, after it was given up */
-		finish_soon(exec);
-		return;
-	}
 	ad_streams_end_pushed(exec);
 	exec->drain_until = later(ad_exec_now(), exec->runner->drain_ns);
 	if (!exec->exited && !exec->error)

@@ -80,8 +80,9 @@ START_TEST(stop_while_it_ends)
 				      agentd_exec_ref(run.exec));
 		t_run_wait(&run);
 		pthread_join(thread, NULL);
-		ck_assert(agentd_result_cause(run.result) == AGENTD_CAUSE_CANCELED ||
-			  agentd_result_cause(run.result) == AGENTD_CAUSE_EXITED);
+		ck_assert_msg(agentd_result_cause(run.result) == AGENTD_CAUSE_CANCELED ||
+				      agentd_result_cause(run.result) == AGENTD_CAUSE_EXITED,
+			      "round %d: %s", i, t_run_story(&run));
 		t_run_free(&run);
 	}
 	t_world_free(world);

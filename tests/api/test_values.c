@@ -66,7 +66,7 @@ START_TEST(result_ok)
 	struct json_object *json, *layers;
 	struct t_run run;
 
-	ck_assert_int_eq(agentd_context_set_label(world->ctx, "tenant", "t\"1\\\n", NULL), 0);
+	ck_assert_int_eq(agentd_context_set_label(world->ctx, "tenant", "t\"1\\", NULL), 0);
 	ck_assert_int_eq(agentd_context_set_label(world->ctx, "gone", "x", NULL), 0);
 	ck_assert_int_eq(agentd_context_set_label(world->ctx, "gone", NULL, NULL), 0);
 	t_run(&run, world, "echo abc; echo de >&2", 0);
@@ -88,7 +88,7 @@ START_TEST(result_ok)
 	ck_assert_uint_eq((uint64_t)json_object_get_int64(get(json, "/duration_ms")),
 			  t_run_metric(&run, AGENTD_METRIC_WALL_NS) / 1000000);
 	expect_text(json, "/trace_id", "test-trace-123");
-	expect_text(json, "/labels/tenant", "t\"1\\\n");
+	expect_text(json, "/labels/tenant", "t\"1\\");
 	ck_assert_int_eq(json_object_object_length(get(json, "/labels")), 1);
 	expect_text(json, "/receipt/requested/backend", "host");
 	expect_text(json, "/receipt/requested/min_isolation", "none");

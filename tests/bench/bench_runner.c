@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -38,6 +39,7 @@ enum {
 	LEAK_AT_ONCE = 8,
 	BYTES_PER_COMMAND_MAX = 8 << 10,
 	GROWTH_MAX = 1 << 20,
+	CGROUPS_MAX = 4 * 32, /* the helper's reserve, in a few hierarchies of version 1 */
 };
 
 extern char **environ;
@@ -277,7 +279,7 @@ static void spawn_wait(const char *const *argv, bool use_vfork)
 /* Bytes read from a child's pipe by the plainest loop there is. */
 static uint64_t raw_read(const char *const *argv)
 {
-	static uint8_t buf[128 << 10];
+	static uint8_t buf[256 << 10];
 	posix_spawn_file_actions_t actions;
 	uint64_t total = 0;
 	int fds[2], status;
@@ -339,6 +341,7 @@ static uint64_t rss_bytes(void)
 	return proc_kb("/proc/self/smaps_rollup", names);
 }
 
+/* Entries of path with part in their name; not the directories of our own tests. */
 static unsigned count_entries(const char *path, const char *part)
 {
 	const struct dirent *entry;
@@ -348,7 +351,9 @@ static unsigned count_entries(const char *path, const char *part)
 	if (!dir)
 		return 0;
 	while ((entry = readdir(dir)))
-		count += entry->d_name[0] != '.' && strstr(entry->d_name, part) != NULL;
+		count += entry->d_name[0] != '.' && strstr(entry->d_name, part) != NULL &&
+			 strncmp(entry->d_name, "agentd-test", 11) != 0 &&
+			 strncmp(entry->d_name, "agentd-run", 10) != 0;
 	closedir(dir);
 	return count;
 }
@@ -358,8 +363,8 @@ static unsigned count_fds(void)
 	return count_entries("/proc/self/fd", "");
 }
 
-/* Directories below path. */
-static unsigned count_dirs(const char *path)
+/* Directories below path whose name begins so. */
+static unsigned count_dirs(const char *path, const char *prefix)
 {
 	const struct dirent *entry;
 	DIR *dir = opendir(path);
@@ -372,20 +377,25 @@ static unsigned count_dirs(const char *path)
 
 		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
 			continue;
+		count += strncmp(entry->d_name, prefix, strlen(prefix)) == 0;
 		if (snprintf(child, sizeof(child), "%s/%s", path, entry->d_name) <
 		    (int)sizeof(child))
-			count += 1 + count_dirs(child);
+			count += count_dirs(child, prefix);
 	}
 	closedir(dir);
 	return count;
 }
 
-/* Processes in the tree below pid; *zombies of them are dead. */
-static unsigned count_descendants(pid_t pid, unsigned *zombies)
+struct leftovers {
+	unsigned fds, children, zombies, temp;
+};
+
+/* Processes below pid; main() made us the parent of what has none. *child is the
+ * last of its children: the helper, if that is all there is. */
+static void count_children(pid_t pid, pid_t *child, struct leftovers *left)
 {
 	const struct dirent *entry;
 	DIR *dir = opendir("/proc");
-	unsigned count = 0;
 
 	if (!dir)
 		fail("/proc", strerror(errno));
@@ -403,30 +413,52 @@ static unsigned count_descendants(pid_t pid, unsigned *zombies)
 			continue;
 		if (fgets(line, sizeof(line), file) && (end = strrchr(line, ')')) &&
 		    sscanf(end + 1, " %c %d", &state, &parent) == 2 && parent == pid) {
-			count += 1 +
-				 count_descendants((pid_t)strtol(entry->d_name, NULL, 10), zombies);
-			*zombies += state == 'Z';
+			pid_t grandchild;
+
+			*child = (pid_t)strtol(entry->d_name, NULL, 10);
+			left->children++;
+			left->zombies += state == 'Z';
+			count_children(*child, &grandchild, left);
 		}
 		fclose(file);
 	}
 	closedir(dir);
-	return count;
 }
 
-struct leftovers {
-	unsigned fds, children, zombies, cgroups, temp;
-};
-
-static void look_around(struct leftovers *left)
+/* Returns the helper's process id, or 0. */
+static pid_t look_around(struct leftovers *left)
 {
 	static const char *const places[] = { "/tmp", "/var/tmp", "/dev/shm", "/run" };
+	pid_t helper = 0;
 
 	memset(left, 0, sizeof(*left));
 	left->fds = count_fds();
-	left->children = count_descendants(getpid(), &left->zombies);
-	left->cgroups = count_dirs("/sys/fs/cgroup");
+	count_children(getpid(), &helper, left);
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
 		left->temp += count_entries(places[i], "agentd");
+	return helper;
+}
+
+static unsigned count_cgroups(pid_t helper)
+{
+	char prefix[32];
+
+	snprintf(prefix, sizeof(prefix), "agentd-%d-", helper);
+	return count_dirs("/sys/fs/cgroup", prefix);
+}
+
+/* What ends takes a moment to be gone: look until it looks as wanted, for 5 s. */
+static bool looks_like(const struct leftovers *wanted, struct leftovers *left)
+{
+	static const struct timespec pause = { .tv_nsec = 20000000 };
+
+	for (int i = 0; i < 250; i++) {
+		look_around(left);
+		if (memcmp(wanted, left, sizeof(*left)) == 0)
+			return true;
+		nanosleep(&pause, NULL);
+	}
+	return false;
 }
 
 /* ---- measurements */
@@ -684,11 +716,13 @@ static bool many_at_once(void)
 
 static bool many_in_a_row(void)
 {
-	struct leftovers outside, before, after, gone;
-	uint64_t rss, begin;
+	struct leftovers outside, before, after, gone, idle;
+	unsigned cgroups_before, cgroups_after, cgroups_gone;
+	uint64_t rss, begin, took;
 	struct bench bench;
 	int64_t growth;
-	bool good = true;
+	pid_t helper;
+	bool good = true, clean;
 
 	look_around(&outside);
 	bench_open(&bench);
@@ -697,34 +731,43 @@ static bool many_in_a_row(void)
 	for (int i = 0; i < LEAK_AT_ONCE; i++)
 		start_one(&bench);
 	run_until(&bench, &bench.finished, LEAK_WARM_UP);
-	look_around(&before);
+	look_around(&idle);
+	idle.children = 1; /* the helper */
+	idle.zombies = 0;
+	clean = looks_like(&idle, &before);
+	good &= verdict(clean, "only the helper is there between runs");
+	helper = look_around(&before);
+	cgroups_before = count_cgroups(helper);
 	rss = rss_bytes();
 	begin = now_ns();
 	bench.to_start = LEAK_RUNS - LEAK_AT_ONCE;
 	for (int i = 0; i < LEAK_AT_ONCE; i++)
 		start_one(&bench);
 	run_until(&bench, &bench.finished, LEAK_WARM_UP + LEAK_RUNS);
+	took = now_ns() - begin;
 	growth = (int64_t)rss_bytes() - (int64_t)rss;
-	look_around(&after);
+	clean = looks_like(&idle, &after);
+	cgroups_after = count_cgroups(helper);
 	printf("\n### %d x /bin/true, %d at a time\n\n"
 	       "| each, us | RSS growth | fds | children | zombies | cgroups | temp entries |\n"
 	       "|---|---|---|---|---|---|---|\n"
 	       "| %.0f | %.0f KiB | %u to %u | %u to %u | %u to %u | %u to %u | %u to %u |\n",
-	       LEAK_RUNS, LEAK_AT_ONCE, (double)(now_ns() - begin) / 1e3 / LEAK_RUNS,
-	       (double)growth / 1024, before.fds, after.fds, before.children, after.children,
-	       before.zombies, after.zombies, before.cgroups, after.cgroups, before.temp,
-	       after.temp);
+	       LEAK_RUNS, LEAK_AT_ONCE, (double)took / 1e3 / LEAK_RUNS, (double)growth / 1024,
+	       before.fds, after.fds, before.children, after.children, before.zombies,
+	       after.zombies, cgroups_before, cgroups_after, before.temp, after.temp);
 	good &= verdict(bench.ok == LEAK_WARM_UP + LEAK_RUNS, "all results right");
 	good &= verdict(growth < GROWTH_MAX, "RSS grows by less than 1 MiB");
-	good &= verdict(memcmp(&before, &after, sizeof(before)) == 0, "nothing is left of a run");
+	good &= verdict(clean, "nothing is left of a run");
+	/* The helper keeps those it has for the next commands. */
+	good &= verdict(cgroups_after <= CGROUPS_MAX, "cgroups are used again");
 	bench_close(&bench);
-	look_around(&gone);
-	printf("\nAfter the runner: %u fds (%u before it), %u children, %u cgroups (%u), "
-	       "%u temp entries (%u).\n",
-	       gone.fds, outside.fds, gone.children, gone.cgroups, outside.cgroups, gone.temp,
-	       outside.temp);
+	clean = looks_like(&outside, &gone);
+	cgroups_gone = count_cgroups(helper);
+	printf("\nAfter the runner: %u fds (%u before it), %u children, %u cgroups, "
+	       "%u temp entries (%u before it).\n",
+	       gone.fds, outside.fds, gone.children, cgroups_gone, gone.temp, outside.temp);
 	fflush(stdout);
-	good &= verdict(memcmp(&outside, &gone, sizeof(gone)) == 0, "nothing is left of a runner");
+	good &= verdict(clean && cgroups_gone == 0, "nothing is left of a runner");
 	return good;
 }
 
@@ -743,6 +786,14 @@ int main(int argc, char **argv)
 	struct rlimit files;
 	bool check = false, good;
 	int option;
+
+	/* The same for the commands of the runner and those beside it, and none of the
+	 * user's profile. */
+	if (clearenv() || setenv("PATH", "/usr/bin:/bin", 1) || setenv("HOME", "/", 1))
+		fail("environment", strerror(errno));
+	/* The helper is nobody's child; this makes it ours to count. */
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+		fail("prctl", strerror(errno));
 
 	/* Commands alive at once cost three descriptors each. */
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {

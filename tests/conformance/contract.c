@@ -40,6 +40,7 @@ struct fake {
 
 struct call {
 	struct fake *fake;
+	agentd_task *task;
 	fake_fn fn;
 };
 
@@ -49,8 +50,10 @@ static void call_now(evutil_socket_t fd, short what, void *userdata)
 
 	(void)fd;
 	(void)what;
-	if (call->fake->task)
+	if (call->fake->frees < call->fake->starts) {
+		call->fake->task = call->task;
 		call->fn(call->fake);
+	}
 	free(call);
 }
 
@@ -63,7 +66,7 @@ static void later(struct fake *fake, fake_fn fn)
 		return;
 	call = malloc(sizeof(*call));
 	ck_assert_ptr_nonnull(call);
-	*call = (struct call){ fake, fn };
+	*call = (struct call){ fake, fake->task, fn };
 	ck_assert_int_eq(event_base_once(fake->base, -1, EV_TIMEOUT, call_now, call, &now), 0);
 }
 
@@ -81,7 +84,7 @@ static void fake_close(void *self)
 {
 	struct fake *fake = self;
 
-	ck_assert_ptr_null(fake->task);
+	ck_assert_int_eq(fake->frees, fake->starts);
 	fake->closed++;
 }
 
@@ -107,7 +110,7 @@ static int32_t fake_start(void *self, agentd_task *task, const agentd_spec *spec
 	ck_assert_ptr_nonnull(task);
 	ck_assert_ptr_nonnull(spec);
 	ck_assert_ptr_nonnull(reterr);
-	fake->starts++;
+	fake->starts += fake->start_code == 0;
 	fake->task = task;
 	*ret_state = &fake->state;
 	if (fake->look)
@@ -116,7 +119,6 @@ static int32_t fake_start(void *self, agentd_task *task, const agentd_spec *spec
 		fake->inside(fake);
 	later(fake, fake->act);
 	if (fake->start_code < 0) {
-		fake->task = NULL;
 		*reterr = agentd_error_ref(fake->start_error);
 	}
 	return fake->start_code;
@@ -131,7 +133,7 @@ static int32_t fake_kill(void *state)
 {
 	struct fake *fake = fake_of(state);
 
-	ck_assert_ptr_nonnull(fake->task);
+	ck_assert_int_lt(fake->frees, fake->starts);
 	if (fake->kills++ == 0)
 		later(fake, fake->on_kill);
 	return 0;
@@ -142,7 +144,6 @@ static void fake_free(void *state)
 	struct fake *fake = fake_of(state);
 
 	fake->frees++;
-	fake->task = NULL;
 }
 
 static int32_t fake_signal(void *state, int32_t signo)
@@ -255,7 +256,7 @@ static void one_run(struct fake *fake, struct t_run *run, struct t_world *world,
 	t_run_wait(run);
 	t_world_loop(world, 20, NULL);
 	ck_assert_int_eq(run->finished, 1);
-	ck_assert_int_eq(fake->frees, fake->start_code < 0 ? 0 : fake->starts);
+	ck_assert_int_eq(fake->frees, fake->starts);
 }
 
 static void fake_world_free(struct fake *fake, struct t_world *world)

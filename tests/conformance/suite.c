@@ -18,7 +18,6 @@ static struct t_world *world_new(struct t_world_opts opts)
 {
 	opts.backend = conf->name;
 	opts.add_backend = conf->add;
-	opts.no_exact_cgroups = conf->add != NULL;
 	return t_world_new(&opts);
 }
 

@@ -3,10 +3,13 @@
  * the runner's own base. "test-attach" hands its pipes to the library,
  * "test-deliver" reads them itself. It is for tests: what a command makes is its
  * process group, and the commands are children of the host program. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -81,9 +84,38 @@ static int add_timer(struct event **ret, struct event_base *base, long ms, bool 
 
 /* ---- the life of a job */
 
+/* kill(2) finds zombies too, for as long as whoever inherited them lets them lie. */
 static bool group_alive(const struct job *job)
 {
-	return kill(-job->pid, 0) == 0;
+	struct dirent *entry;
+	bool alive = false;
+	DIR *proc;
+
+	if (kill(-job->pid, 0) < 0)
+		return false;
+	proc = opendir("/proc");
+	while (proc && !alive && (entry = readdir(proc))) {
+		char path[32], text[512];
+		const char *tail;
+		int fd, pgid;
+		ssize_t n;
+
+		if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
+			continue;
+		snprintf(path, sizeof(path), "/proc/%.10s/stat", entry->d_name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+		if (fd >= 0)
+			close(fd);
+		text[n > 0 ? n : 0] = '\0';
+		/* "PID (name) STATE PPID PGID", and the name may hold anything */
+		tail = strrchr(text, ')');
+		alive = tail && sscanf(tail, ") %*c %*d %d", &pgid) == 1 && pgid == job->pid &&
+			tail[2] != 'Z' && tail[2] != 'X';
+	}
+	if (proc)
+		closedir(proc);
+	return alive;
 }
 
 static void stream_close(struct stream *stream)
@@ -227,7 +259,9 @@ static void run_child(const agentd_spec *spec, int in, int out, int err, int rep
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	for (int signo = 1; signo < 65; signo++)
 		signal(signo, SIG_DFL);
-	/* 0 to 2 are the pipes from here on; the report pipe goes away with execve. */
+	/* 0 to 2 are the pipes from here on; all else goes away with execve. */
+	if (syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+		goto fail;
 	if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(merge ? out : err, 2) < 0)
 		goto fail;
 	if (workdir && chdir(workdir) < 0)

@@ -21,7 +21,7 @@ FORBIDDEN = {
     "posix_spawnp fork vfork daemon",
     "starts or cancels threads": "pthread_create thrd_create pthread_cancel pthread_kill",
     "changes the process": "setenv putenv unsetenv clearenv chdir fchdir chroot umask setlocale "
-    "uselocale nice setpriority setpgid setsid atexit on_exit pthread_atfork srand srandom "
+    "uselocale nice setpriority setpgid atexit on_exit pthread_atfork srand srandom "
     "mallopt mlockall setuid setgid seteuid setegid setreuid setregid setresuid setresgid "
     "setgroups initgroups",
     "installs a signal handler": "signal sigset bsd_signal sysv_signal sigaltstack siginterrupt "
@@ -37,6 +37,7 @@ ONLY = {
     "_exit": {"launch"},
     "_Exit": {"launch"},
     "clone": {"launch", "sys"},
+    "setsid": {"launch"},
     "execve": {"launch", "sys"},
     "execveat": {"launch", "sys"},
     "sigaction": {"launch"},

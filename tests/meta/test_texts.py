@@ -33,8 +33,8 @@ tap.check_empty(bare, "every file has its SPDX line")
 SYSTEM = (
     "bin boot dev etc home lib lib64 media mnt opt proc root run sbin srv sys tmp usr var".split()
 )
-# Made-up places of examples, and JSON pointers.
-OTHERS = "path project prefix image data repo limits policy".split()
+# Made-up places of examples, and what JSON pointers begin with.
+OTHERS = "path project prefix image data repo limits policy net mounts".split()
 PATH = re.compile(r"(?<![\w.~/)}\]>*:$@%+-])/([A-Za-z_.][\w.+-]*)(?=[/\s`'\"),;:.\]]|$)(/[\w.+-]+)+")
 strange = []
 for path in FILES:

@@ -8,9 +8,15 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
+
+# Login shells read no profile from an empty HOME.
+home = tempfile.TemporaryDirectory(prefix="agentd-run-")
+os.environ["HOME"] = home.name
+unittest.addModuleCleanup(home.cleanup)
 
 
 class Run(unittest.TestCase):

@@ -133,6 +133,14 @@ class Basics(Case):
         done = self.run_host("echo hello")
         self.assertEqual((done.returncode, done.stdout), (0, b"hello\n"))
 
+    def test_backend_by_policy(self):
+        path = self.path("result.json")
+        done = self.run_raw("--min-isolation", "none", "--result", path, "echo x")
+        self.assertEqual((done.returncode, done.stdout), (0, b"x\n"))
+        result = self.read_result(path)
+        self.assertEqual(result["backend"], "host")
+        self.assertIsNone(result["receipt"]["requested"]["backend"])
+
     def test_exit_code_is_the_commands(self):
         for code in (0, 1, 42, 124, 255):
             self.assertEqual(self.run_host(f"exit {code}").returncode, code)
@@ -520,6 +528,25 @@ class Output(Case):
         self.assertIn("agentd-run: standard output: Broken pipe", stderr)
         self.assert_gone(tag)
 
+    def test_slow_reader_gets_everything(self):
+        process = self.popen("--quiet", "head -c 1M /dev/zero")
+        time.sleep(1)
+        self.assertEqual(len(process.stdout.read()), MIB)
+        self.assertEqual(process.wait(timeout=30), 0)
+
+    def test_reader_that_leaves_before_the_end(self):
+        process = self.popen("--quiet", "--result", self.path("result.json"),
+                             "head -c 200000 /dev/zero")
+        time.sleep(1)
+        process.stdout.close()
+        self.assertEqual(process.wait(timeout=30), 125)
+        self.assertIn(b"agentd-run: standard output: Broken pipe", process.stderr.read())
+        self.assertTrue(self.read_result(self.path("result.json"))["truncated"])
+
+    def test_reader_that_never_reads_does_not_stop_the_clock(self):
+        process = self.popen("--quiet", "--timeout-ms", "500", "yes")
+        self.assertEqual(process.wait(timeout=10), 124)
+
     def test_full_device(self):
         with open("/dev/full", "wb") as full:
             done = self.run_host("echo x", stdout=full)
@@ -649,6 +676,14 @@ class Limits(Case):
         self.assertEqual((result["status"], result["cause"], result["limit"]),
                          ("killed", "file_size", "file_bytes"))
         self.assertEqual(os.path.getsize(self.path("big")), 65536)
+
+    def test_io(self):
+        done, result = self.result("--io-bytes", "5M",
+                                   "while :; do dd if=/dev/zero of=big bs=1M count=20 conv=fsync;"
+                                   " done 2>/dev/null")
+        self.assertEqual(done.returncode, 137)
+        self.assertEqual((result["status"], result["cause"], result["limit"]),
+                         ("killed", "io", "io_bytes"))
 
     def test_open_files(self):
         self.assertEqual(self.run_host("--open-files", "37", "ulimit -n").stdout, b"37\n")

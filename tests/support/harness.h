@@ -56,11 +56,11 @@ void t_fds_free(struct t_fds *fds);
 /* Fails the test when a descriptor is open that was not, or the reverse. */
 void t_fds_expect_same(const struct t_fds *before, const char *when);
 
-/* Processes other than this one that carry tag in their environment or
- * arguments, or whose program lies beneath dir (may be NULL). */
-size_t t_count_processes(const char *tag, const char *dir, pid_t *ret_pids, size_t max);
-/* Control groups named agentd-* anywhere, as text, sorted. */
-char *t_list_cgroups(void);
+/* Living processes other than this one that carry tag in their environment or
+ * arguments, or are called name; either may be NULL. */
+size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, size_t max);
+/* Is there a control group agentd-<pid>-<number>? *ret is its path, to be freed. */
+bool t_find_cgroup(const pid_t *pids, size_t count, char **ret);
 
 /* ---- worlds */
 
@@ -93,7 +93,6 @@ struct t_world_opts {
 	const char *backend; /* NULL: host; "": none named */
 	bool login_shell;  /* bash -lc, the default of the library; else sh -c */
 	bool no_log;       /* no log callback */
-	bool no_exact_cgroups; /* other runners make control groups meanwhile */
 	agentd_log_fn log;
 	void *log_userdata;
 	/* To add a backend before the first command; NULL: none. */
@@ -109,11 +108,13 @@ struct t_world {
 	agentd_runner *runner;
 	agentd_context *ctx;
 	char *dir, *workdir, *home;
-	char *helper; /* a copy of the helper in dir, so that its processes are known */
+	/* A copy of the helper in dir, with a name by which its processes are known. */
+	char *helper, helper_name[16];
 	char tag[48];
 	struct t_logs logs; /* through the runner's callback */
 	struct t_fds fds_before;
-	char *cgroups_before;
+	pid_t helpers[4]; /* of this world, also when they are gone */
+	size_t helper_count;
 	int in_api; /* > 0 inside an agentd_* call: no callback may come */
 };
 
@@ -134,6 +135,8 @@ void t_world_expect_clean(struct t_world *world);
 void t_world_expect_dead(struct t_world *world, uint64_t within_ms);
 /* Like it, but the helper itself may go on. */
 void t_world_expect_commands_dead(struct t_world *world, uint64_t within_ms);
+/* For tests that make the runner themselves. */
+void t_world_note_helpers(struct t_world *world);
 size_t t_world_helper_pids(struct t_world *world, pid_t *ret_pids, size_t max);
 /* Run the loop for about ms, or until *flag is non-zero (flag may be NULL). True
  * when it is. */

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -299,7 +298,7 @@ static bool contains(const char *data, size_t len, const char *text)
 
 static bool file_contains(const char *pid, const char *name, const char *text)
 {
-	char path[64];
+	char path[288];
 	char *data;
 	size_t len;
 	bool found;
@@ -313,17 +312,39 @@ static bool file_contains(const char *pid, const char *name, const char *text)
 	return found;
 }
 
-static bool runs_beneath(const char *pid, const char *dir)
+/* What a process is called may be read of everybody's. */
+static bool is_called(const char *pid, const char *name)
 {
-	char path[64], target[PATH_MAX];
-	ssize_t n;
+	char path[64];
+	char *comm;
+	bool same;
 
-	snprintf(path, sizeof(path), "/proc/%s/exe", pid);
-	n = readlink(path, target, sizeof(target) - 1);
-	return n > 0 && contains(target, (size_t)n, dir);
+	snprintf(path, sizeof(path), "/proc/%.20s/comm", pid);
+	comm = t_read_file(path, NULL);
+	if (!comm)
+		return false;
+	comm[strcspn(comm, "\n")] = '\0';
+	same = strcmp(comm, name) == 0;
+	free(comm);
+	return same;
 }
 
-size_t t_count_processes(const char *tag, const char *dir, pid_t *ret_pids, size_t max)
+static bool is_zombie(const char *pid)
+{
+	char path[64];
+	char *stat;
+	const char *tail;
+	bool dead;
+
+	snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
+	stat = t_read_file(path, NULL);
+	tail = stat ? strrchr(stat, ')') : NULL;
+	dead = !tail || tail[1] == '\0' || tail[2] == 'Z' || tail[2] == 'X';
+	free(stat);
+	return dead;
+}
+
+size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, size_t max)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
@@ -337,8 +358,10 @@ size_t t_count_processes(const char *tag, const char *dir, pid_t *ret_pids, size
 			continue;
 		if (!(tag && (file_contains(entry->d_name, "environ", tag) ||
 			      file_contains(entry->d_name, "cmdline", tag))) &&
-		    !(dir && (runs_beneath(entry->d_name, dir) ||
-			      file_contains(entry->d_name, "cmdline", dir))))
+		    !(name && is_called(entry->d_name, name)))
+			continue;
+		/* Whose parent is not us is not ours to reap. */
+		if (is_zombie(entry->d_name))
 			continue;
 		if (count < max)
 			ret_pids[count] = pid;
@@ -350,42 +373,32 @@ size_t t_count_processes(const char *tag, const char *dir, pid_t *ret_pids, size
 
 /* ---- control groups */
 
-static char **cgroups;
-static size_t cgroup_count;
+static const pid_t *cgroup_pids;
+static size_t cgroup_pid_count;
+static char *cgroup_found;
 
-static int note_cgroup(const char *path, const struct stat *st, int type, struct FTW *ftw)
+static int look_at_cgroup(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
+	int pid;
+
 	(void)st;
-	if (type != FTW_D || strncmp(path + ftw->base, "agentd-", 7) != 0)
+	if (type != FTW_D || sscanf(path + ftw->base, "agentd-%d-", &pid) != 1)
 		return 0;
-	cgroups = realloc(cgroups, (cgroup_count + 1) * sizeof(*cgroups));
-	ck_assert_ptr_nonnull(cgroups);
-	cgroups[cgroup_count++] = t_format("%s\n", path);
+	for (size_t i = 0; i < cgroup_pid_count; i++) {
+		if (cgroup_pids[i] == pid) {
+			cgroup_found = strdup(path);
+			return 1;
+		}
+	}
 	return 0;
 }
 
-static int compare_texts(const void *a, const void *b)
+bool t_find_cgroup(const pid_t *pids, size_t count, char **ret)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-char *t_list_cgroups(void)
-{
-	char *text = NULL;
-	size_t size = 0;
-	FILE *out = open_memstream(&text, &size);
-
-	ck_assert_ptr_nonnull(out);
-	cgroup_count = 0;
-	nftw("/sys/fs/cgroup", note_cgroup, 32, FTW_PHYS);
-	if (cgroup_count > 0)
-		qsort(cgroups, cgroup_count, sizeof(*cgroups), compare_texts);
-	for (size_t i = 0; i < cgroup_count; i++) {
-		fputs(cgroups[i], out);
-		free(cgroups[i]);
-	}
-	free(cgroups);
-	cgroups = NULL;
-	fclose(out);
-	return text;
+	cgroup_pids = pids;
+	cgroup_pid_count = count;
+	cgroup_found = NULL;
+	nftw("/sys/fs/cgroup", look_at_cgroup, 32, FTW_PHYS);
+	*ret = cgroup_found;
+	return cgroup_found != NULL;
 }

@@ -241,7 +241,7 @@ void t_run(struct t_run *run, struct t_world *world, const char *command, uint64
 void t_run_free(struct t_run *run)
 {
 	agentd_exec_unref(run->exec);
-	if (run->finished) {
+	if (run->finished && run->world->base) {
 		/* The binding may let go of the sink from the loop. */
 		t_world_loop(run->world, t_slack(2000), &run->destroyed);
 		ck_assert_msg(run->destroyed == 1, "the sink was not let go (%d)", run->destroyed);

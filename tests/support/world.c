@@ -163,7 +163,7 @@ const char *t_helper_source(void)
 	return NULL;
 }
 
-static char *copy_helper(const char *dir)
+static char *copy_helper(const char *dir, const char *name)
 {
 	const char *source = t_helper_source();
 	char *path;
@@ -173,7 +173,7 @@ static char *copy_helper(const char *dir)
 
 	if (!source)
 		return NULL;
-	path = t_format("%s/agentd-helper", dir);
+	path = t_format("%s/%s", dir, name);
 	in = open(source, O_RDONLY | O_CLOEXEC);
 	ck_assert_msg(in >= 0, "%s: %s", source, strerror(errno));
 	ck_assert_int_eq(fstat(in, &st), 0);
@@ -196,6 +196,17 @@ agentd_policy *t_policy_none(void)
 	ck_assert_int_eq(agentd_policy_new(&policy, NULL), 0);
 	ck_assert_int_eq(agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_NONE, NULL), 0);
 	return policy;
+}
+
+void t_world_note_helpers(struct t_world *world)
+{
+	pid_t pids[T_COUNT(world->helpers)];
+	size_t n = t_world_helper_pids(world, pids, T_COUNT(pids));
+
+	for (size_t i = 0; i < n && i < T_COUNT(pids); i++) {
+		world->helpers[world->helper_count] = pids[i];
+		world->helper_count += world->helper_count + 1 < T_COUNT(world->helpers);
+	}
 }
 
 agentd_context *t_world_context(struct t_world *world)
@@ -235,7 +246,6 @@ struct t_world *t_world_new_bare(const struct t_world_opts *opts)
 	if (opts)
 		world->opts = *opts;
 	t_fds_take(&world->fds_before);
-	world->cgroups_before = t_list_cgroups();
 	snprintf(world->tag, sizeof(world->tag), "agentd-tag-%d-%u-%llx", (int)getpid(), ++serial,
 		 (unsigned long long)t_now());
 	world->dir = t_format("%s/agentd-test-XXXXXX", tmp && *tmp == '/' ? tmp : "/tmp");
@@ -245,7 +255,9 @@ struct t_world *t_world_new_bare(const struct t_world_opts *opts)
 	make_dir(&world->home, world->dir, "home");
 	ck_assert_int_eq(chmod(world->workdir, 0777), 0);
 	ck_assert_int_eq(chmod(world->home, 0777), 0);
-	world->helper = copy_helper(world->dir);
+	snprintf(world->helper_name, sizeof(world->helper_name), "ah-%x-%x",
+		 (unsigned int)getpid() & 0xffffffU, serial & 0xffffU);
+	world->helper = copy_helper(world->dir, world->helper_name);
 	return world;
 }
 
@@ -284,6 +296,7 @@ void t_world_start(struct t_world *world)
 	r = agentd_runner_new(&opts, &world->runner, &err);
 	ck_assert_msg(r == 0, "agentd_runner_new: %d %s", r, agentd_error_message(err));
 	agentd_policy_unref(opts.policy);
+	t_world_note_helpers(world);
 	if (world->opts.add_backend) {
 		r = world->opts.add_backend(world->runner, &err);
 		ck_assert_msg(r == 0, "add_backend: %d %s", r, agentd_error_message(err));
@@ -324,14 +337,14 @@ void t_world_shutdown(struct t_world *world)
 	world->runner = NULL;
 }
 
-static void expect_no_processes(struct t_world *world, const char *dir, uint64_t within_ms)
+static void expect_no_processes(struct t_world *world, const char *name, uint64_t within_ms)
 {
 	uint64_t deadline = t_now() + T_MS(t_slack(within_ms));
 	pid_t pids[8];
 	size_t n;
 
 	/* Cheap while it is being waited for: /proc is read as a whole. */
-	while ((n = t_count_processes(world->tag, dir, pids, T_COUNT(pids))) > 0 &&
+	while ((n = t_count_processes(world->tag, name, pids, T_COUNT(pids))) > 0 &&
 	       t_now() < deadline)
 		t_sleep_ms(10);
 	if (n > 0) {
@@ -350,7 +363,7 @@ static void expect_no_processes(struct t_world *world, const char *dir, uint64_t
 
 void t_world_expect_dead(struct t_world *world, uint64_t within_ms)
 {
-	expect_no_processes(world, world->dir, within_ms);
+	expect_no_processes(world, world->helper_name, within_ms);
 }
 
 void t_world_expect_commands_dead(struct t_world *world, uint64_t within_ms)
@@ -360,27 +373,15 @@ void t_world_expect_commands_dead(struct t_world *world, uint64_t within_ms)
 
 size_t t_world_helper_pids(struct t_world *world, pid_t *ret_pids, size_t max)
 {
-	return t_count_processes(NULL, world->dir, ret_pids, max);
+	return t_count_processes(NULL, world->helper_name, ret_pids, max);
 }
 
-/* Control groups of other test programs come and go meanwhile, so a new one only
- * counts when it does not go away. */
 static void expect_no_cgroups(struct t_world *world)
 {
 	uint64_t deadline = t_now() + T_MS(t_slack(1000));
+	char *left;
 
-	for (;;) {
-		char *now = t_list_cgroups();
-		char *save = NULL, *left = NULL;
-
-		for (char *line = strtok_r(now, "\n", &save); line && !left;
-		     line = strtok_r(NULL, "\n", &save)) {
-			if (!strstr(world->cgroups_before, line))
-				left = strdup(line);
-		}
-		free(now);
-		if (!left)
-			return;
+	while (t_find_cgroup(world->helpers, world->helper_count, &left)) {
 		ck_assert_msg(t_now() < deadline, "control group left: %s", left);
 		free(left);
 		t_sleep_ms(20);
@@ -395,8 +396,7 @@ void t_world_expect_clean(struct t_world *world)
 	ck_assert_msg(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | __WALL) < 0 && errno == ECHILD,
 		      "a child was left to the host (pid %d)", (int)info.si_pid);
 	t_fds_expect_same(&world->fds_before, "after the end");
-	if (!world->opts.no_exact_cgroups)
-		expect_no_cgroups(world);
+	expect_no_cgroups(world);
 }
 
 void t_world_free(struct t_world *world)
@@ -408,7 +408,6 @@ void t_world_free(struct t_world *world)
 	t_world_expect_clean(world);
 	t_logs_free(&world->logs);
 	t_fds_free(&world->fds_before);
-	free(world->cgroups_before);
 	t_remove_tree(world->dir);
 	free(world->dir);
 	free(world->workdir);

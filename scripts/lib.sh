@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+# Shared by the scripts here; read with `.`.
+# shellcheck shell=sh
+
+die()
+{
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
+as_root()
+{
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null 2>&1; then
+		sudo -n "$@"
+	else
+		die "needs root or sudo for: $*"
+	fi
+}
+
+# need_packages NAME...: install those Debian packages that are missing.
+need_packages()
+{
+	if ! command -v dpkg-query >/dev/null 2>&1; then
+		echo "not a Debian system: expecting to find what these packages hold: $*"
+		return 0
+	fi
+	missing=
+	for package in "$@"; do
+		state=$(dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null || true)
+		case "$state" in
+		installed*) ;;
+		*) missing="$missing $package" ;;
+		esac
+	done
+	[ -n "$missing" ] || return 0
+	echo "installing Debian packages:$missing"
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=3 update ||
+		die "apt-get update failed"
+	# shellcheck disable=SC2086 # a list of names
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 \
+		--no-install-recommends install $missing || die "cannot install:$missing"
+}
+
+# What building needs, and what testing needs besides.
+build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev"
+test_packages="g++ clang clang-format-14 clang-tidy binutils check valgrind git procps util-linux
+	python3-cffi python3-pycparser mandoc"
