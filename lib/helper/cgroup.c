@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -487,7 +486,7 @@ static void remove_stale(int dir_fd)
 		int pid, end = 0;
 
 		if (sscanf(entry->d_name, "agentd-%d-%" SCNu32 "%n", &pid, &number, &end) != 2 ||
-		    entry->d_name[end] != '\0' || pid <= 0 || (kill(pid, 0) == 0 || errno != ESRCH))
+		    entry->d_name[end] != '\0' || pid <= 0 || proc_alive(pid))
 			continue;
 		unlinkat(dir_fd, entry->d_name, AT_REMOVEDIR);
 	}

@@ -712,13 +712,13 @@ static bool find_host(void)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
-	int on = 1, type = 0;
+	int type = 0;
 	socklen_t type_len = sizeof(type);
 
 	if (getsockopt(HELPER_SOCKET, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 ||
 	    type != SOCK_SEQPACKET ||
 	    getsockopt(HELPER_SOCKET, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
-	    setsockopt(HELPER_SOCKET, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
+	    ad_sys_pass_creds(HELPER_SOCKET) < 0)
 		return false;
 	h.host = peer.pid;
 	fcntl(HELPER_SOCKET, F_SETFD, FD_CLOEXEC);

@@ -38,10 +38,15 @@ struct state {
 	struct proc_table table;
 };
 
+/* The helper died: the end of the socket says all there is to say. */
+static bool mute;
+
 static void report(const struct ad_msg *msg, const int *fds, size_t fd_count)
 {
 	uint8_t buf[AD_MSG_FIXED_MAX];
 
+	if (mute)
+		return;
 	/* If nobody listens any more, the helper says what to do about it. */
 	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0);
 }
@@ -410,7 +415,8 @@ static void wait_signal(struct state *state, const sigset_t *signals)
 	}
 	if (signo == SIGNAL_ORDER)
 		take_order(state, info.si_value.sival_int);
-	else if (signo == SIGNAL_ORDER_KILL || signo == SIGNAL_HELPER_DIED)
+	mute |= signo == SIGNAL_HELPER_DIED;
+	if (signo == SIGNAL_ORDER_KILL || signo == SIGNAL_HELPER_DIED)
 		kill_begin(state);
 }
 

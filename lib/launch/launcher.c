@@ -596,6 +596,10 @@ static void on_readable(struct ad_io *io, void *userdata)
 		else if (!dispatch(launcher, &in))
 			on_bad_message(launcher, &in);
 		ad_sys_msg_close(&in);
+		/* With one command alive there is hardly a second message: not asking for it
+		 * saves a system call, and the event is level-triggered. */
+		if (launcher->jobs.next == launcher->jobs.prev)
+			break;
 	}
 	leave(launcher);
 }
@@ -620,6 +624,10 @@ static int start(struct ad_launcher *launcher, const char *helper_path, agentd_e
 		return ad_fail_errno(reterr, -r, "no socket for the helper");
 	launcher->fd = pair[0];
 	theirs = pair[1];
+	/* Before the first message, which the helper may be too late for. */
+	r = ad_sys_pass_creds(theirs);
+	if (r < 0)
+		return ad_fail_errno(reterr, -r, "no credentials on the helper's socket");
 	ad_io_init(&launcher->readable, launcher->loop, launcher->fd, AD_IO_READ, on_readable,
 		   launcher);
 	ad_io_init(&launcher->writable, launcher->loop, launcher->fd, AD_IO_WRITE, on_writable,

@@ -53,6 +53,13 @@ int ad_sys_pair(int ret[2])
 	return 0;
 }
 
+int ad_sys_pass_creds(int sock)
+{
+	const int on = 1;
+
+	return setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ? -errno : 0;
+}
+
 int ad_sys_pidfd(pid_t pid)
 {
 	int fd = (int)syscall(SYS_pidfd_open, pid, 0);

@@ -21,6 +21,8 @@ uint64_t ad_sys_now_ns(void); /* CLOCK_MONOTONIC */
 int ad_sys_high_fd(int fd);
 /* Connected SOCK_SEQPACKET pair, close-on-exec, blocking, both >= 3. */
 int ad_sys_pair(int ret[2]);
+/* Messages that sock receives carry the sender's ids; only those sent from now on. */
+int ad_sys_pass_creds(int sock);
 /* A descriptor for the calling process or another one, close-on-exec, >= 3. */
 int ad_sys_pidfd(pid_t pid);
 int ad_sys_pidfd_signal(int pidfd, int signo);
