@@ -56,6 +56,7 @@ struct ad_task_listener {
 	void (*closed)(agentd_task *task);
 	void (*failed)(agentd_task *task, agentd_error *err); /* owns err, never NULL */
 	void (*log)(agentd_task *task, int32_t level, const char *message);
+	void (*closed_late)(agentd_task *task); /* after ad_task_give_up() */
 };
 
 /* Embedded in the execution. Enforces the rules of agentd/backend.h on the
@@ -64,7 +65,7 @@ struct agentd_task {
 	const struct ad_task_listener *listener;
 	struct ad_backend *backend;
 	void *state; /* the backend's; valid while running */
-	bool running, started, exited, closed;
+	bool running, started, exited, closed, given_up;
 	/* Inside task_start there is no state yet: what is asked for meanwhile. */
 	bool starting, kill_wanted, close_wanted, drain_wanted, pause_wanted[2];
 	int32_t signal_wanted;
@@ -125,6 +126,8 @@ int ad_task_signal(agentd_task *task, int32_t signo); /* AGENTD_ERR_UNSUPPORTED 
 int ad_task_write(agentd_task *task, const uint8_t *data, size_t len, size_t *ret_taken);
 int ad_task_close_stdin(agentd_task *task);
 int ad_task_set_paused(agentd_task *task, agentd_stream stream, bool paused);
+/* It does not end although it was killed: hear nothing more of it but its end. */
+void ad_task_give_up(agentd_task *task);
 /* After closed or failed, from the loop: the backend frees its half. */
 void ad_task_release(agentd_task *task);
 

@@ -108,9 +108,26 @@ int ad_task_set_paused(agentd_task *task, agentd_stream stream, bool paused)
 	return task->backend->ops.task_set_paused(task->state, stream, paused);
 }
 
+void ad_task_give_up(agentd_task *task)
+{
+	task->running = false;
+	task->given_up = true;
+}
+
+/* Whether the task ended after it was given up. */
+static bool ended_late(agentd_task *task)
+{
+	if (!task->given_up)
+		return false;
+	task->given_up = false;
+	task->closed = true;
+	task->listener->closed_late(task);
+	return true;
+}
+
 void ad_task_release(agentd_task *task)
 {
-	if (!task->backend)
+	if (!task->backend || task->given_up)
 		return;
 	if (task->closed)
 		task->backend->ops.task_free(task->state);
@@ -191,7 +208,7 @@ void agentd_task_exited(agentd_task *task, int32_t wait_status, uint64_t at_ns)
 
 void agentd_task_closed(agentd_task *task)
 {
-	if (!task || !task->running)
+	if (!task || ended_late(task) || !task->running)
 		return;
 	task->running = false;
 	task->closed = true;
@@ -200,7 +217,7 @@ void agentd_task_closed(agentd_task *task)
 
 void agentd_task_failed(agentd_task *task, agentd_error *err)
 {
-	if (!task || !task->running) {
+	if (!task || ended_late(task) || !task->running) {
 		agentd_error_unref(err);
 		return;
 	}

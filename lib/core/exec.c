@@ -306,9 +306,8 @@ static void finish(agentd_exec *exec)
 	exec->state = AGENTD_STATE_FINISHED;
 	ad_sink_finished(exec->binding, result);
 	if (exec->task.running) {
-		/* Given up. The backend may still speak of its task, so that must stay, but
-		 * nobody listens any more. */
-		exec->task.running = false;
+		/* The backend may still speak of its task: that must stay until it ends. */
+		ad_task_give_up(&exec->task);
 		agentd_exec_ref(exec);
 	}
 	release(exec);
@@ -641,6 +640,11 @@ static void on_failed(agentd_task *task, agentd_error *err)
 		finish_soon(exec);
 }
 
+static void on_closed_late(agentd_task *task)
+{
+	ad_defer(&exec_of(task)->step);
+}
+
 static void on_log(agentd_task *task, int32_t level, const char *message)
 {
 	agentd_exec *exec = exec_of(task);
@@ -662,6 +666,7 @@ static const struct ad_task_listener task_listener = {
 	.closed = on_closed,
 	.failed = on_failed,
 	.log = on_log,
+	.closed_late = on_closed_late,
 };
 
 /* ---- starting */
@@ -764,6 +769,11 @@ void ad_exec_step(struct ad_defer *defer, void *userdata)
 	agentd_runner *runner = exec->runner;
 
 	(void)defer;
+	if (!runner) { /* it had been given up, and has ended after all */
+		ad_task_release(&exec->task);
+		agentd_exec_unref(exec);
+		return;
+	}
 	ad_runner_pin(runner);
 	agentd_exec_ref(exec);
 	if (exec->finishing)

@@ -104,6 +104,8 @@ static void stop_io(struct ad_launcher *launcher)
 	ad_io_stop(&launcher->readable);
 	ad_io_stop(&launcher->writable);
 	ad_timer_stop(&launcher->stuck);
+	/* A child that the host forked may hold a copy, and the helper must see the end. */
+	shutdown(launcher->fd, SHUT_RDWR);
 	close(ad_steal_fd(&launcher->fd));
 	while (!ad_list_empty(&launcher->out))
 		outgoing_free(AD_CONTAINER_OF(launcher->out.next, struct outgoing, link));

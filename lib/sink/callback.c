@@ -143,7 +143,7 @@ static int callback_new(const struct agentd_sink_ops *ops, void *userdata, agent
 	if (code < 0)
 		return code;
 	if (self->ops.reserved0 != 0)
-		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+		return ad_fail(reterr, AGENTD_ERR_ABI, NULL,
 			       "agentd_sink_ops: reserved0 must be 0");
 	self->userdata = userdata;
 	ad_sink_init(&self->sink, &callback_kind);

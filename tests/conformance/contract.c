@@ -638,20 +638,22 @@ static void do_blob(struct fake *fake)
 
 	ck_assert_ptr_nonnull(data);
 	memset(data, 'b', 1000000);
-	agentd_task_output(fake->task, AGENTD_STDOUT, data, 1000000);
-	agentd_task_output(fake->task, AGENTD_STDIN, data, 10);
-	agentd_task_output(fake->task, 3, data, 10);
-	agentd_task_output(fake->task, -1, data, 10);
+	ck_assert_int_eq(agentd_task_output(fake->task, AGENTD_STDOUT, data, 262144), 0);
+	ck_assert_int_lt(agentd_task_output(fake->task, AGENTD_STDOUT, data, 262145), 0);
+	ck_assert_int_lt(agentd_task_output(fake->task, AGENTD_STDOUT, data, 1000000), 0);
+	ck_assert_int_lt(agentd_task_output(fake->task, AGENTD_STDIN, data, 10), 0);
+	ck_assert_int_lt(agentd_task_output(fake->task, 3, data, 10), 0);
+	ck_assert_int_lt(agentd_task_output(fake->task, -1, data, 10), 0);
 	agentd_task_output(fake->task, AGENTD_STDERR, data, 0);
 	agentd_task_output(fake->task, AGENTD_STDERR, NULL, 10);
 	free(data);
 	end_with(fake, STATUS_EXIT(0));
 }
 
-START_TEST(output_of_any_size)
+START_TEST(output_sizes)
 {
 	FAKE_RUN((struct fake){ .act = do_blob }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED, 0);
-	ck_assert_uint_eq(run.total[AGENTD_STDOUT], 1000000);
+	ck_assert_uint_eq(run.total[AGENTD_STDOUT], 262144);
 	ck_assert_uint_eq(run.total[AGENTD_STDERR], 0);
 	ck_assert_uint_le(run.max_chunk, 262144);
 	FAKE_END();
@@ -1433,7 +1435,7 @@ int main(void)
 	tcase_add_test(behaves, timeout_without_task_signal);
 	tcase_add_test(behaves, optional_members_missing);
 	tcase_add_test(behaves, signal_then_kill);
-	tcase_add_test(behaves, output_of_any_size);
+	tcase_add_test(behaves, output_sizes);
 	tcase_add_test(behaves, paused_and_resumed);
 	tcase_add_test(behaves, attached_pipes);
 	tcase_add_test(behaves, facts_reach_the_result);

@@ -468,7 +468,7 @@ START_TEST(spawn_errors)
 {
 	struct t_world *world = login_world();
 	char *file = t_format("%s/file", world->workdir), *none = t_format("%s/none", world->workdir);
-	char *long_command = malloc(3 << 17);
+	char *large = malloc(100001);
 	static const struct {
 		const char *what, *text;
 		int os_errno;
@@ -479,17 +479,21 @@ START_TEST(spawn_errors)
 	};
 
 	t_write_file(file, "x");
-	/* more than one argument may be (128 KiB), less than parameters may be */
-	memset(long_command, ' ', (3 << 17) - 1);
-	memcpy(long_command, "echo EVIL;", 10);
-	long_command[(3 << 17) - 1] = '\0';
+	memset(large, 'x', 100000);
+	large[100000] = '\0';
 	for (size_t i = 0; i < T_COUNT(rows); i++) {
 		const char *dir = i == 0 ? none : i == 1 ? file : world->workdir;
 		const agentd_error *err;
 		struct t_run run;
 
 		ck_assert_int_eq(agentd_context_set_workdir(world->ctx, dir, NULL), 0);
-		t_run(&run, world, i == 2 ? long_command : "echo EVIL", 0);
+		for (int j = 0; i == 2 && j < 40; j++) {
+			char *name = t_format("LARGE%d", j);
+
+			ck_assert_int_eq(agentd_context_set_env(world->ctx, name, large, NULL), 0);
+			free(name);
+		}
+		t_run(&run, world, "echo EVIL", 0);
 		t_expect_status(&run, AGENTD_STATUS_ERROR);
 		t_expect_cause(&run, AGENTD_CAUSE_SPAWN);
 		t_expect_exit(&run, NO_CODE);
@@ -503,9 +507,51 @@ START_TEST(spawn_errors)
 		ck_assert_uint_eq(run.total[AGENTD_STDOUT], 0);
 		t_run_free(&run);
 	}
-	free(long_command);
+	free(large);
 	free(file);
 	free(none);
+	t_world_free(world);
+}
+END_TEST
+
+/* More than the kernel takes as one argument: whole or not at all. */
+START_TEST(long_commands)
+{
+	static const size_t sizes[] = { 100000, 131071, 131072, 131073, 400000, 1000000 };
+	struct t_world *world = t_world_new(NULL);
+	size_t ran = 0;
+
+	for (size_t i = 0; i < T_COUNT(sizes); i++) {
+		char *command = malloc(sizes[i] + 1);
+		agentd_params *params = NULL;
+		struct t_run run;
+		int r;
+
+		/* cut short, it would not be "ok" at its end */
+		memset(command, ' ', sizes[i]);
+		memcpy(command, "false;", 6);
+		memcpy(command + sizes[i] - 4, "true", 4);
+		command[sizes[i]] = '\0';
+		r = agentd_params_new_shell(command, 0, &params, NULL);
+		free(command);
+		if (r < 0) {
+			ck_assert_int_eq(r, AGENTD_ERR_INVALID);
+			continue;
+		}
+		t_run_init(&run, world);
+		ck_assert_int_eq(t_run_start_params(&run, params, NULL), 0);
+		agentd_params_unref(params);
+		t_run_wait(&run);
+		if (agentd_result_cause(run.result) == AGENTD_CAUSE_SPAWN) {
+			ck_assert_int_eq(agentd_error_os_errno(agentd_result_error(run.result)),
+					 E2BIG);
+		} else {
+			t_expect_status(&run, AGENTD_STATUS_OK);
+			ran++;
+		}
+		t_run_free(&run);
+	}
+	ck_assert_uint_ge(ran, 2);
 	t_world_free(world);
 }
 END_TEST
@@ -546,7 +592,8 @@ START_TEST(environment_from_nothing)
 	ck_assert_int_eq(setenv("AGENTD_TEST_SECRET", "hush", 1), 0);
 	ck_assert_int_eq(setenv("BASH_ENV", "/nonexistent", 1), 0);
 	ck_assert_int_eq(setenv("LC_TEST", "allowed", 1), 0);
-	world = login_world();
+	/* no login shell: /etc/profile may set anything */
+	world = t_world_new(NULL);
 	json_run(&run, world,
 		 "{\"command\":\"env -0 | cut -z -d= -f1 | sort -z | tr '\\\\0' ' '\"}");
 	/* what the backend sets, what the context sets, what bash itself adds */
@@ -667,6 +714,7 @@ int main(void)
 	tcase_add_test(results, whole_tree);
 	tcase_add_test(results, memory_is_flat);
 	tcase_add_test(results, spawn_errors);
+	tcase_add_test(results, long_commands);
 	tcase_add_test(logs, order_of_records);
 	tcase_add_test(logs, still_running);
 	tcase_add_test(logs, stderr_record);

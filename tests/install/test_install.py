@@ -23,6 +23,12 @@ EXPECTED = sorted(
         f"{LIBDIR}/libagentd.so",
         f"{LIBDIR}/libagentd.so.0",
         f"{LIBDIR}/pkgconfig/agentd.pc",
+        "share/doc/agentd/result.schema.json",
+    ]
+    + [
+        f"share/man/man{name[-1]}/{name}"
+        for name in os.listdir(os.path.join(tap.ROOT, "man"))
+        if name[-1].isdigit()
     ]
 )
 CONSUMERS = [("C99", ["cc", "-std=c99", "-x", "c"]), ("C++17", ["c++", "-std=c++17", "-x", "c++"])]

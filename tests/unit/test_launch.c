@@ -1067,7 +1067,7 @@ END_TEST
 
 START_TEST(supervisor_stopped)
 {
-	struct run *run = start("setsid sleep 100 & kill -STOP $PPID; echo 1; sleep 100");
+	struct run *run = start("setsid sleep 100 & sleep 0.3; kill -STOP $PPID; echo 1; sleep 100");
 	uint64_t begin;
 
 	printed_pid(run);
