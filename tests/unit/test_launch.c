@@ -952,7 +952,7 @@ END_TEST
 
 START_TEST(signals_reach_the_group)
 {
-	struct run *run = start("trap 'echo got; exit 5' USR1; sleep 100 & echo 1; wait");
+	struct run *run = start("trap 'echo got; exit 5' USR1; sleep 100 & sleep 0.2; echo 1; wait");
 
 	printed_pid(run);
 	ck_assert_int_eq(ad_job_signal(run->job, 0), AGENTD_ERR_INVALID);
