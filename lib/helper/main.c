@@ -481,22 +481,19 @@ static void reap(void)
 	}
 }
 
+static bool is_supervisor(pid_t pid)
+{
+	return find_pid(pid) != NULL;
+}
+
 /* Kill what supervisors that died have left to us; say so when it is gone. */
 static void sweep(void)
 {
 	uint64_t now = ad_sys_now_ns();
-	size_t alive = 0;
+	size_t alive = proc_kill_tree(h.self, is_supervisor);
 
-	proc_scan(&h.table, h.self);
-	for (size_t i = 0; i < h.table.count; i++) {
-		const struct proc *proc = &h.table.procs[i];
-
-		if (proc->top == 0 || proc->zombie || find_pid(proc->top))
-			continue;
-		proc_kill(proc);
-		alive++;
-	}
-	h.sweep_pause = h.sweep_pause * 2 > sweep_max_ns ? sweep_max_ns : h.sweep_pause * 2;
+	if (h.sweep_pause < sweep_max_ns)
+		h.sweep_pause *= 2;
 	h.sweep_next = now + h.sweep_pause;
 	if (alive > 0 && now < h.sweep_give_up)
 		return;
@@ -588,6 +585,19 @@ static void check_limits(struct job *job)
 	}
 }
 
+/* What outgrows its limit may grow on until its supervisor gets to run: begin with
+ * what was just seen. The order is under way, so that the limit is reported first. */
+static void kill_seen(void)
+{
+	for (size_t i = 0; i < h.table.count; i++) {
+		const struct proc *proc = &h.table.procs[i];
+		const struct job *job = proc->top ? find_pid(proc->top) : NULL;
+
+		if (job && job->hit && proc->pid != job->pid && !proc->zombie)
+			kill(proc->pid, SIGKILL);
+	}
+}
+
 static void watch(void)
 {
 	uint64_t begin = ad_sys_now_ns(), cost, interval = watch_default_ns;
@@ -617,6 +627,8 @@ static void watch(void)
 		if (job->watch && !job->lost)
 			check_limits(job);
 	}
+	if (need_scan)
+		kill_seen();
 	cost = (ad_sys_now_ns() - begin) * WATCH_COST_FACTOR;
 	h.watch_next = ad_sys_now_ns() + (cost > interval ? cost : interval);
 }

@@ -12,8 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "sys/sys.h"
-
 ssize_t read_small(int dirfd, const char *path, char *buf, size_t cap)
 {
 	int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
@@ -52,15 +50,15 @@ uint64_t value_of(const char *text, const char *prefix)
 static bool parse_stat(const char *text, struct proc *ret)
 {
 	/* Fields from the state (3) on, by their numbers in proc(5). */
-	enum { PPID = 4, PGID = 5, SID = 6, UTIME = 14, CSTIME = 17, THREADS = 20, START = 22 };
+	enum { PPID = 4, PGID = 5, SID = 6, UTIME = 14, CSTIME = 17, THREADS = 20 };
 	const char *at = strrchr(text, ')');
-	uint64_t field[START + 1] = {0};
+	uint64_t field[THREADS + 1] = {0};
 
 	if (!at || at[1] != ' ' || at[2] == '\0')
 		return false;
 	ret->zombie = at[2] == 'Z' || at[2] == 'X';
 	at += 3;
-	for (int i = PPID; i <= START; i++) {
+	for (int i = PPID; i <= THREADS; i++) {
 		char *end;
 
 		field[i] = strtoull(at, &end, 10);
@@ -72,7 +70,6 @@ static bool parse_stat(const char *text, struct proc *ret)
 	ret->pgid = (pid_t)field[PGID];
 	ret->sid = (pid_t)field[SID];
 	ret->threads = (uint32_t)field[THREADS];
-	ret->start = field[START];
 	ret->cpu_ticks = 0;
 	for (int i = UTIME; i <= CSTIME; i++)
 		ret->cpu_ticks += field[i];
@@ -208,23 +205,56 @@ void proc_table_free(struct proc_table *table)
 	*table = (struct proc_table){0};
 }
 
-void proc_kill(const struct proc *proc)
-{
-	int pidfd = ad_sys_pidfd(proc->pid);
-	struct proc now;
+/* As many as there can be pids. */
+enum { PIDS_MAX = 4 * 1024 * 1024 };
 
-	if (pidfd < 0)
-		return;
-	/* The pidfd is of whoever has the number now: make sure. */
-	if (read_proc(proc->pid, &now) && now.start == proc->start) {
-		/* A group is killed as one, so that none of it slips away by forking. Its
-		 * number stays taken while this member lives, and numbers go round before
-		 * they are used again. Sessions other than ours are the commands' own. */
-		if (now.pgid > 1 && now.sid != getsid(0))
-			kill(-now.pgid, SIGKILL);
-		ad_sys_pidfd_signal(pidfd, SIGKILL);
+static void kill_one(const struct proc *proc, pid_t *last_group)
+{
+	/* A group is killed as one, so that none of it slips away by forking. Sessions
+	 * other than ours are the commands' own, whole. The numbers were read just now,
+	 * and go round before they are used again. */
+	if (proc->pgid > 1 && proc->pgid != *last_group && proc->sid != getsid(0)) {
+		kill(-proc->pgid, SIGKILL);
+		*last_group = proc->pgid;
 	}
-	close(pidfd);
+	kill(proc->pid, SIGKILL);
+}
+
+size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child))
+{
+	/* Which pids are in the tree: those of parents mostly come before. What is missed
+	 * is found when its parent is dead, which makes it a child of ours. */
+	static uint8_t in_tree[PIDS_MAX / 8];
+	static pid_t highest;
+	DIR *dir = opendir("/proc");
+	struct dirent *entry;
+	pid_t last_group = 0;
+	size_t found = 0;
+
+	if (!dir)
+		return 0;
+	memset(in_tree, 0, (size_t)highest / 8 + 1);
+	highest = 0;
+	while ((entry = readdir(dir))) {
+		long pid = strtol(entry->d_name, NULL, 10);
+		struct proc proc;
+
+		if (pid <= 1 || pid >= PIDS_MAX || !read_proc((pid_t)pid, &proc) ||
+		    proc.ppid <= 0 || proc.ppid >= PIDS_MAX)
+			continue;
+		if (proc.ppid == base ? spared && spared(proc.pid)
+				      : !(in_tree[proc.ppid / 8] & (1u << proc.ppid % 8)))
+			continue;
+		in_tree[pid / 8] |= (uint8_t)(1u << pid % 8);
+		if (proc.pid > highest)
+			highest = proc.pid;
+		if (!proc.zombie) {
+			kill_one(&proc, &last_group);
+			found++;
+		}
+	}
+	closedir(dir);
+	return found;
 }
 
 uint64_t proc_io_written(pid_t pid)

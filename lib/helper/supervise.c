@@ -344,27 +344,17 @@ static void kill_begin(struct state *state)
 }
 
 /* Kill all descendants that can be seen. They may be forking meanwhile, so this is
- * repeated, at once while it finds new ones. */
+ * repeated, at once while it finds any. */
 static void kill_pass(struct state *state)
 {
-	size_t found = 0;
-
 	if (state->job->leaf)
 		cgroup_kill(state->job->leaf);
 	if (!state->exited)
 		kill(-state->main, SIGKILL);
-	proc_scan(&state->table, getpid());
-	for (size_t i = 0; i < state->table.count; i++) {
-		const struct proc *proc = &state->table.procs[i];
-
-		if (proc->top != 0 && !proc->zombie) {
-			proc_kill(proc);
-			found++;
-		}
-	}
-	state->pause = found > 0 ? pause_min_ns : state->pause * 2;
-	if (state->pause > pause_max_ns)
-		state->pause = pause_max_ns;
+	if (proc_kill_tree(getpid(), NULL) > 0)
+		state->pause = pause_min_ns;
+	else
+		state->pause = state->pause * 2 > pause_max_ns ? pause_max_ns : state->pause * 2;
 	state->next_pass = ad_sys_now_ns() + state->pause;
 }
 
@@ -397,7 +387,18 @@ static void take_order(struct state *state, int value)
 	}
 }
 
-static void wait_signal(struct state *state, const sigset_t *signals)
+static void take_signal(struct state *state, int signo, const siginfo_t *info)
+{
+	mute |= signo == SIGNAL_HELPER_DIED;
+	if (signo == SIGNAL_ORDER)
+		take_order(state, info->si_value.sival_int);
+	else if (signo == SIGNAL_ORDER_KILL || signo == SIGNAL_HELPER_DIED)
+		kill_begin(state);
+}
+
+/* Wait for signals and take all there are: an order that came before a death is
+ * carried out before the death is reported. */
+static void take_signals(struct state *state, const sigset_t *signals)
 {
 	struct timespec timeout = {0};
 	siginfo_t info;
@@ -413,11 +414,11 @@ static void wait_signal(struct state *state, const sigset_t *signals)
 	} else {
 		signo = sigwaitinfo(signals, &info);
 	}
-	if (signo == SIGNAL_ORDER)
-		take_order(state, info.si_value.sival_int);
-	mute |= signo == SIGNAL_HELPER_DIED;
-	if (signo == SIGNAL_ORDER_KILL || signo == SIGNAL_HELPER_DIED)
-		kill_begin(state);
+	timeout = (struct timespec){0};
+	while (signo > 0) {
+		take_signal(state, signo, &info);
+		signo = sigtimedwait(signals, &info, &timeout);
+	}
 }
 
 void supervise(const struct supervise *job)
@@ -441,7 +442,7 @@ void supervise(const struct supervise *job)
 		state.counted = job->leaf->counted;
 	start(&state);
 	for (;;) {
-		wait_signal(&state, &signals);
+		take_signals(&state, &signals);
 		reap(&state);
 		if (!state.killing)
 			continue;

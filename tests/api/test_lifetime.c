@@ -322,8 +322,7 @@ START_TEST(two_runners_on_one_base)
 	t_run_free(&x);
 	t_world_expect_dead(b, 1000);
 	agentd_context_unref(b->ctx);
-	b->ctx = NULL;
-	t_remove_tree(b->dir);
+	t_world_forget(b);
 	t_world_free(a);
 }
 END_TEST

@@ -131,6 +131,8 @@ void t_world_free(struct t_world *world);
 /* The parts of it, for tests that tear down in their own way. */
 void t_world_shutdown(struct t_world *world);
 void t_world_expect_clean(struct t_world *world);
+/* The memory alone, for a world whose runner and base somebody else took down. */
+void t_world_forget(struct t_world *world);
 /* Until no process of this world lives; fails after within_ms (stretched). */
 void t_world_expect_dead(struct t_world *world, uint64_t within_ms);
 /* Like it, but the helper itself may go on. */
@@ -196,7 +198,7 @@ struct t_run {
 
 void t_run_init(struct t_run *run, struct t_world *world);
 agentd_sink *t_run_sink(struct t_run *run);
-/* Both return what agentd_exec_start() did. */
+/* Both return what agentd_exec_start() did; then nothing is to be freed. */
 int t_run_start_params(struct t_run *run, agentd_params *params, agentd_error **reterr);
 int t_run_start(struct t_run *run, const char *command, uint64_t timeout_ms);
 /* Until finished; fails the test after 30 s (stretched). */

@@ -161,6 +161,11 @@ static void on_destroy(void *userdata)
 void t_run_init(struct t_run *run, struct t_world *world)
 {
 	*run = (struct t_run){ .world = world };
+	/* never NULL, so that nothing at all can be compared too */
+	for (size_t i = 0; i < T_COUNT(run->out); i++) {
+		run->out[i] = calloc(1, 1);
+		ck_assert_ptr_nonnull(run->out[i]);
+	}
 }
 
 agentd_sink *t_run_sink(struct t_run *run)
@@ -198,6 +203,7 @@ int t_run_start_params(struct t_run *run, agentd_params *params, agentd_error **
 		agentd_sink_unref(sink);
 		ck_assert_int_eq(run->destroyed, 1);
 		ck_assert_uint_eq(run->event_count, 0);
+		t_run_free(run);
 		return r;
 	}
 	ck_assert_ptr_nonnull(exec);

@@ -406,6 +406,11 @@ void t_world_free(struct t_world *world)
 	if (world->owns_base && world->base)
 		event_base_free(world->base);
 	t_world_expect_clean(world);
+	t_world_forget(world);
+}
+
+void t_world_forget(struct t_world *world)
+{
 	t_logs_free(&world->logs);
 	t_fds_free(&world->fds_before);
 	t_remove_tree(world->dir);
