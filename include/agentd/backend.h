@@ -128,8 +128,8 @@ AGENTD_API void agentd_task_started(agentd_task *task, int32_t pid);
 /** Deliver output, at most 262144 bytes at once. Returns AGENTD_SINK_CONTINUE or
  *  _PAUSE (these bytes are taken; task_set_paused() follows when it may go on), or
  *  AGENTD_ERR_INVALID (nothing was taken). */
-AGENTD_API int32_t agentd_task_output(agentd_task *task, agentd_stream stream,
-				      const uint8_t *data, size_t len);
+AGENTD_API int32_t agentd_task_output(agentd_task *task, agentd_stream stream, const uint8_t *data,
+				      size_t len);
 /** task_write() can take more. */
 AGENTD_API void agentd_task_stdin_drained(agentd_task *task);
 /** Report AGENTD_METRIC_CPU_NS or _MEMORY_PEAK_BYTES; others are the library's. */

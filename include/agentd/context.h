@@ -55,9 +55,8 @@ AGENTD_API int agentd_context_set_workdir(agentd_context *ctx, const char *path,
 AGENTD_API int agentd_context_set_env(agentd_context *ctx, const char *name, const char *value,
 				      agentd_error **reterr);
 /** Make the host's absolute source path appear at the absolute target. */
-AGENTD_API int agentd_context_add_mount(agentd_context *ctx, const char *source,
-					const char *target, uint32_t access,
-					agentd_error **reterr);
+AGENTD_API int agentd_context_add_mount(agentd_context *ctx, const char *source, const char *target,
+					uint32_t access, agentd_error **reterr);
 /** Exported to the command as SMITH_TRACE_ID, last, so nothing overrides it,
  *  and a field of every log record. NULL: none. */
 AGENTD_API int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id,

@@ -43,10 +43,9 @@ struct agentd_exec_opts {
  *
  *  Errors: INVALID, NOTFOUND (no such backend), LIMIT (max_running + max_queued
  *  reached), STATE (shutting down), NOMEM. */
-AGENTD_API int agentd_exec_start(agentd_runner *runner, agentd_context *ctx,
-				 agentd_params *params, agentd_sink *sink,
-				 const struct agentd_exec_opts *opts, agentd_exec **ret,
-				 agentd_error **reterr) AGENTD_NODISCARD;
+AGENTD_API int agentd_exec_start(agentd_runner *runner, agentd_context *ctx, agentd_params *params,
+				 agentd_sink *sink, const struct agentd_exec_opts *opts,
+				 agentd_exec **ret, agentd_error **reterr) AGENTD_NODISCARD;
 /** Take another reference; returns exec. [any thread] */
 AGENTD_API agentd_exec *agentd_exec_ref(agentd_exec *exec);
 /** Dropping the last reference does not stop the command: the runner keeps it

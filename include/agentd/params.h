@@ -23,8 +23,8 @@ AGENTD_API int agentd_params_parse(const char *json, size_t len, agentd_params *
 				   agentd_error **reterr) AGENTD_NODISCARD;
 /** script goes to the context's shell as one argument: no quoting is applied.
  *  timeout_ms 0: the default, 30000. [any thread] */
-AGENTD_API int agentd_params_new_shell(const char *script, uint64_t timeout_ms,
-				       agentd_params **ret, agentd_error **reterr) AGENTD_NODISCARD;
+AGENTD_API int agentd_params_new_shell(const char *script, uint64_t timeout_ms, agentd_params **ret,
+				       agentd_error **reterr) AGENTD_NODISCARD;
 /** argv is NULL-terminated and copied; no shell is involved. timeout_ms 0: the
  *  default, 30000. [any thread] */
 AGENTD_API int agentd_params_new_argv(const char *const *argv, uint64_t timeout_ms,

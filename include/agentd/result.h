@@ -57,11 +57,7 @@ enum {
 };
 
 /* State of one layer in the receipt. */
-enum {
-	AGENTD_LAYER_ABSENT = -1,
-	AGENTD_LAYER_DEGRADED = 0,
-	AGENTD_LAYER_ENFORCED = 1
-};
+enum { AGENTD_LAYER_ABSENT = -1, AGENTD_LAYER_DEGRADED = 0, AGENTD_LAYER_ENFORCED = 1 };
 
 /** Take another reference; returns result. */
 AGENTD_API agentd_result *agentd_result_ref(agentd_result *result);

@@ -67,8 +67,8 @@ struct agentd_sink_ops {
 
 /** A sink of callbacks. ops is copied. On failure destroy is not called.
  *  [any thread] */
-AGENTD_API int agentd_sink_new(const struct agentd_sink_ops *ops, void *userdata,
-			       agentd_sink **ret, agentd_error **reterr) AGENTD_NODISCARD;
+AGENTD_API int agentd_sink_new(const struct agentd_sink_ops *ops, void *userdata, agentd_sink **ret,
+			       agentd_error **reterr) AGENTD_NODISCARD;
 /** Keeps the first `head` and the last `tail` bytes of each stream. Meant for
  *  one execution; memory grows with the output up to head + tail per stream.
  *  [any thread] */
@@ -90,8 +90,8 @@ AGENTD_API void agentd_sink_unref(agentd_sink *sink);
 /** What a buffer sink kept of one stream, head and tail joined; *ret_dropped
  *  bytes are missing between them. Borrowed until the next output or the last
  *  unref. ret_dropped may be NULL. AGENTD_ERR_INVALID on other sinks. */
-AGENTD_API int agentd_sink_buffer_get(agentd_sink *sink, agentd_stream stream,
-				      const uint8_t **ret, size_t *ret_len, uint64_t *ret_dropped);
+AGENTD_API int agentd_sink_buffer_get(agentd_sink *sink, agentd_stream stream, const uint8_t **ret,
+				      size_t *ret_len, uint64_t *ret_dropped);
 
 #ifdef __cplusplus
 }

@@ -92,8 +92,9 @@ static int check_free(const struct ad_registry *registry, const struct ad_backen
 		return 0;
 	if (!holder && !answers_to(added, normal))
 		return 0;
-	return ad_fail(reterr, AGENTD_ERR_STATE, NULL, "the name \"%s\" belongs to the backend \"%s\"",
-		       normal, holder ? holder->name : added->name);
+	return ad_fail(reterr, AGENTD_ERR_STATE, NULL,
+		       "the name \"%s\" belongs to the backend \"%s\"", normal,
+		       holder ? holder->name : added->name);
 }
 
 static int add_names(struct ad_registry *registry, struct ad_backend *backend,
@@ -139,7 +140,8 @@ static int check_ops(const struct agentd_backend_ops *ops, agentd_error **reterr
 			       "backend abi %u is not one this library knows (%d)", ops->abi,
 			       AGENTD_BACKEND_ABI);
 	if (ops->reserved0 != 0)
-		return ad_fail(reterr, AGENTD_ERR_ABI, NULL, "agentd_backend_ops.reserved0 is not 0");
+		return ad_fail(reterr, AGENTD_ERR_ABI, NULL,
+			       "agentd_backend_ops.reserved0 is not 0");
 	if (!ops->open || !ops->close || !ops->probe_start || !ops->task_start || !ops->task_kill ||
 	    !ops->task_free)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
@@ -190,8 +192,8 @@ int ad_registry_add(struct ad_registry *registry, const struct agentd_backend_op
 void ad_registry_close(struct ad_registry *registry)
 {
 	while (!ad_list_empty(&registry->backends)) {
-		struct ad_backend *backend =
-			AD_CONTAINER_OF(registry->backends.next, struct ad_backend, link);
+		struct ad_backend *backend = AD_CONTAINER_OF(registry->backends.next,
+							     struct ad_backend, link);
 
 		ad_list_remove(&backend->link);
 		/* A probe answered from inside close() must not reach the runner. */

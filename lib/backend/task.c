@@ -29,8 +29,9 @@ int ad_task_start(agentd_task *task, struct ad_backend *backend,
 	void *state = NULL;
 	int r;
 
-	*task = (agentd_task){ .listener = listener, .backend = backend, .running = true,
-			  .starting = true };
+	*task = (agentd_task){
+		.listener = listener, .backend = backend, .running = true, .starting = true
+	};
 	r = backend->ops.task_start(backend->self, task, spec, &state, &err);
 	task->starting = false;
 	if (r < 0) {

@@ -156,7 +156,8 @@ static int state_copy(const struct ad_context_state *from, struct ad_context_sta
 	if (r == 0 && from->netns >= 0) {
 		to->netns = fcntl(from->netns, F_DUPFD_CLOEXEC, FIRST_FD);
 		if (to->netns < 0)
-			r = ad_fail_errno(reterr, errno, "Failed to duplicate the network namespace");
+			r = ad_fail_errno(reterr, errno,
+					  "Failed to duplicate the network namespace");
 	}
 	if (r < 0) {
 		state_free(to);
@@ -313,8 +314,7 @@ static int check_path(const char *what, const char *path, agentd_error **reterr)
 		       ad_path_verdict_text(verdict), path);
 }
 
-int agentd_context_set_rootfs(agentd_context *ctx, const char *path_or_image,
-			      agentd_error **reterr)
+int agentd_context_set_rootfs(agentd_context *ctx, const char *path_or_image, agentd_error **reterr)
 {
 	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
@@ -340,8 +340,7 @@ int agentd_context_set_workdir(agentd_context *ctx, const char *path, agentd_err
 }
 
 /* Room for one more item behind count. */
-static int grow(void *items_ptr, size_t count, size_t size, const char *what,
-		agentd_error **reterr)
+static int grow(void *items_ptr, size_t count, size_t size, const char *what, agentd_error **reterr)
 {
 	void **items = items_ptr, *grown;
 
@@ -395,7 +394,7 @@ int agentd_context_set_env(agentd_context *ctx, const char *name, const char *va
 	if (r < 0)
 		return r;
 	copy = strdup(name);
-	state->env[state->env_count] = (struct ad_context_env){.name = copy};
+	state->env[state->env_count] = (struct ad_context_env){ .name = copy };
 	if (!copy || !copy_text(&state->env[state->env_count].value, value))
 		return ad_fail_nomem(reterr);
 	state->env[state->env_count++].name = AD_STEAL(copy);
@@ -433,10 +432,9 @@ int agentd_context_add_mount(agentd_context *ctx, const char *source, const char
 		return r;
 	if (!copy_text(&source_copy, source) || !copy_text(&target_copy, target))
 		return ad_fail_nomem(reterr);
-	state->mounts[state->mount_count++] =
-		(struct ad_context_mount){.source = AD_STEAL(source_copy),
-					  .target = AD_STEAL(target_copy),
-					  .access = access};
+	state->mounts[state->mount_count++] = (struct ad_context_mount){
+		.source = AD_STEAL(source_copy), .target = AD_STEAL(target_copy), .access = access
+	};
 	return 0;
 }
 
@@ -471,8 +469,8 @@ int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id, agent
 	return r < 0 ? r : replace_text(&state->trace_id, trace_id, reterr);
 }
 
-int agentd_context_set_credentials(agentd_context *ctx, const char *token,
-				   uint64_t expires_unix_ms, agentd_error **reterr)
+int agentd_context_set_credentials(agentd_context *ctx, const char *token, uint64_t expires_unix_ms,
+				   agentd_error **reterr)
 {
 	struct ad_context_state *state = NULL;
 	AD_KEEP_ERRNO;
@@ -592,7 +590,8 @@ int agentd_context_set_label(agentd_context *ctx, const char *key, const char *v
 	if (!copy_text(&key_copy, key) || !copy_text(&value_copy, value))
 		return ad_fail_nomem(reterr);
 	state->labels[state->label_count++] = (struct ad_context_label){
-		.key = AD_STEAL(key_copy), .value = AD_STEAL(value_copy)};
+		.key = AD_STEAL(key_copy), .value = AD_STEAL(value_copy)
+	};
 	return 0;
 }
 
@@ -647,8 +646,8 @@ static int read_rootfs(const struct json_object *value, const char *pointer, age
 	return read_text(ctx, value, pointer, agentd_context_set_rootfs, reterr);
 }
 
-static int read_trace_id(const struct json_object *value, const char *pointer,
-			 agentd_context *ctx, agentd_error **reterr)
+static int read_trace_id(const struct json_object *value, const char *pointer, agentd_context *ctx,
+			 agentd_error **reterr)
 {
 	return read_text(ctx, value, pointer, agentd_context_set_trace_id, reterr);
 }
@@ -703,8 +702,8 @@ static int read_label(const char *key, const struct json_object *value, const ch
 	const char *text;
 	int r = ad_json_get_string(value, pointer, &text, reterr);
 
-	return r < 0 ? r
-		     : at(agentd_context_set_label(userdata, key, text, reterr), pointer, reterr);
+	return r < 0 ? r :
+		       at(agentd_context_set_label(userdata, key, text, reterr), pointer, reterr);
 }
 
 static int read_labels(const struct json_object *value, const char *pointer, agentd_context *ctx,
@@ -733,7 +732,7 @@ static int read_credential(const char *key, const struct json_object *value, con
 static int read_credentials(const struct json_object *value, const char *pointer,
 			    agentd_context *ctx, agentd_error **reterr)
 {
-	struct credentials credentials = {0};
+	struct credentials credentials = { 0 };
 	int r;
 
 	if (ad_json_type_of(value) != AD_JSON_OBJECT)
@@ -766,7 +765,7 @@ static int read_argument(const struct json_object *value, const char *pointer, v
 static int read_shell(const struct json_object *value, const char *pointer, agentd_context *ctx,
 		      agentd_error **reterr)
 {
-	__attribute__((__cleanup__(ad_strlist_free))) struct ad_strlist list = {0};
+	__attribute__((__cleanup__(ad_strlist_free))) struct ad_strlist list = { 0 };
 	ad_autofree const char **argv = NULL;
 	int r = ad_json_each_item(value, pointer, read_argument, &list, reterr);
 
@@ -809,8 +808,8 @@ static int read_access(const struct json_object *value, const char *pointer, voi
 	return 0;
 }
 
-static int read_mount_member(const char *key, const struct json_object *value,
-			     const char *pointer, void *userdata, agentd_error **reterr)
+static int read_mount_member(const char *key, const struct json_object *value, const char *pointer,
+			     void *userdata, agentd_error **reterr)
 {
 	struct mount *mount = userdata;
 
@@ -826,16 +825,16 @@ static int read_mount_member(const char *key, const struct json_object *value,
 static int read_mount(const struct json_object *value, const char *pointer, void *userdata,
 		      agentd_error **reterr)
 {
-	struct mount mount = {0};
+	struct mount mount = { 0 };
 	int r = ad_json_each_member(value, pointer, read_mount_member, &mount, reterr);
 
 	if (r < 0)
 		return r;
 	if (!mount.source || !mount.target || !mount.access)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer, "missing field `%s`",
-			       !mount.source   ? "source"
-			       : !mount.target ? "target"
-					       : "access");
+			       !mount.source ? "source" :
+			       !mount.target ? "target" :
+					       "access");
 	return at(agentd_context_add_mount(userdata, mount.source, mount.target, mount.access,
 					   reterr),
 		  pointer, reterr);
@@ -857,12 +856,17 @@ static int read_member(const char *key, const struct json_object *value, const c
 		int (*read)(const struct json_object *value, const char *pointer,
 			    agentd_context *ctx, agentd_error **reterr);
 	} members[] = {
-		{"workdir", read_workdir},   {"backend", read_backend},
-		{"policy", read_policy},     {"limits", read_limits},
-		{"env", read_env},           {"shell", read_shell},
-		{"trace_id", read_trace_id}, {"rootfs", read_rootfs},
-		{"mounts", read_mounts},     {"labels", read_labels},
-		{"credentials", read_credentials},
+		{ "workdir", read_workdir },
+		{ "backend", read_backend },
+		{ "policy", read_policy },
+		{ "limits", read_limits },
+		{ "env", read_env },
+		{ "shell", read_shell },
+		{ "trace_id", read_trace_id },
+		{ "rootfs", read_rootfs },
+		{ "mounts", read_mounts },
+		{ "labels", read_labels },
+		{ "credentials", read_credentials },
 	};
 
 	for (size_t i = 0; i < AD_COUNT(members); i++) {

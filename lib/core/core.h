@@ -48,8 +48,8 @@ struct agentd_runner {
 	struct ad_list active; /* those that have one, until they are released */
 	uint32_t queued_count, active_count;
 
-	uint32_t in_log;      /* log callbacks on the stack */
-	uint32_t pins;        /* frames that still use the runner */
+	uint32_t in_log; /* log callbacks on the stack */
+	uint32_t pins;   /* frames that still use the runner */
 	bool shutting_down, released;
 	agentd_runner_fn shutdown_done;
 	void *shutdown_userdata;
@@ -114,13 +114,13 @@ struct ad_stream {
 
 struct agentd_exec {
 	ad_refcount refs;
-	pthread_mutex_t lock;   /* guards runner against calls from other threads */
-	agentd_runner *runner;  /* NULL once released */
-	_Atomic int wanted;     /* enum ad_stop_level asked for by agentd_exec_cancel() */
+	pthread_mutex_t lock;  /* guards runner against calls from other threads */
+	agentd_runner *runner; /* NULL once released */
+	_Atomic int wanted;    /* enum ad_stop_level asked for by agentd_exec_cancel() */
 	struct ad_list link;
 	char id[32];
-	int32_t state;          /* AGENTD_STATE_* */
-	uint32_t flags;         /* AGENTD_EXEC_* */
+	int32_t state;  /* AGENTD_STATE_* */
+	uint32_t flags; /* AGENTD_EXEC_* */
 	const struct ad_context_state *context;
 	agentd_params *params;
 	struct agentd_limits own_limits; /* of agentd_exec_opts */
@@ -128,10 +128,10 @@ struct agentd_exec {
 	struct ad_sink_binding *binding;
 	struct agentd_task task;
 	struct agentd_spec spec;
-	void *spec_memory[3]; /* argv, environment, mounts */
+	void *spec_memory[3];        /* argv, environment, mounts */
 	struct ad_stream streams[2]; /* stdout, stderr */
-	struct ad_defer step;  /* next thing to do, from the loop */
-	struct ad_timer timer; /* the earliest of the times below */
+	struct ad_defer step;        /* next thing to do, from the loop */
+	struct ad_timer timer;       /* the earliest of the times below */
 	int32_t pid;
 
 	/* CLOCK_MONOTONIC nanoseconds; AD_NEVER or 0: not set */

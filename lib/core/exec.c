@@ -60,8 +60,7 @@ static void arm(agentd_exec *exec, uint64_t now)
 			next = times[i];
 	if (exec->spec.limits.idle_timeout_ms && exec->started_at && !exec->exited &&
 	    !exec->stop_cause && !ad_streams_paused(exec)) {
-		uint64_t idle =
-			later(exec->active_at, ms_to_ns(exec->spec.limits.idle_timeout_ms));
+		uint64_t idle = later(exec->active_at, ms_to_ns(exec->spec.limits.idle_timeout_ms));
 
 		if (idle < next)
 			next = idle;
@@ -118,8 +117,8 @@ static bool completion_wins(const agentd_exec *exec)
 	case AGENTD_CAUSE_OUTPUT:
 		return false;
 	case AGENTD_CAUSE_TIMEOUT:
-		return exec->exited_at <= later(exec->started_at,
-						ms_to_ns(exec->spec.limits.timeout_ms));
+		return exec->exited_at <=
+		       later(exec->started_at, ms_to_ns(exec->spec.limits.timeout_ms));
 	default:
 		return exec->exited_at <= exec->stopped_at;
 	}
@@ -354,8 +353,7 @@ void ad_exec_stop(agentd_exec *exec, int cause, bool now)
 		return;
 	}
 	exec->state = AGENTD_STATE_STOPPING;
-	if (!now && exec->started_at && !exec->exited &&
-	    ad_task_signal(&exec->task, SIGTERM) == 0)
+	if (!now && exec->started_at && !exec->exited && ad_task_signal(&exec->task, SIGTERM) == 0)
 		exec->kill_at = later(exec->stopped_at, exec->grace_ns);
 	else
 		kill_task(exec);

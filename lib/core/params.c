@@ -23,10 +23,10 @@ size_t ad_params_arg_max(void)
 static size_t white_space(const char *text, size_t len)
 {
 	static const char *const spaces[] = {
-		"\t", "\n", "\v", "\f", "\r", " ",
-		"\xc2\x85", "\xc2\xa0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
-		"\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
-		"\u2028", "\u2029", "\u202f", "\u205f", "\u3000",
+		"\t",       "\n",     "\v",     "\f",     "\r",     " ",      "\xc2\x85",
+		"\xc2\xa0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004",
+		"\u2005",   "\u2006", "\u2007", "\u2008", "\u2009", "\u200a", "\u2028",
+		"\u2029",   "\u202f", "\u205f", "\u3000",
 	};
 
 	for (size_t i = 0; i < AD_COUNT(spaces); i++) {
@@ -136,8 +136,8 @@ int agentd_params_new_shell(const char *script, uint64_t timeout_ms, agentd_para
 	if (!script || !ret)
 		return fail_null(reterr, script ? "ret" : "script");
 	r = check_script(script, NULL, reterr);
-	return r < 0 ? r
-		     : make(script, NULL, timeout_ms ? timeout_ms : AD_PARAMS_TIMEOUT_MS, ret,
+	return r < 0 ? r :
+		       make(script, NULL, timeout_ms ? timeout_ms : AD_PARAMS_TIMEOUT_MS, ret,
 			    reterr);
 }
 
@@ -150,8 +150,9 @@ int agentd_params_new_argv(const char *const *argv, uint64_t timeout_ms, agentd_
 	if (!argv || !ret)
 		return fail_null(reterr, argv ? "ret" : "argv");
 	r = check_argv(argv, reterr);
-	return r < 0 ? r
-		     : make(NULL, argv, timeout_ms ? timeout_ms : AD_PARAMS_TIMEOUT_MS, ret, reterr);
+	return r < 0 ? r :
+		       make(NULL, argv, timeout_ms ? timeout_ms : AD_PARAMS_TIMEOUT_MS, ret,
+			    reterr);
 }
 
 struct fields {
@@ -185,7 +186,7 @@ static int read_fields(const struct json_object *object, struct fields *fields,
 int agentd_params_parse(const char *json, size_t len, agentd_params **ret, agentd_error **reterr)
 {
 	ad_autojson struct json_object *object = NULL;
-	struct fields fields = {.timeout_ms = AD_PARAMS_TIMEOUT_MS};
+	struct fields fields = { .timeout_ms = AD_PARAMS_TIMEOUT_MS };
 	AD_KEEP_ERRNO;
 	int r;
 

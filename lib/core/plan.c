@@ -63,21 +63,23 @@ static int choose_backend(agentd_runner *runner, const struct ad_context_state *
 				       context->backend, names.data ? names.data : "");
 		if (plan->backend->ops.isolation >= plan->min_isolation)
 			return 0;
-		ad_buf_printf(&text,
-			      "the policies ask for isolation \"%s\" and the backend \"%s\" gives at "
-			      "most \"%s\"; name a stronger backend, or lower min_isolation in the "
-			      "runner's and the context's policy",
-			      ad_isolation_name(plan->min_isolation), plan->backend->name,
-			      ad_isolation_name(plan->backend->ops.isolation));
+		ad_buf_printf(
+			&text,
+			"the policies ask for isolation \"%s\" and the backend \"%s\" gives at "
+			"most \"%s\"; name a stronger backend, or lower min_isolation in the "
+			"runner's and the context's policy",
+			ad_isolation_name(plan->min_isolation), plan->backend->name,
+			ad_isolation_name(plan->backend->ops.isolation));
 	} else {
 		plan->backend = strongest(&runner->registry, plan->min_isolation);
 		if (plan->backend)
 			return 0;
 		code = AGENTD_ERR_UNSUPPORTED;
-		ad_buf_printf(&text,
-			      "the policies ask for isolation \"%s\" and no usable backend gives it; "
-			      "this runner has: %s",
-			      ad_isolation_name(plan->min_isolation), names.data ? names.data : "");
+		ad_buf_printf(
+			&text,
+			"the policies ask for isolation \"%s\" and no usable backend gives it; "
+			"this runner has: %s",
+			ad_isolation_name(plan->min_isolation), names.data ? names.data : "");
 	}
 	plan->backend = NULL;
 	return text.failed ? AGENTD_ERR_NOMEM :
@@ -99,7 +101,8 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 		 const agentd_params *params, const struct agentd_limits *own_limits,
 		 struct ad_plan *ret, agentd_error **reterr)
 {
-	struct agentd_limits timeout = { .size = sizeof(timeout), .timeout_ms = params->timeout_ms };
+	struct agentd_limits timeout = { .size = sizeof(timeout),
+					 .timeout_ms = params->timeout_ms };
 	const agentd_policy *policy = context->policy ? context->policy : runner->no_policy;
 	const struct agentd_limits *layers[] = { ad_policy_limits(runner->policy),
 						 ad_policy_limits(policy), &context->limits,
@@ -109,7 +112,8 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 	int r;
 
 	if (!context->workdir)
-		return ad_fail(reterr, AGENTD_ERR_INVALID, "/workdir", "the context has no workdir");
+		return ad_fail(reterr, AGENTD_ERR_INVALID, "/workdir",
+			       "the context has no workdir");
 	plan.min_isolation = ad_policy_min_isolation(runner->policy);
 	if (own > plan.min_isolation)
 		plan.min_isolation = own;
@@ -121,9 +125,8 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 			&plan.limits_requested);
 	if (ad_policy_within(policy, runner->policy, &plan.refusal) < 0)
 		plan.refused_cause = AGENTD_CAUSE_POLICY;
-	else if (expired(context) &&
-		 refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_DENIED, "/credentials",
-			"the credentials have expired") < 0)
+	else if (expired(context) && refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_DENIED,
+					    "/credentials", "the credentials have expired") < 0)
 		return ad_fail_nomem(reterr);
 	/* Also when refused: a backend that does not exist is the caller's mistake. */
 	r = plan.refused_cause && !context->backend ?

@@ -73,8 +73,8 @@ void ad_log_exec(agentd_exec *exec, int32_t level, const char *component, const 
 	if (!record)
 		record = &none;
 	add_identity(exec, record);
-	to_runner(exec->runner, &(agentd_log_record){ level, component, message, record->fields,
-						      record->count });
+	to_runner(exec->runner,
+		  &(agentd_log_record){ level, component, message, record->fields, record->count });
 }
 
 int32_t ad_log_sink(agentd_exec *exec, int32_t level, const char *component, const char *message,

@@ -7,22 +7,14 @@
 static const char *const status_names[] = { "ok", "error", "denied", "timeout", "killed" };
 
 static const char *const cause_names[] = {
-	[AGENTD_CAUSE_EXITED] = "exited",
-	[AGENTD_CAUSE_SIGNALED] = "signaled",
-	[AGENTD_CAUSE_TIMEOUT] = "timeout",
-	[AGENTD_CAUSE_IDLE_TIMEOUT] = "idle_timeout",
-	[AGENTD_CAUSE_CPU_TIME] = "cpu_time",
-	[AGENTD_CAUSE_MEMORY] = "memory",
-	[AGENTD_CAUSE_PIDS] = "pids",
-	[AGENTD_CAUSE_IO] = "io",
-	[AGENTD_CAUSE_OUTPUT] = "output",
-	[AGENTD_CAUSE_CANCELED] = "canceled",
-	[AGENTD_CAUSE_SINK] = "sink",
-	[AGENTD_CAUSE_VIOLATION] = "violation",
-	[AGENTD_CAUSE_POLICY] = "policy",
-	[AGENTD_CAUSE_ISOLATION] = "isolation",
-	[AGENTD_CAUSE_SPAWN] = "spawn",
-	[AGENTD_CAUSE_BACKEND_LOST] = "backend_lost",
+	[AGENTD_CAUSE_EXITED] = "exited",       [AGENTD_CAUSE_SIGNALED] = "signaled",
+	[AGENTD_CAUSE_TIMEOUT] = "timeout",     [AGENTD_CAUSE_IDLE_TIMEOUT] = "idle_timeout",
+	[AGENTD_CAUSE_CPU_TIME] = "cpu_time",   [AGENTD_CAUSE_MEMORY] = "memory",
+	[AGENTD_CAUSE_PIDS] = "pids",           [AGENTD_CAUSE_IO] = "io",
+	[AGENTD_CAUSE_OUTPUT] = "output",       [AGENTD_CAUSE_CANCELED] = "canceled",
+	[AGENTD_CAUSE_SINK] = "sink",           [AGENTD_CAUSE_VIOLATION] = "violation",
+	[AGENTD_CAUSE_POLICY] = "policy",       [AGENTD_CAUSE_ISOLATION] = "isolation",
+	[AGENTD_CAUSE_SPAWN] = "spawn",         [AGENTD_CAUSE_BACKEND_LOST] = "backend_lost",
 	[AGENTD_CAUSE_FILE_SIZE] = "file_size",
 };
 

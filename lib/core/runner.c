@@ -244,7 +244,8 @@ static int check_opts(const struct agentd_runner_opts *given, struct agentd_runn
 	if (r < 0)
 		return r;
 	if (opts->reserved0)
-		return ad_fail(reterr, AGENTD_ERR_ABI, NULL, "agentd_runner_opts.reserved0 is not 0");
+		return ad_fail(reterr, AGENTD_ERR_ABI, NULL,
+			       "agentd_runner_opts.reserved0 is not 0");
 	if (!opts->event_base)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.event_base is NULL");
@@ -286,8 +287,8 @@ static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, ag
 	runner->log_level = opts->log_level;
 	runner->max_running = opts->max_running ? opts->max_running : MAX_RUNNING;
 	runner->max_queued = opts->max_queued ? opts->max_queued : MAX_QUEUED;
-	runner->heartbeat_ns =
-		(opts->heartbeat_ms ? opts->heartbeat_ms : HEARTBEAT_MS) * AD_NS_PER_MS;
+	runner->heartbeat_ns = (opts->heartbeat_ms ? opts->heartbeat_ms : HEARTBEAT_MS) *
+			       AD_NS_PER_MS;
 	runner->drain_ns = (opts->drain_ms ? opts->drain_ms : DRAIN_MS) * AD_NS_PER_MS;
 	runner->machine_memory = machine_memory();
 	make_id_prefix(runner);

@@ -8,10 +8,10 @@
 #include "core/core.h"
 
 enum {
-	READS_PER_WAKE = 4,        /* then other events of the host get their turn */
-	FULL_PIPE = 65536,         /* a read of this size means that the pipe was full (pipe(7)) */
-	LARGE_PIPE = 1 << 20,      /* /proc/sys/fs/pipe-max-size */
-	FINAL_READ_MAX = 4 << 20,  /* more than a pipe holds: its writer is alive elsewhere */
+	READS_PER_WAKE = 4,       /* then other events of the host get their turn */
+	FULL_PIPE = 65536,        /* a read of this size means that the pipe was full (pipe(7)) */
+	LARGE_PIPE = 1 << 20,     /* /proc/sys/fs/pipe-max-size */
+	FINAL_READ_MAX = 4 << 20, /* more than a pipe holds: its writer is alive elsewhere */
 };
 
 static void stream_close(struct ad_stream *stream)

@@ -499,8 +499,8 @@ static bool works(const struct leaf *leaf, size_t hierarchy, enum cgroup_control
 {
 	static const char *const v1_files[CG_COUNT] = { "memory.limit_in_bytes", "pids.max",
 							"cpu.cfs_quota_us", NULL };
-	const char *file = cg.hierarchies[hierarchy].v2 ? v2_files[controller]
-							: v1_files[controller];
+	const char *file = cg.hierarchies[hierarchy].v2 ? v2_files[controller] :
+							  v1_files[controller];
 	int fd = open_file(leaf, hierarchy, file, O_WRONLY);
 
 	if (fd < 0)
@@ -589,8 +589,8 @@ static void enable_controllers(int dir)
 }
 
 /* How many controllers a leaf beneath path would have. */
-static unsigned int try_v2(struct leaf *leaf, const char *mount, const char *root,
-			   const char *path, bool enable)
+static unsigned int try_v2(struct leaf *leaf, const char *mount, const char *root, const char *path,
+			   bool enable)
 {
 	int dir = open_own(mount, root, path), at;
 	unsigned int ret = 0;
@@ -703,7 +703,7 @@ void cgroup_init(void)
 	}
 	if (uses(CG_MEMORY))
 		cg.swap = has_file(leaf, where(CG_MEMORY),
-				   is_v2(CG_MEMORY) ? "memory.swap.max"
-						    : "memory.memsw.limit_in_bytes");
+				   is_v2(CG_MEMORY) ? "memory.swap.max" :
+						      "memory.memsw.limit_in_bytes");
 	leaf_remove(leaf);
 }

@@ -65,11 +65,11 @@ struct cgroup_counters {
 struct leaf {
 	struct ad_list link; /* in the pool */
 	uint32_t number;
-	uint8_t made;                   /* bit per hierarchy: the directory exists */
-	bool broken;                    /* a limit could not be set */
+	uint8_t made;                      /* bit per hierarchy: the directory exists */
+	bool broken;                       /* a limit could not be set */
 	enum ad_msg_means means[CG_COUNT]; /* what it does */
-	uint64_t limit[CG_COUNT];       /* what it was made for */
-	struct cgroup_counters counted; /* so far */
+	uint64_t limit[CG_COUNT];          /* what it was made for */
+	struct cgroup_counters counted;    /* so far */
 };
 
 /* Find what can be used, remove what dead helpers left behind. Once. */
@@ -124,8 +124,8 @@ pid_t command_start(struct command *command, uint32_t *ret_stage);
 
 /* Shared between the helper and one supervisor. */
 struct slot {
-	_Atomic uint32_t kill_seen; /* the order to kill has arrived */
-	_Atomic uint64_t io_reaped; /* written by what it reaped */
+	_Atomic uint32_t kill_seen;     /* the order to kill has arrived */
+	_Atomic uint64_t io_reaped;     /* written by what it reaped */
 	struct cgroup_counters counted; /* valid after SUPERVISOR_DONE */
 };
 

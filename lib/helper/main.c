@@ -37,7 +37,7 @@ enum {
 
 static const uint64_t watch_default_ns = 250 * MS, watch_requested_ns = 50 * MS;
 static const uint64_t uid_tasks_age_ns = 1000 * MS;
-static const uint64_t answer_ns = 1000 * MS;   /* for a supervisor to take an order */
+static const uint64_t answer_ns = 1000 * MS;     /* for a supervisor to take an order */
 static const uint64_t supervisor_ns = 6000 * MS; /* and to carry it out */
 static const uint64_t sweep_give_up_ns = 3000 * MS;
 static const uint64_t sweep_min_ns = 1 * MS, sweep_max_ns = 50 * MS;
@@ -504,9 +504,9 @@ static void sweep(void)
 		next = node->next;
 		if (!job->lost)
 			continue;
-		send_failed(job->id, AD_STAGE_LOST,
-			    0, WIFSIGNALED(job->lost_status) ? strsignal(WTERMSIG(job->lost_status))
-							     : "exited");
+		send_failed(job->id, AD_STAGE_LOST, 0,
+			    WIFSIGNALED(job->lost_status) ? strsignal(WTERMSIG(job->lost_status)) :
+							    "exited");
 		job_free(job, false);
 	}
 }

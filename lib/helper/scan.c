@@ -52,7 +52,7 @@ static bool parse_stat(const char *text, struct proc *ret)
 	/* Fields from the state (3) on, by their numbers in proc(5). */
 	enum { PPID = 4, PGID = 5, SID = 6, UTIME = 14, CSTIME = 17, THREADS = 20 };
 	const char *at = strrchr(text, ')');
-	uint64_t field[THREADS + 1] = {0};
+	uint64_t field[THREADS + 1] = { 0 };
 
 	if (!at || at[1] != ' ' || at[2] == '\0')
 		return false;
@@ -202,7 +202,7 @@ bool proc_scan(struct proc_table *table, pid_t base)
 void proc_table_free(struct proc_table *table)
 {
 	free(table->procs);
-	*table = (struct proc_table){0};
+	*table = (struct proc_table){ 0 };
 }
 
 /* As many as there can be pids. */
@@ -242,8 +242,8 @@ size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child))
 		if (pid <= 1 || pid >= PIDS_MAX || !read_proc((pid_t)pid, &proc) ||
 		    proc.ppid <= 0 || proc.ppid >= PIDS_MAX)
 			continue;
-		if (proc.ppid == base ? spared && spared(proc.pid)
-				      : !(in_tree[proc.ppid / 8] & (1u << proc.ppid % 8)))
+		if (proc.ppid == base ? spared && spared(proc.pid) :
+					!(in_tree[proc.ppid / 8] & (1u << proc.ppid % 8)))
 			continue;
 		in_tree[pid / 8] |= (uint8_t)(1u << pid % 8);
 		if (proc.pid > highest)

@@ -400,7 +400,7 @@ static void take_signal(struct state *state, int signo, const siginfo_t *info)
  * carried out before the death is reported. */
 static void take_signals(struct state *state, const sigset_t *signals)
 {
-	struct timespec timeout = {0};
+	struct timespec timeout = { 0 };
 	siginfo_t info;
 	int signo;
 
@@ -414,7 +414,7 @@ static void take_signals(struct state *state, const sigset_t *signals)
 	} else {
 		signo = sigwaitinfo(signals, &info);
 	}
-	timeout = (struct timespec){0};
+	timeout = (struct timespec){ 0 };
 	while (signo > 0) {
 		take_signal(state, signo, &info);
 		signo = sigtimedwait(signals, &info, &timeout);

@@ -72,8 +72,8 @@ typedef int (*ad_json_member_fn)(const char *key, const struct json_object *valu
 				 const char *pointer, void *userdata, agentd_error **reterr);
 int ad_json_each_member(const struct json_object *value, const char *pointer, ad_json_member_fn fn,
 			void *userdata, agentd_error **reterr); /* fails if not an object */
-typedef int (*ad_json_item_fn)(const struct json_object *value, const char *pointer,
-			       void *userdata, agentd_error **reterr);
+typedef int (*ad_json_item_fn)(const struct json_object *value, const char *pointer, void *userdata,
+			       agentd_error **reterr);
 int ad_json_each_item(const struct json_object *value, const char *pointer, ad_json_item_fn fn,
 		      void *userdata, agentd_error **reterr); /* fails if not an array */
 /* `unknown key "x"` at pointer. */

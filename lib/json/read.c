@@ -216,7 +216,7 @@ static void describe(const struct json_object *value, struct ad_buf *buf)
 void ad_json_describe(const struct json_object *value, char *ret, size_t size)
 {
 	static const char unknown[] = "value";
-	ad_autobuf struct ad_buf buf = {0};
+	ad_autobuf struct ad_buf buf = { 0 };
 
 	describe(value, &buf);
 	if (buf.failed)
@@ -228,7 +228,7 @@ void ad_json_describe(const struct json_object *value, char *ret, size_t size)
 static int fail_type(const struct json_object *value, const char *problem, const char *expected,
 		     const char *pointer, agentd_error **reterr)
 {
-	ad_autobuf struct ad_buf what = {0};
+	ad_autobuf struct ad_buf what = { 0 };
 
 	if (!reterr)
 		return AGENTD_ERR_INVALID;
@@ -311,7 +311,7 @@ int ad_json_each_member(const struct json_object *value, const char *pointer, ad
 	if (ad_json_type_of(value) != AD_JSON_OBJECT)
 		return fail_type(value, "type", "an object", pointer, reterr);
 	for (entry = json_object_get_object(value)->head; entry; entry = entry->next) {
-		ad_autobuf struct ad_buf at = {0};
+		ad_autobuf struct ad_buf at = { 0 };
 		const struct json_object *member = lh_entry_v(entry);
 		const char *key = lh_entry_k(entry);
 		int r;
@@ -335,7 +335,7 @@ int ad_json_each_item(const struct json_object *value, const char *pointer, ad_j
 		return fail_type(value, "type", "an array", pointer, reterr);
 	count = json_object_array_length(value);
 	for (size_t i = 0; i < count; i++) {
-		ad_autobuf struct ad_buf at = {0};
+		ad_autobuf struct ad_buf at = { 0 };
 		const struct json_object *item = json_object_array_get_idx(value, i);
 		int r;
 

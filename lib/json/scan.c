@@ -36,7 +36,7 @@ static int read_value(struct scan *scan, struct json_object **ret);
 static int fail_at(struct scan *scan, size_t at, const char *fmt, ...) AD_PRINTF(3, 4);
 static int fail_at(struct scan *scan, size_t at, const char *fmt, ...)
 {
-	ad_autobuf struct ad_buf pointer = {0};
+	ad_autobuf struct ad_buf pointer = { 0 };
 	char what[256];
 	va_list args;
 
@@ -190,7 +190,7 @@ static int read_string(struct scan *scan, size_t most, const char *what)
 	scan->scratch.len = 0;
 	for (;;) {
 		size_t from = scan->at;
-		struct ad_utf8 utf8 = {0};
+		struct ad_utf8 utf8 = { 0 };
 		int c;
 
 		while ((c = peek(scan)) >= ' ' && c != '"' && c != '\\') {
@@ -226,10 +226,10 @@ static int read_string(struct scan *scan, size_t most, const char *what)
 /* ---- numbers */
 
 struct number {
-	size_t start;       /* of the literal */
+	size_t start; /* of the literal */
 	bool negative, real;
-	long fraction;      /* digits behind the point */
-	long exponent;      /* written, cut to what cannot matter */
+	long fraction; /* digits behind the point */
+	long exponent; /* written, cut to what cannot matter */
 };
 
 static long read_digits(struct scan *scan)
@@ -301,7 +301,7 @@ static bool integer_of(const struct ad_buf *digits, uint64_t *ret)
 static int read_number(struct scan *scan, struct json_object **ret)
 {
 	const uint64_t least = (uint64_t)INT64_MAX + 1;
-	struct number number = {0};
+	struct number number = { 0 };
 	uint64_t integer;
 	double real;
 	int saved = errno, r;
@@ -315,8 +315,8 @@ static int read_number(struct scan *scan, struct json_object **ret)
 		if (!number.negative)
 			*ret = json_object_new_uint64(integer);
 		else
-			*ret = json_object_new_int64(integer == least ? INT64_MIN
-								      : -(int64_t)integer);
+			*ret = json_object_new_int64(integer == least ? INT64_MIN :
+									-(int64_t)integer);
 		return *ret ? 0 : ad_fail_nomem(scan->reterr);
 	}
 	/* Without a point the locale does not matter to strtod(). */
@@ -336,7 +336,7 @@ static int enter(struct scan *scan)
 {
 	if (scan->depth == AD_JSON_MAX_DEPTH)
 		return fail_at(scan, scan->at, "nested deeper than %d levels", AD_JSON_MAX_DEPTH);
-	scan->levels[scan->depth++] = (struct level){0};
+	scan->levels[scan->depth++] = (struct level){ 0 };
 	scan->at++;
 	return 0;
 }
@@ -581,7 +581,7 @@ static int read_value(struct scan *scan, struct json_object **ret)
 int ad_json_scan(const char *text, size_t len, unsigned int keep_depth, struct json_object **ret,
 		 agentd_error **reterr)
 {
-	struct scan scan = {.text = text, .len = len, .keep_depth = keep_depth, .reterr = reterr};
+	struct scan scan = { .text = text, .len = len, .keep_depth = keep_depth, .reterr = reterr };
 	struct json_object *value = NULL;
 	int r;
 

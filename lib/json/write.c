@@ -55,7 +55,7 @@ static void append_repaired(struct ad_buf *buf, const char *text)
 {
 	static const char replacement[] = "\xef\xbf\xbd";
 	size_t from = 0, i = 0;
-	struct ad_utf8 state = {0};
+	struct ad_utf8 state = { 0 };
 
 	while (text[i]) {
 		uint8_t byte = (uint8_t)text[i];
@@ -73,7 +73,7 @@ static void append_repaired(struct ad_buf *buf, const char *text)
 		if (i == from || (byte & 0xc0) == 0x80)
 			i++;
 		from = i;
-		state = (struct ad_utf8){0};
+		state = (struct ad_utf8){ 0 };
 	}
 	if (from < i)
 		ad_buf_puts(buf, replacement);
@@ -81,7 +81,7 @@ static void append_repaired(struct ad_buf *buf, const char *text)
 
 bool ad_json_add_string(struct json_object *to, const char *key, const char *text)
 {
-	ad_autobuf struct ad_buf repaired = {0};
+	ad_autobuf struct ad_buf repaired = { 0 };
 
 	if (!to || !text)
 		return false;
@@ -192,7 +192,7 @@ static void write_value(struct ad_buf *buf, struct json_object *value)
 int ad_json_to_text(struct json_object *value, bool ok, char **ret, size_t *ret_len,
 		    agentd_error **reterr)
 {
-	ad_autobuf struct ad_buf buf = {0};
+	ad_autobuf struct ad_buf buf = { 0 };
 	size_t len;
 	char *text;
 

@@ -52,7 +52,7 @@ static void describe(struct ad_buf *message, uint32_t stage, int os_errno, const
 
 agentd_error *ad_launch_error(uint32_t stage, int os_errno, const char *text)
 {
-	ad_autobuf struct ad_buf message = {0};
+	ad_autobuf struct ad_buf message = { 0 };
 	int code = os_errno == ENOMEM ? AGENTD_ERR_NOMEM : AGENTD_ERR_SYSTEM;
 
 	if (stage == AD_STAGE_LIMIT)

@@ -36,7 +36,7 @@ struct start {
 
 AD_SYS_NO_SANITIZE static int start_helper(void *arg)
 {
-	static char *const argv[] = { (char *)(uintptr_t)"agentd-helper", NULL };
+	static char *const argv[] = { (char *)(uintptr_t) "agentd-helper", NULL };
 	static char *const env[] = { NULL };
 	struct start *start = arg;
 	/* Out of the way first: either may have the number of the other. */
@@ -120,9 +120,10 @@ int ad_launch_helper(const char *path, int sock, pid_t *ret_pid, agentd_error **
 
 static char *join_if_executable(const char *dir, const char *name)
 {
-	ad_autobuf struct ad_buf path = {0};
+	ad_autobuf struct ad_buf path = { 0 };
 
-	if (!ad_buf_printf(&path, "%s/%s", dir, name) || faccessat(AT_FDCWD, path.data, X_OK, AT_EACCESS) < 0)
+	if (!ad_buf_printf(&path, "%s/%s", dir, name) ||
+	    faccessat(AT_FDCWD, path.data, X_OK, AT_EACCESS) < 0)
 		return NULL;
 	return ad_buf_steal(&path);
 }

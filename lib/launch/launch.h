@@ -45,8 +45,13 @@ void ad_launcher_free(struct ad_launcher *launcher);
 void ad_launcher_shutdown(struct ad_launcher *launcher, ad_launcher_fn gone, void *userdata);
 
 /* How one limit or feature is enforced for a job, for the receipt. */
-enum ad_launch_means { AD_MEANS_NONE, AD_MEANS_RLIMIT, AD_MEANS_WATCHDOG, AD_MEANS_CGROUP1,
-		       AD_MEANS_CGROUP2 };
+enum ad_launch_means {
+	AD_MEANS_NONE,
+	AD_MEANS_RLIMIT,
+	AD_MEANS_WATCHDOG,
+	AD_MEANS_CGROUP1,
+	AD_MEANS_CGROUP2
+};
 
 struct ad_launch_receipt {
 	uint8_t memory, pids, cpu, cpu_time, io; /* enum ad_launch_means; NONE: not set */
@@ -63,7 +68,7 @@ struct ad_launch_usage {
 	uint64_t cpu_ns;
 	uint64_t memory_peak_bytes;
 	bool memory_peak_is_tree; /* from a cgroup */
-	uint32_t survivors; /* processes that could not be killed */
+	uint32_t survivors;       /* processes that could not be killed */
 };
 
 struct ad_job_events {
@@ -94,8 +99,8 @@ struct ad_launch_request {
 int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *request,
 		 const struct ad_job_events *events, void *userdata, struct ad_job **ret,
 		 agentd_error **reterr);
-int ad_job_kill(struct ad_job *job);               /* whole tree, now; repeatable */
-int ad_job_signal(struct ad_job *job, int signo);  /* the command's process group */
+int ad_job_kill(struct ad_job *job);              /* whole tree, now; repeatable */
+int ad_job_signal(struct ad_job *job, int signo); /* the command's process group */
 void ad_job_free(struct ad_job *job);
 
 #endif

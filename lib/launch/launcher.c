@@ -16,11 +16,7 @@
 
 #define MS UINT64_C(1000000)
 
-enum {
-	BUCKETS = 64,
-	READS_PER_WAKE = 64,
-	REAP_WAIT_MS = 100
-};
+enum { BUCKETS = 64, READS_PER_WAKE = 64, REAP_WAIT_MS = 100 };
 
 /* The helper's own time limits for a kill add up to less. */
 static const uint64_t stuck_ns = 15000 * MS;
@@ -220,8 +216,8 @@ static void tell_watches(struct ad_launcher *launcher)
 		ad_list_append(&pending, node);
 	}
 	while (!ad_list_empty(&pending)) {
-		struct ad_launcher_watch *watch =
-			AD_CONTAINER_OF(pending.next, struct ad_launcher_watch, link);
+		struct ad_launcher_watch *watch = AD_CONTAINER_OF(pending.next,
+								  struct ad_launcher_watch, link);
 
 		ad_list_remove(&watch->link);
 		if (launcher->freed) {
@@ -593,8 +589,8 @@ static void on_readable(struct ad_io *io, void *userdata)
 		else if (r <= 0)
 			lost_text(launcher, AGENTD_ERR_BACKEND,
 				  launcher->ready ? "helper lost: it ended unexpectedly, and the "
-						    "commands with it"
-						  : "helper lost: it ended before it was ready");
+						    "commands with it" :
+						    "helper lost: it ended before it was ready");
 		else if (!dispatch(launcher, &in))
 			on_bad_message(launcher, &in);
 		ad_sys_msg_close(&in);
@@ -761,8 +757,8 @@ int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *r
 
 	if (launcher->lost || launcher->shutting_down)
 		return ad_fail(reterr, AGENTD_ERR_BACKEND, NULL, "%s",
-			       launcher->lost ? agentd_error_message(launcher->lost)
-					      : "the helper is shutting down");
+			       launcher->lost ? agentd_error_message(launcher->lost) :
+						"the helper is shutting down");
 	if (!request->argv[0])
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL, "there is no command to start");
 	job = calloc(1, sizeof(*job));

@@ -59,7 +59,7 @@ static bool same_bits(const uint8_t *a, const uint8_t *b, unsigned int count)
 
 static bool is_mapped(const struct ad_host_pattern *pattern)
 {
-	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
 
 	return pattern->family == AF_INET6 && pattern->prefix >= 96 &&
 	       memcmp(pattern->addr, mapped, sizeof(mapped)) == 0;
@@ -82,9 +82,9 @@ static int parse_address(const char *text, struct ad_host_pattern *ret, agentd_e
 	ret->prefix = bits;
 	if (inet_pton(ret->family, addr, ret->addr) != 1)
 		return fail(reterr,
-			    ret->family == AF_INET6
-				    ? "is not an IPv6 address"
-				    : "is not an IPv4 address of four decimal numbers",
+			    ret->family == AF_INET6 ?
+				    "is not an IPv6 address" :
+				    "is not an IPv4 address of four decimal numbers",
 			    text);
 	if (slash && !read_number(slash + 1, strlen(slash + 1), bits, &ret->prefix))
 		return fail(reterr, "has a wrong prefix length", text);
@@ -175,7 +175,7 @@ static int parse_name(const char *text, struct ad_host_pattern *ret, agentd_erro
 
 int ad_host_parse(const char *text, struct ad_host_pattern *ret, agentd_error **reterr)
 {
-	struct ad_host_pattern parsed = {0};
+	struct ad_host_pattern parsed = { 0 };
 	int r;
 
 	if (!*text)
@@ -232,8 +232,8 @@ static bool read_ports(const char *text, uint16_t *first, uint16_t *last)
 	return true;
 }
 
-int ad_host_split_ports(const char *text, char *host, size_t size, uint16_t *first,
-			uint16_t *last, agentd_error **reterr)
+int ad_host_split_ports(const char *text, char *host, size_t size, uint16_t *first, uint16_t *last,
+			agentd_error **reterr)
 {
 	const char *begin = text, *end, *ports = NULL;
 

@@ -162,9 +162,9 @@ struct json_object *ad_limits_to_json(const struct agentd_limits *limits, bool *
 		if (value == 0)
 			continue;
 		*any = true;
-		ok = ad_limit_unlimited(desc, value)
-			     ? ad_json_add_string(object, desc->name, "unlimited")
-			     : ad_json_add_u64(object, desc->name, value);
+		ok = ad_limit_unlimited(desc, value) ?
+			     ad_json_add_string(object, desc->name, "unlimited") :
+			     ad_json_add_u64(object, desc->name, value);
 	}
 	if (!ok) {
 		ad_json_free(object);

@@ -6,14 +6,14 @@
 #include "policy/private.h"
 
 const char *const ad_policy_layers[AD_POLICY_LAYER_COUNT] = {
-	"userns",   "mountns",  "pidns",   "netns",	   "ipcns",   "utsns",	 "cgroupns",
+	"userns",   "mountns", "pidns",        "netns",   "ipcns",   "utsns",  "cgroupns",
 	"landlock", "seccomp", "capabilities", "keyring", "rlimits", "cgroup", "idmap",
 };
 
 /* What a command must not change lest it run later outside of its sandbox. */
 static const char *const default_protected[] = {
 	".git/hooks", ".git/config", ".bashrc",   ".bash_profile", ".bash_login",
-	".profile",   ".zshrc",      ".zprofile", ".zshenv",	   ".zlogin",
+	".profile",   ".zshrc",      ".zprofile", ".zshenv",       ".zlogin",
 };
 
 static const agentd_policy defaults = {
@@ -127,8 +127,7 @@ static struct ad_policy_path *find_path(const agentd_policy *policy, const char 
 }
 
 /* access 0 denies. */
-static int add_path(agentd_policy *policy, const char *path, uint32_t access,
-		    agentd_error **reterr)
+static int add_path(agentd_policy *policy, const char *path, uint32_t access, agentd_error **reterr)
 {
 	enum ad_path_verdict verdict = ad_path_check(path);
 	struct ad_policy_path *known;
@@ -151,8 +150,8 @@ static int add_path(agentd_policy *policy, const char *path, uint32_t access,
 		free(copy);
 		return ad_fail_nomem(reterr);
 	}
-	policy->paths[policy->path_count++] =
-		(struct ad_policy_path){.path = copy, .access = access};
+	policy->paths[policy->path_count++] = (struct ad_policy_path){ .path = copy,
+								       .access = access };
 	return 0;
 }
 
@@ -225,10 +224,9 @@ static int add_host(agentd_policy *policy, const char *pattern, uint16_t first, 
 		return ad_fail_nomem(reterr);
 	}
 	rule->parsed = parsed;
-	rule->host = (struct ad_policy_host){.pattern = rule->parsed.text,
-					     .port_first = first,
-					     .port_last = last,
-					     .deny = deny};
+	rule->host = (struct ad_policy_host){
+		.pattern = rule->parsed.text, .port_first = first, .port_last = last, .deny = deny
+	};
 	policy->hosts[policy->host_count++] = rule;
 	return 0;
 }
@@ -247,8 +245,7 @@ int agentd_policy_allow_host(agentd_policy *policy, const char *host_pattern, ui
 	return add_host(policy, host_pattern, port_first, port_last, false, reterr);
 }
 
-int agentd_policy_deny_host(agentd_policy *policy, const char *host_pattern,
-			    agentd_error **reterr)
+int agentd_policy_deny_host(agentd_policy *policy, const char *host_pattern, agentd_error **reterr)
 {
 	AD_KEEP_ERRNO;
 	int r = check_writable(policy, reterr);
@@ -301,7 +298,7 @@ static int add_name(struct ad_strlist *list, const char *name, const char *what,
 int agentd_policy_protect_name(agentd_policy *policy, const char *relative_path,
 			       agentd_error **reterr)
 {
-	ad_autobuf struct ad_buf absolute = {0};
+	ad_autobuf struct ad_buf absolute = { 0 };
 	AD_KEEP_ERRNO;
 	int r = check_writable(policy, reterr);
 
@@ -341,8 +338,7 @@ static size_t env_name_len(const char *name)
 	return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_");
 }
 
-int agentd_policy_allow_env(agentd_policy *policy, const char *name_pattern,
-			    agentd_error **reterr)
+int agentd_policy_allow_env(agentd_policy *policy, const char *name_pattern, agentd_error **reterr)
 {
 	AD_KEEP_ERRNO;
 	int r = check_writable(policy, reterr);
@@ -376,8 +372,7 @@ int agentd_policy_set_limits(agentd_policy *policy, const struct agentd_limits *
 	return ad_limits_copy(&policy->limits, max, reterr);
 }
 
-int agentd_policy_set_min_isolation(agentd_policy *policy, int32_t isolation,
-				    agentd_error **reterr)
+int agentd_policy_set_min_isolation(agentd_policy *policy, int32_t isolation, agentd_error **reterr)
 {
 	int r = check_writable(policy, reterr);
 
@@ -531,11 +526,12 @@ static int check_paths(const agentd_policy *policy, const agentd_policy *ceiling
 			return ad_fail(reterr, AGENTD_ERR_DENIED, NULL,
 				       "the runner's policy denies the path \"%s\"", rule->path);
 		if (missing)
-			return ad_fail(reterr, AGENTD_ERR_DENIED, NULL,
-				       "the runner's policy does not allow to%s%s%s the path \"%s\"",
-				       missing & AGENTD_ACCESS_READ ? " read" : "",
-				       missing & AGENTD_ACCESS_WRITE ? " write" : "",
-				       missing & AGENTD_ACCESS_EXEC ? " execute" : "", rule->path);
+			return ad_fail(
+				reterr, AGENTD_ERR_DENIED, NULL,
+				"the runner's policy does not allow to%s%s%s the path \"%s\"",
+				missing & AGENTD_ACCESS_READ ? " read" : "",
+				missing & AGENTD_ACCESS_WRITE ? " write" : "",
+				missing & AGENTD_ACCESS_EXEC ? " execute" : "", rule->path);
 	}
 	return 0;
 }
@@ -568,7 +564,7 @@ static bool host_allowed(const agentd_policy *policy, const struct ad_host_rule 
 static int check_net(const agentd_policy *policy, const agentd_policy *ceiling,
 		     agentd_error **reterr)
 {
-	static const char *const names[] = {"none", "allow", "full"};
+	static const char *const names[] = { "none", "allow", "full" };
 	int32_t net = ad_policy_net(policy), most = ad_policy_net(ceiling);
 
 	if (net > most)
@@ -579,7 +575,7 @@ static int check_net(const agentd_policy *policy, const agentd_policy *ceiling,
 		return 0;
 	for (size_t i = 0; i < policy->host_count; i++) {
 		const struct ad_host_rule *rule = policy->hosts[i];
-		ad_autobuf struct ad_buf text = {0};
+		ad_autobuf struct ad_buf text = { 0 };
 
 		if (rule->host.deny || ad_policy_host_denied(policy, &rule->parsed) ||
 		    host_allowed(ceiling, rule))

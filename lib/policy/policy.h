@@ -55,7 +55,7 @@ struct ad_policy_path {
 };
 
 struct ad_policy_host {
-	char *pattern; /* normalised */
+	char *pattern;                  /* normalised */
 	uint16_t port_first, port_last; /* 0, 0: every port */
 	bool deny;
 };

@@ -14,29 +14,29 @@ struct word {
 };
 
 static const struct word isolations[] = {
-	{"none", AGENTD_ISOLATION_NONE},
-	{"sandbox", AGENTD_ISOLATION_SANDBOX},
-	{"vm", AGENTD_ISOLATION_VM},
+	{ "none", AGENTD_ISOLATION_NONE },
+	{ "sandbox", AGENTD_ISOLATION_SANDBOX },
+	{ "vm", AGENTD_ISOLATION_VM },
 };
 static const struct word net_modes[] = {
-	{"none", AGENTD_NET_NONE},
-	{"allow", AGENTD_NET_ALLOWLIST},
-	{"full", AGENTD_NET_FULL},
+	{ "none", AGENTD_NET_NONE },
+	{ "allow", AGENTD_NET_ALLOWLIST },
+	{ "full", AGENTD_NET_FULL },
 };
 static const struct word strictnesses[] = {
-	{"required", AGENTD_PROTECTION_REQUIRED},
-	{"degradable", AGENTD_PROTECTION_DEGRADABLE},
-	{"off", AGENTD_PROTECTION_OFF},
+	{ "required", AGENTD_PROTECTION_REQUIRED },
+	{ "degradable", AGENTD_PROTECTION_DEGRADABLE },
+	{ "off", AGENTD_PROTECTION_OFF },
 };
 static const struct word accesses[] = {
-	{"read", AGENTD_ACCESS_READ},
-	{"write", AGENTD_ACCESS_WRITE},
-	{"exec", AGENTD_ACCESS_EXEC},
+	{ "read", AGENTD_ACCESS_READ },
+	{ "write", AGENTD_ACCESS_WRITE },
+	{ "exec", AGENTD_ACCESS_EXEC },
 };
 enum { WORD_COUNT = 3 }; /* in each of them */
 
-static int read_word(const struct json_object *value, const char *pointer,
-		     const struct word *words, int32_t *ret, agentd_error **reterr)
+static int read_word(const struct json_object *value, const char *pointer, const struct word *words,
+		     int32_t *ret, agentd_error **reterr)
 {
 	const char *text;
 	char what[128];
@@ -76,8 +76,8 @@ static int at(int r, const char *pointer, agentd_error **reterr)
 
 /* ---- members by name */
 
-typedef int (*read_fn)(agentd_policy *policy, const struct json_object *value,
-		       const char *pointer, agentd_error **reterr);
+typedef int (*read_fn)(agentd_policy *policy, const struct json_object *value, const char *pointer,
+		       agentd_error **reterr);
 struct member {
 	const char *key;
 	read_fn read; /* NULL: read before its siblings */
@@ -104,10 +104,9 @@ static int read_member(const char *key, const struct json_object *value, const c
 }
 
 static int read_members(const struct member *table, size_t count, agentd_policy *policy,
-			const struct json_object *value, const char *pointer,
-			agentd_error **reterr)
+			const struct json_object *value, const char *pointer, agentd_error **reterr)
 {
-	struct members members = {.table = table, .count = count, .policy = policy};
+	struct members members = { .table = table, .count = count, .policy = policy };
 
 	return ad_json_each_member(value, pointer, read_member, &members, reterr);
 }
@@ -131,8 +130,7 @@ static int read_path(const struct json_object *value, const char *pointer, void 
 		return r;
 	if (!list->access)
 		return at(agentd_policy_deny_path(list->policy, path, reterr), pointer, reterr);
-	r = at(agentd_policy_allow_path(list->policy, path, list->access, reterr), pointer,
-	       reterr);
+	r = at(agentd_policy_allow_path(list->policy, path, list->access, reterr), pointer, reterr);
 	if (r < 0)
 		return r;
 	/* The denied ones were read first. */
@@ -146,7 +144,7 @@ static int read_path(const struct json_object *value, const char *pointer, void 
 static int read_path_list(const char *key, const struct json_object *value, const char *pointer,
 			  void *userdata, agentd_error **reterr)
 {
-	struct path_list list = {.policy = userdata};
+	struct path_list list = { .policy = userdata };
 	int32_t access = 0;
 
 	if (strcmp(key, "deny") == 0)
@@ -162,10 +160,10 @@ static int read_path_list(const char *key, const struct json_object *value, cons
 }
 
 /* Read member "deny" of value before its siblings. */
-static int read_deny_first(const struct json_object *value, const char *pointer,
-			   ad_json_item_fn fn, void *userdata, agentd_error **reterr)
+static int read_deny_first(const struct json_object *value, const char *pointer, ad_json_item_fn fn,
+			   void *userdata, agentd_error **reterr)
 {
-	ad_autobuf struct ad_buf deny_pointer = {0};
+	ad_autobuf struct ad_buf deny_pointer = { 0 };
 	const struct json_object *deny;
 
 	if (!ad_json_member(value, "deny", &deny))
@@ -178,7 +176,7 @@ static int read_deny_first(const struct json_object *value, const char *pointer,
 static int read_paths(agentd_policy *policy, const struct json_object *value, const char *pointer,
 		      agentd_error **reterr)
 {
-	struct path_list denied = {.policy = policy};
+	struct path_list denied = { .policy = policy };
 	int r = read_deny_first(value, pointer, read_path, &denied, reterr);
 
 	return r < 0 ? r : ad_json_each_member(value, pointer, read_path_list, policy, reterr);
@@ -245,11 +243,11 @@ static int read_net(agentd_policy *policy, const struct json_object *value, cons
 		    agentd_error **reterr)
 {
 	static const struct member members[] = {
-		{"mode", read_net_mode},
-		{"allow", read_allowed_hosts},
-		{"deny", NULL},
+		{ "mode", read_net_mode },
+		{ "allow", read_allowed_hosts },
+		{ "deny", NULL },
 	};
-	ad_autobuf struct ad_buf allow_pointer = {0};
+	ad_autobuf struct ad_buf allow_pointer = { 0 };
 	int r;
 
 	r = read_deny_first(value, pointer, read_denied_host, policy, reterr);
@@ -292,8 +290,8 @@ static int read_env(agentd_policy *policy, const struct json_object *value, cons
 	return ad_json_each_item(value, pointer, read_env_item, policy, reterr);
 }
 
-static int read_limits(agentd_policy *policy, const struct json_object *value,
-		       const char *pointer, agentd_error **reterr)
+static int read_limits(agentd_policy *policy, const struct json_object *value, const char *pointer,
+		       agentd_error **reterr)
 {
 	return ad_limits_from_json(value, pointer, &policy->limits, reterr);
 }
@@ -315,8 +313,8 @@ static int read_protections(agentd_policy *policy, const struct json_object *val
 	return ad_json_each_member(value, pointer, read_protection, policy, reterr);
 }
 
-static int read_protected_name(const struct json_object *value, const char *pointer,
-			       void *userdata, agentd_error **reterr)
+static int read_protected_name(const struct json_object *value, const char *pointer, void *userdata,
+			       agentd_error **reterr)
 {
 	const char *text;
 	int r = ad_json_get_string(value, pointer, &text, reterr);
@@ -341,10 +339,14 @@ int ad_policy_from_json_value(const struct json_object *value, const char *point
 			      agentd_policy **ret, agentd_error **reterr)
 {
 	static const struct member members[] = {
-		{"min_isolation", read_min_isolation}, {"paths", read_paths},
-		{"net", read_net},                     {"env", read_env},
-		{"limits", read_limits},               {"protections", read_protections},
-		{"protect_names", read_protect_names}, {"require_kvm", read_require_kvm},
+		{ "min_isolation", read_min_isolation },
+		{ "paths", read_paths },
+		{ "net", read_net },
+		{ "env", read_env },
+		{ "limits", read_limits },
+		{ "protections", read_protections },
+		{ "protect_names", read_protect_names },
+		{ "require_kvm", read_require_kvm },
 	};
 	agentd_policy *policy;
 	int r;
@@ -396,8 +398,8 @@ static bool add_path_list(struct json_object *object, const char *key, const age
 	for (size_t i = 0; i < policy->path_count && ok; i++) {
 		const struct ad_policy_path *rule = &policy->paths[i];
 
-		if (access ? !(rule->access & access) || ad_policy_path_denied(policy, rule->path)
-			   : rule->access != 0)
+		if (access ? !(rule->access & access) || ad_policy_path_denied(policy, rule->path) :
+			     rule->access != 0)
 			continue;
 		ok = ad_json_add_string(list, NULL, rule->path);
 		any = true;
@@ -424,7 +426,7 @@ static bool add_host_list(struct json_object *object, const char *key, const age
 
 	for (size_t i = 0; i < policy->host_count && ok; i++) {
 		const struct ad_host_rule *rule = policy->hosts[i];
-		ad_autobuf struct ad_buf text = {0};
+		ad_autobuf struct ad_buf text = { 0 };
 
 		if (rule->host.deny != deny ||
 		    (!deny && (policy->net != AGENTD_NET_ALLOWLIST ||

@@ -28,8 +28,8 @@ int ad_host_parse(const char *text, struct ad_host_pattern *ret, agentd_error **
 /* Is everything that b matches matched by a? */
 bool ad_host_covers(const struct ad_host_pattern *a, const struct ad_host_pattern *b);
 /* The JSON form: "host", "host:443", "host:8000-8100", "[v6]:443". */
-int ad_host_split_ports(const char *text, char *host, size_t size, uint16_t *first,
-			uint16_t *last, agentd_error **reterr);
+int ad_host_split_ports(const char *text, char *host, size_t size, uint16_t *first, uint16_t *last,
+			agentd_error **reterr);
 bool ad_host_join_ports(struct ad_buf *buf, const struct ad_policy_host *host);
 
 struct ad_host_rule {

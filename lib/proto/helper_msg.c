@@ -164,7 +164,7 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 	const char *at;
 	size_t left;
 
-	*ret = (struct ad_msg_spawn){0};
+	*ret = (struct ad_msg_spawn){ 0 };
 	if (len > AD_MSG_SPAWN_MAX || get_header(&in, &ret->job) != AD_MSG_SPAWN || ret->job == 0)
 		return false;
 	ret->flags = get_u32(&in);

@@ -38,7 +38,7 @@ enum ad_msg_type {
 /* ---- starting */
 
 enum {
-	AD_SPAWN_STDIN = 1,           /* a pipe, else /dev/null */
+	AD_SPAWN_STDIN = 1, /* a pipe, else /dev/null */
 	AD_SPAWN_MERGE_STDERR = 2,
 	AD_SPAWN_CGROUP_REQUIRED = 4, /* see ad_launch_request.cgroup_required */
 	AD_SPAWN_FLAGS = 7

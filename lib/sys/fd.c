@@ -136,7 +136,7 @@ ssize_t ad_sys_memfd_size(int fd)
 
 ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
 {
-	static const struct timespec zero = {0};
+	static const struct timespec zero = { 0 };
 	sigset_t pipe_set, old, pending;
 	bool was_pending;
 	ssize_t n;

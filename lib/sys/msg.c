@@ -19,8 +19,7 @@ union recv_control {
 	char space[CMSG_SPACE(sizeof(int) * RECV_FDS) + CMSG_SPACE(sizeof(struct ucred))];
 };
 
-int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t fd_count,
-		int flags)
+int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t fd_count, int flags)
 {
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
 	struct msghdr hdr = { .msg_iov = &iov, .msg_iovlen = 1 };

@@ -40,8 +40,7 @@ AD_SYS_NO_SANITIZE void ad_sys_default_signals(void)
 #if defined(__x86_64__)
 /* clone3() has no wrapper. The child starts on its own stack and must not return
  * into this frame, so that it calls fn from here. */
-AD_SYS_NO_SANITIZE static long clone3_call(struct clone_args *args, int (*fn)(void *arg),
-					   void *arg)
+AD_SYS_NO_SANITIZE static long clone3_call(struct clone_args *args, int (*fn)(void *arg), void *arg)
 {
 	long ret;
 	register int (*fn_kept)(void *) __asm__("r12") = fn;
@@ -66,8 +65,7 @@ AD_SYS_NO_SANITIZE static long clone3_call(struct clone_args *args, int (*fn)(vo
 }
 #define HAVE_CLONE3_CALL 1
 #elif defined(__aarch64__)
-AD_SYS_NO_SANITIZE static long clone3_call(struct clone_args *args, int (*fn)(void *arg),
-					   void *arg)
+AD_SYS_NO_SANITIZE static long clone3_call(struct clone_args *args, int (*fn)(void *arg), void *arg)
 {
 	register long x0 __asm__("x0") = (long)args;
 	register long x1 __asm__("x1") = sizeof(*args);

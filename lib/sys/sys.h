@@ -54,8 +54,7 @@ struct ad_sys_msg {
 };
 
 /* One whole message; never raises SIGPIPE. flags: MSG_DONTWAIT or 0. */
-int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t fd_count,
-		int flags);
+int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t fd_count, int flags);
 /* One message: 1, or 0 at end of file. Descriptors come close-on-exec and >= 3,
  * to be closed by the caller. -EMSGSIZE for a message that is larger than cap,
  * with its descriptors closed. */
@@ -77,8 +76,8 @@ void ad_sys_default_signals(void);
  * status is what fn returns. With cgroup_fd >= 0 it is born in that cgroup2
  * (-ENOSYS where this cannot be done). flags: further CLONE_* flags; exit_signal
  * 0 or SIGCHLD. Returns the pid. fn must be async-signal-safe. */
-pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *stack, size_t stack_size,
-		    uint64_t flags, int exit_signal, int cgroup_fd);
+pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *stack, size_t stack_size, uint64_t flags,
+		    int exit_signal, int cgroup_fd);
 
 /* Functions that run in a process that shares memory must not touch the shadow
  * state of sanitizers. */

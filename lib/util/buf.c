@@ -9,7 +9,7 @@ enum { BUF_FIRST = 64 };
 void ad_buf_free(struct ad_buf *buf)
 {
 	agentd_free(buf->data);
-	*buf = (struct ad_buf){0};
+	*buf = (struct ad_buf){ 0 };
 }
 
 /* Make room for extra bytes and the NUL. */

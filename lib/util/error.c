@@ -126,7 +126,7 @@ static void append_args(struct ad_buf *text, const char *fmt, va_list args)
 
 int ad_fail(agentd_error **reterr, int code, const char *pointer, const char *fmt, ...)
 {
-	ad_autobuf struct ad_buf text = {0};
+	ad_autobuf struct ad_buf text = { 0 };
 	int saved = errno;
 	va_list args;
 
@@ -145,7 +145,7 @@ int ad_fail_errno(agentd_error **reterr, int os_errno, const char *fmt, ...)
 {
 	int code = os_errno == ENOMEM ? AGENTD_ERR_NOMEM : AGENTD_ERR_SYSTEM;
 	const char *description = strerrordesc_np(os_errno);
-	ad_autobuf struct ad_buf text = {0};
+	ad_autobuf struct ad_buf text = { 0 };
 	int saved = errno;
 	va_list args;
 
@@ -179,7 +179,7 @@ static void replace(agentd_error **reterr, agentd_error *err)
 
 void ad_error_prefix(agentd_error **reterr, const char *fmt, ...)
 {
-	ad_autobuf struct ad_buf text = {0};
+	ad_autobuf struct ad_buf text = { 0 };
 	int saved = errno;
 	va_list args;
 
@@ -195,7 +195,7 @@ void ad_error_prefix(agentd_error **reterr, const char *fmt, ...)
 
 void ad_error_prefix_pointer(agentd_error **reterr, const char *prefix)
 {
-	ad_autobuf struct ad_buf text = {0}, pointer = {0};
+	ad_autobuf struct ad_buf text = { 0 }, pointer = { 0 };
 	int saved = errno;
 
 	if (!reterr || !*reterr || *reterr == &out_of_memory)
@@ -203,14 +203,13 @@ void ad_error_prefix_pointer(agentd_error **reterr, const char *prefix)
 	ad_buf_puts(&text, (*reterr)->message);
 	ad_buf_puts(&pointer, prefix);
 	if (ad_buf_puts(&pointer, (*reterr)->pointer))
-		replace(reterr,
-			build((*reterr)->code, (*reterr)->os_errno, pointer.data, &text));
+		replace(reterr, build((*reterr)->code, (*reterr)->os_errno, pointer.data, &text));
 	errno = saved;
 }
 
 agentd_error *agentd_error_create(int code, int os_errno, const char *message)
 {
-	ad_autobuf struct ad_buf text = {0};
+	ad_autobuf struct ad_buf text = { 0 };
 	agentd_error *err;
 	int saved = errno;
 

@@ -42,7 +42,7 @@ void ad_strlist_free(struct ad_strlist *list)
 	for (size_t i = 0; i < list->count; i++)
 		agentd_free(list->items[i]);
 	agentd_free(list->items);
-	*list = (struct ad_strlist){0};
+	*list = (struct ad_strlist){ 0 };
 }
 
 int ad_strlist_add(struct ad_strlist *list, const char *text)

@@ -48,7 +48,7 @@ bool ad_utf8_feed(struct ad_utf8 *state, const uint8_t *data, size_t len)
 
 bool ad_utf8_valid(const void *data, size_t len)
 {
-	struct ad_utf8 state = {0};
+	struct ad_utf8 state = { 0 };
 
 	return ad_utf8_feed(&state, data, len) && ad_utf8_done(&state);
 }

@@ -128,8 +128,7 @@ START_TEST(null_policy)
 		 agentd_policy_from_json(NULL, 2, &policy, NULL));
 	ck_assert_ptr_null(policy);
 	ck_assert_int_eq(agentd_policy_new(&policy, NULL), 0);
-#define POLICY(call_p, call_null)                                                                  \
-	REFUSED2(AGENTD_ERR_INVALID, NULL, call_p, call_null)
+#define POLICY(call_p, call_null) REFUSED2(AGENTD_ERR_INVALID, NULL, call_p, call_null)
 	POLICY(agentd_policy_allow_path(NULL, "/a", AGENTD_ACCESS_READ, &err),
 	       agentd_policy_allow_path(NULL, "/a", AGENTD_ACCESS_READ, NULL));
 	POLICY(agentd_policy_allow_path(policy, NULL, AGENTD_ACCESS_READ, &err),
@@ -466,7 +465,8 @@ static int use_exec_limits(void *data, void *userdata, agentd_error **reterr)
 START_TEST(claimed_sizes)
 {
 	struct t_world *world = t_world_new(&(struct t_world_opts){ .max_queued = 100 });
-	struct agentd_runner_opts ropts = { .size = sizeof(ropts), .event_base = world->base,
+	struct agentd_runner_opts ropts = { .size = sizeof(ropts),
+					    .event_base = world->base,
 					    .helper_path = world->helper };
 	struct agentd_exec_opts eopts = { .size = sizeof(eopts) };
 	struct agentd_sink_ops sops = { .size = sizeof(sops) };
@@ -492,7 +492,8 @@ END_TEST
 START_TEST(reserved_and_flags)
 {
 	struct t_world *world = t_world_new(NULL);
-	struct agentd_runner_opts ropts = { .size = sizeof(ropts), .event_base = world->base,
+	struct agentd_runner_opts ropts = { .size = sizeof(ropts),
+					    .event_base = world->base,
 					    .helper_path = world->helper };
 	struct agentd_exec_opts eopts = { .size = sizeof(eopts) };
 	struct agentd_sink_ops sops = { .size = sizeof(sops), .reserved0 = 1 };
@@ -665,8 +666,7 @@ START_TEST(bad_policy_values)
 	REFUSED(AGENTD_ERR_INVALID, NULL, agentd_policy_deny_host(policy, "a b", &err));
 	REFUSED(AGENTD_ERR_INVALID, NULL,
 		agentd_policy_set_protection(policy, "no-such-layer", 0, &err));
-	REFUSED(AGENTD_ERR_INVALID, NULL,
-		agentd_policy_set_protection(policy, "seccomp", 3, &err));
+	REFUSED(AGENTD_ERR_INVALID, NULL, agentd_policy_set_protection(policy, "seccomp", 3, &err));
 	REFUSED(AGENTD_ERR_INVALID, NULL, agentd_policy_protect_name(policy, "/abs", &err));
 	REFUSED(AGENTD_ERR_INVALID, NULL, agentd_policy_protect_name(policy, "a/../b", &err));
 	REFUSED(AGENTD_ERR_INVALID, NULL, agentd_policy_protect_name(policy, "", &err));

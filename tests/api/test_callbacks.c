@@ -113,18 +113,19 @@ static const struct {
 	bool (*action)(struct act *act);
 	bool ends; /* it may end the command */
 } actions[] = {
-	{ drop_exec, false }, { drop_all, true },	{ cancel_it, true },
-	{ kill_it, true },    { kill_and_drop, true },	{ start_another, false },
+	{ drop_exec, false }, { drop_all, true },      { cancel_it, true },
+	{ kill_it, true },    { kill_and_drop, true }, { start_another, false },
 	{ shut_down, true },  { close_input, false },
 };
 
 static const enum t_event_kind kinds[] = { T_LOG,     T_STARTED, T_OUTPUT,
-					   T_DRAINED, T_EXITED,	 T_FINISHED };
+					   T_DRAINED, T_EXITED,  T_FINISHED };
 
 START_TEST(action_in_callback)
 {
 	const size_t which = (size_t)_i / T_COUNT(kinds);
-	struct agentd_exec_opts opts = { .size = sizeof(opts), .flags = AGENTD_EXEC_STDIN_OPEN,
+	struct agentd_exec_opts opts = { .size = sizeof(opts),
+					 .flags = AGENTD_EXEC_STDIN_OPEN,
 					 .grace_ms = 100 };
 	struct t_world *world = t_world_new(NULL);
 	struct act act = { .when = kinds[(size_t)_i % T_COUNT(kinds)],
@@ -301,8 +302,8 @@ static void nosy_log(const agentd_log_record *record, void *userdata)
 START_TEST(log_reentry)
 {
 	struct nosy nosy = { 0 };
-	struct t_world *world = t_world_new_bare(
-		&(struct t_world_opts){ .log = nosy_log, .log_userdata = &nosy });
+	struct t_world *world =
+		t_world_new_bare(&(struct t_world_opts){ .log = nosy_log, .log_userdata = &nosy });
 
 	ck_assert_int_eq(agentd_params_new_shell("true", 0, &nosy.params, NULL), 0);
 	t_world_start(world);
@@ -366,8 +367,8 @@ static void drop_log(const agentd_log_record *record, void *userdata)
 START_TEST(drop_in_runner_log)
 {
 	struct nosy nosy = { 0 };
-	struct t_world *world = t_world_new_bare(
-		&(struct t_world_opts){ .log = drop_log, .log_userdata = &nosy });
+	struct t_world *world =
+		t_world_new_bare(&(struct t_world_opts){ .log = drop_log, .log_userdata = &nosy });
 
 	t_world_start(world);
 	nosy.world = world;

@@ -192,10 +192,10 @@ START_TEST(shutdown_grace)
 		int done = 0;
 
 		t_run_init(&run, world);
-		ck_assert_int_eq(t_run_start(&run,
-					     "trap '' TERM; echo ready; while :; do sleep 0.05; done",
-					     0),
-				 0);
+		ck_assert_int_eq(
+			t_run_start(&run, "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+				    0),
+			0);
 		while (run.total[AGENTD_STDOUT] < 6 && t_now() < deadline)
 			t_world_loop(world, 10, NULL);
 		at = t_now();
@@ -219,8 +219,8 @@ END_TEST
 /* Orders in which runner, exec, context and base can be let go while a command
  * runs. With the base last, the loop runs until `finished` came; with the base
  * before the runner nobody can be told, but everything ends. */
-static const char *const orders[] = { "recb", "cerb", "ecrb", "crb", "bre", "ber",
-				      "ebr",  "cebr", "becr", "brce" };
+static const char *const orders[] = { "recb", "cerb", "ecrb", "crb",  "bre",
+				      "ber",  "ebr",  "cebr", "becr", "brce" };
 
 START_TEST(drop_order)
 {
@@ -267,8 +267,8 @@ END_TEST
 START_TEST(base_freed_under_a_crowd)
 {
 	enum { COUNT = 12 };
-	struct t_world *world = t_world_new(
-		&(struct t_world_opts){ .max_running = 4, .max_queued = COUNT });
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .max_running = 4, .max_queued = COUNT });
 	struct t_run runs[COUNT];
 
 	for (size_t i = 0; i < COUNT; i++) {
@@ -349,8 +349,8 @@ static void count_alive(struct t_run *run, enum t_event_kind kind)
 START_TEST(queue)
 {
 	enum { RUNNING = 2, QUEUED = 3, ALL = RUNNING + QUEUED };
-	struct t_world *world = t_world_new(
-		&(struct t_world_opts){ .max_running = RUNNING, .max_queued = QUEUED });
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .max_running = RUNNING, .max_queued = QUEUED });
 	struct t_run runs[ALL], more;
 	agentd_params *params = NULL;
 	agentd_error *err = NULL;
@@ -392,8 +392,8 @@ END_TEST
 
 START_TEST(queued_is_cancelled)
 {
-	struct t_world *world = t_world_new(
-		&(struct t_world_opts){ .max_running = 1, .max_queued = 2 });
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .max_running = 1, .max_queued = 2 });
 	struct t_run first, queued, third, more;
 
 	t_run_init(&first, world);

@@ -149,14 +149,16 @@ static struct json_object *explain(struct t_world *world, agentd_params *params)
 	char *text = NULL;
 	size_t len = 0;
 
-	ck_assert_int_eq(
-		agentd_runner_explain(world->runner, world->ctx, params, &text, &len, NULL), 0);
+	ck_assert_int_eq(agentd_runner_explain(world->runner, world->ctx, params, &text, &len,
+					       NULL),
+			 0);
 	ck_assert_uint_eq(strlen(text), len);
 	json = parse(text, len);
 	agentd_free(text);
 	text = NULL;
-	ck_assert_int_eq(
-		agentd_runner_explain(world->runner, world->ctx, params, &text, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_runner_explain(world->runner, world->ctx, params, &text, NULL,
+					       NULL),
+			 0);
 	agentd_free(text);
 	return json;
 }
@@ -300,10 +302,10 @@ END_TEST
 START_TEST(names)
 {
 	static const char *const statuses[] = { "ok", "error", "denied", "timeout", "killed" };
-	static const char *const causes[] = { "exited",	  "signaled",  "timeout",   "idle_timeout",
-					      "cpu_time", "memory",    "pids",	    "io",
-					      "output",	  "canceled",  "sink",	    "violation",
-					      "policy",	  "isolation", "spawn",	    "backend_lost",
+	static const char *const causes[] = { "exited",   "signaled",  "timeout", "idle_timeout",
+					      "cpu_time", "memory",    "pids",    "io",
+					      "output",   "canceled",  "sink",    "violation",
+					      "policy",   "isolation", "spawn",   "backend_lost",
 					      "file_size" };
 
 	for (int i = 0; i < (int)T_COUNT(statuses); i++)
@@ -405,8 +407,9 @@ static agentd_exec *start_with(struct t_world *world, const char *command, agent
 	agentd_exec *exec = NULL;
 
 	ck_assert_int_eq(agentd_params_new_shell(command, 0, &params, NULL), 0);
-	ck_assert_int_eq(
-		agentd_exec_start(world->runner, world->ctx, params, sink, NULL, &exec, NULL), 0);
+	ck_assert_int_eq(agentd_exec_start(world->runner, world->ctx, params, sink, NULL, &exec,
+					   NULL),
+			 0);
 	agentd_params_unref(params);
 	return exec;
 }
@@ -433,7 +436,8 @@ START_TEST(buffer_sink)
 		{ 0, 4, "printf 0123456789", "6789", 6 },
 		{ 4, 0, "printf 0123456789", "0123", 6 },
 		{ 0, 0, "printf 0123456789", "", 10 },
-		{ 3, 3, "printf 0; sleep 0.05; printf 12345; sleep 0.05; printf 6789", "012789", 4 },
+		{ 3, 3, "printf 0; sleep 0.05; printf 12345; sleep 0.05; printf 6789", "012789",
+		  4 },
 		{ 2, 3, "head -c 1000000 /dev/zero | tr '\\0' a; printf xyz", "aaxyz", 999998 },
 	};
 	struct t_world *world = t_world_new(NULL);
@@ -449,14 +453,13 @@ START_TEST(buffer_sink)
 				 0);
 		exec = start_with(world, rows[i].command, sink);
 		wait_for(world, exec);
-		ck_assert_int_eq(
-			agentd_sink_buffer_get(sink, AGENTD_STDOUT, &data, &len, &dropped), 0);
+		ck_assert_int_eq(agentd_sink_buffer_get(sink, AGENTD_STDOUT, &data, &len, &dropped),
+				 0);
 		ck_assert_msg(len == strlen(rows[i].want) &&
 				      (len == 0 || memcmp(data, rows[i].want, len) == 0),
 			      "row %zu: \"%.*s\"", i, (int)len, (const char *)data);
 		ck_assert_uint_eq(dropped, rows[i].dropped);
-		ck_assert_int_eq(agentd_sink_buffer_get(sink, AGENTD_STDERR, &data, &len, NULL),
-				 0);
+		ck_assert_int_eq(agentd_sink_buffer_get(sink, AGENTD_STDERR, &data, &len, NULL), 0);
 		ck_assert_uint_eq(len, 0);
 		agentd_exec_unref(exec);
 		agentd_sink_unref(sink);
@@ -545,7 +548,7 @@ START_TEST(fd_sink_back_pressure)
 	}
 	ck_assert_uint_eq(got, SIZE);
 	for (size_t i = 0; i < SIZE; i++)
-		ck_assert_uint_eq(data[i], (uint8_t)"1234567\n"[i % 8]);
+		ck_assert_uint_eq(data[i], (uint8_t) "1234567\n"[i % 8]);
 	wait_for(world, exec);
 	ck_assert_int_eq(agentd_result_status(agentd_exec_result(exec)), AGENTD_STATUS_OK);
 	ck_assert_int_eq(agentd_result_truncated(agentd_exec_result(exec)), 0);
@@ -583,9 +586,8 @@ END_TEST
 static int32_t pause_first(struct t_run *run, agentd_stream stream, const uint8_t *data, size_t len)
 {
 	(void)data;
-	return stream == AGENTD_STDOUT && run->total[AGENTD_STDOUT] == len ?
-		       AGENTD_SINK_PAUSE :
-		       AGENTD_SINK_CONTINUE;
+	return stream == AGENTD_STDOUT && run->total[AGENTD_STDOUT] == len ? AGENTD_SINK_PAUSE :
+									     AGENTD_SINK_CONTINUE;
 }
 
 START_TEST(tee_sink)

@@ -315,7 +315,8 @@ static void do_exited_twice(struct fake *fake)
 
 START_TEST(exited_twice)
 {
-	FAKE_RUN((struct fake){ .act = do_exited_twice }, AGENTD_STATUS_ERROR, AGENTD_CAUSE_EXITED, 0);
+	FAKE_RUN((struct fake){ .act = do_exited_twice }, AGENTD_STATUS_ERROR, AGENTD_CAUSE_EXITED,
+		 0);
 	t_expect_exit(&run, 3);
 	ck_assert_int_eq(run.exited, 1);
 	FAKE_END();
@@ -331,7 +332,8 @@ static void do_started_twice(struct fake *fake)
 
 START_TEST(started_twice)
 {
-	FAKE_RUN((struct fake){ .act = do_started_twice }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED, 0);
+	FAKE_RUN((struct fake){ .act = do_started_twice }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED,
+		 0);
 	ck_assert_int_eq(run.started, 1);
 	FAKE_END();
 }
@@ -345,7 +347,8 @@ static void do_well_then_too_much(struct fake *fake)
 
 START_TEST(reports_after_closed)
 {
-	FAKE_RUN((struct fake){ .act = do_well_then_too_much }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED, 0);
+	FAKE_RUN((struct fake){ .act = do_well_then_too_much }, AGENTD_STATUS_OK,
+		 AGENTD_CAUSE_EXITED, 0);
 	t_expect_out(&run, AGENTD_STDOUT, "hello\n");
 	t_expect_exit(&run, 0);
 	ck_assert_str_eq(agentd_result_limit(run.result), "");
@@ -357,7 +360,8 @@ END_TEST
 
 START_TEST(reports_after_closed_inside_start)
 {
-	FAKE_RUN((struct fake){ .inside = do_well_then_too_much }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED, 0);
+	FAKE_RUN((struct fake){ .inside = do_well_then_too_much }, AGENTD_STATUS_OK,
+		 AGENTD_CAUSE_EXITED, 0);
 	t_expect_out(&run, AGENTD_STDOUT, "hello\n");
 	FAKE_END();
 }
@@ -371,7 +375,8 @@ static void do_without_started(struct fake *fake)
 
 START_TEST(never_said_started)
 {
-	FAKE_RUN((struct fake){ .act = do_without_started }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED, 0);
+	FAKE_RUN((struct fake){ .act = do_without_started }, AGENTD_STATUS_OK, AGENTD_CAUSE_EXITED,
+		 0);
 	ck_assert_int_eq(run.started, 1);
 	t_expect_out(&run, AGENTD_STDOUT, "hi");
 	FAKE_END();
@@ -387,7 +392,8 @@ static void do_close_only(struct fake *fake)
 
 START_TEST(closed_without_exited)
 {
-	FAKE_RUN((struct fake){ .act = do_close_only }, AGENTD_STATUS_ERROR, AGENTD_CAUSE_BACKEND_LOST, 0);
+	FAKE_RUN((struct fake){ .act = do_close_only }, AGENTD_STATUS_ERROR,
+		 AGENTD_CAUSE_BACKEND_LOST, 0);
 	t_expect_exit(&run, -1);
 	t_expect_out(&run, AGENTD_STDOUT, "hi");
 	ck_assert_ptr_nonnull(agentd_result_error(run.result));
@@ -418,8 +424,8 @@ static void do_fail_after_started(struct fake *fake)
 
 START_TEST(failed_after_started)
 {
-	FAKE_RUN((struct fake){ .act = do_fail_after_started }, AGENTD_STATUS_ERROR, AGENTD_CAUSE_BACKEND_LOST,
-		 0);
+	FAKE_RUN((struct fake){ .act = do_fail_after_started }, AGENTD_STATUS_ERROR,
+		 AGENTD_CAUSE_BACKEND_LOST, 0);
 	t_expect_out(&run, AGENTD_STDOUT, "partial");
 	ck_assert_int_eq(agentd_error_code(agentd_result_error(run.result)), AGENTD_ERR_PROTOCOL);
 	ck_assert_int_eq(agentd_error_os_errno(agentd_result_error(run.result)), 5);
@@ -439,7 +445,8 @@ static void do_fail_after_exited(struct fake *fake)
 /* The command's end was seen: that stays true. */
 START_TEST(failed_after_exited)
 {
-	FAKE_RUN((struct fake){ .act = do_fail_after_exited }, AGENTD_STATUS_ERROR, AGENTD_CAUSE_EXITED, 0);
+	FAKE_RUN((struct fake){ .act = do_fail_after_exited }, AGENTD_STATUS_ERROR,
+		 AGENTD_CAUSE_EXITED, 0);
 	t_expect_exit(&run, 4);
 	FAKE_END();
 }
@@ -466,7 +473,8 @@ static void do_refuse(struct fake *fake)
 
 START_TEST(refused_before_started)
 {
-	FAKE_RUN((struct fake){ .act = do_refuse }, AGENTD_STATUS_DENIED, AGENTD_CAUSE_ISOLATION, 0);
+	FAKE_RUN((struct fake){ .act = do_refuse }, AGENTD_STATUS_DENIED, AGENTD_CAUSE_ISOLATION,
+		 0);
 	ck_assert_int_eq(run.started, 0);
 	ck_assert_str_eq(agentd_error_message(agentd_result_error(run.result)), "not this one");
 	FAKE_END();
@@ -475,7 +483,8 @@ END_TEST
 
 START_TEST(refused_inside_start)
 {
-	FAKE_RUN((struct fake){ .inside = do_refuse }, AGENTD_STATUS_DENIED, AGENTD_CAUSE_ISOLATION, 0);
+	FAKE_RUN((struct fake){ .inside = do_refuse }, AGENTD_STATUS_DENIED, AGENTD_CAUSE_ISOLATION,
+		 0);
 	ck_assert_int_eq(run.started, 0);
 	FAKE_END();
 }
@@ -787,7 +796,8 @@ static void do_fatal_limit(struct fake *fake)
 
 START_TEST(fatal_limit)
 {
-	FAKE_RUN((struct fake){ .act = do_fatal_limit }, AGENTD_STATUS_KILLED, AGENTD_CAUSE_MEMORY, 0);
+	FAKE_RUN((struct fake){ .act = do_fatal_limit }, AGENTD_STATUS_KILLED, AGENTD_CAUSE_MEMORY,
+		 0);
 	ck_assert_str_eq(agentd_result_limit(run.result), "mem_bytes");
 	ck_assert_int_eq(agentd_result_signal(run.result), SIGKILL);
 	FAKE_END();
@@ -854,12 +864,12 @@ START_TEST(probe_fails)
 	static const int32_t codes[] = { AGENTD_ERR_UNSUPPORTED, AGENTD_ERR_DENIED };
 
 	for (size_t i = 0; i < T_COUNT(codes); i++) {
-		FAKE_RUN((struct fake){ .probe_error =
-						agentd_error_create(codes[i], 0, "no paper here") },
+		FAKE_RUN((struct fake){ .probe_error = agentd_error_create(codes[i], 0,
+									   "no paper here") },
 			 AGENTD_STATUS_DENIED, AGENTD_CAUSE_ISOLATION, 0);
 		ck_assert_int_eq(fake.starts, 0);
-		ck_assert_ptr_nonnull(strstr(
-			agentd_error_message(agentd_result_error(run.result)), "no paper here"));
+		ck_assert_ptr_nonnull(strstr(agentd_error_message(agentd_result_error(run.result)),
+					     "no paper here"));
 		FAKE_END();
 	}
 }
@@ -947,9 +957,10 @@ static void expect_refused(agentd_runner *runner, const struct agentd_backend_op
 
 START_TEST(bad_names)
 {
-	static const char *const bad[] = { "", "Paper", "pa per", "pa_per", "päper", " paper",
-					   "paper\n", "p/q", "p.q",
-					   "a23456789012345678901234567890123" };
+	static const char *const bad[] = {
+		"",       "Paper",   "pa per", "pa_per", "päper",
+		" paper", "paper\n", "p/q",    "p.q",    "a23456789012345678901234567890123"
+	};
 	static const char *const taken[] = { "host", "host-direct", "none", "workstation" };
 	struct fake fake = { 0 };
 	struct t_world *world = t_world_new(NULL);
@@ -1265,8 +1276,7 @@ START_TEST(spec_contents)
 	static const char *const shell[] = { "my-shell", "-x", NULL };
 	struct agentd_limits limits, own;
 	struct agentd_exec_opts opts = { .size = sizeof(opts),
-					 .flags = AGENTD_EXEC_STDIN_OPEN |
-						  AGENTD_EXEC_MERGE_STDERR,
+					 .flags = AGENTD_EXEC_STDIN_OPEN | AGENTD_EXEC_MERGE_STDERR,
 					 .limits = &own,
 					 .grace_ms = 777 };
 	struct fake fake = { .act = do_well, .look = look_at_spec };
@@ -1288,8 +1298,8 @@ START_TEST(spec_contents)
 	ck_assert_int_eq(agentd_policy_set_protection(ceiling, "seccomp",
 						      AGENTD_PROTECTION_DEGRADABLE, NULL),
 			 0);
-	ck_assert_int_eq(agentd_policy_set_protection(ceiling, "landlock",
-						      AGENTD_PROTECTION_OFF, NULL),
+	ck_assert_int_eq(agentd_policy_set_protection(ceiling, "landlock", AGENTD_PROTECTION_OFF,
+						      NULL),
 			 0);
 	agentd_limits_init(&limits, sizeof(limits));
 	limits.timeout_ms = 60000;

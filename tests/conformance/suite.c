@@ -108,7 +108,7 @@ END_TEST
 
 START_TEST(signal_deaths)
 {
-	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGKILL,
+	static const int signals[] = { SIGHUP,  SIGINT,  SIGQUIT, SIGABRT, SIGKILL,
 				       SIGSEGV, SIGPIPE, SIGTERM, SIGUSR1 };
 	struct t_world *world = world_plain();
 
@@ -339,7 +339,7 @@ START_TEST(output_large)
 	ck_assert_uint_eq(run.total[AGENTD_STDOUT], 6400000);
 	ck_assert_uint_eq(run.total[AGENTD_STDERR], 100000);
 	for (size_t i = 0; i < run.out_len[AGENTD_STDOUT]; i++)
-		ck_assert_msg(run.out[AGENTD_STDOUT][i] == (uint8_t)"0123456789abcde\n"[i % 16],
+		ck_assert_msg(run.out[AGENTD_STDOUT][i] == (uint8_t) "0123456789abcde\n"[i % 16],
 			      "byte %zu is wrong", i);
 	expect_dropped(&run, 6500000);
 	t_run_free(&run);
@@ -357,8 +357,7 @@ START_TEST(output_cap)
 	limits.output_bytes = 1000;
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
-	ck_assert_int_eq(
-		t_run_start(&run, "head -c 500000 /dev/zero; echo end >&2; exit 3", 0), 0);
+	ck_assert_int_eq(t_run_start(&run, "head -c 500000 /dev/zero; echo end >&2; exit 3", 0), 0);
 	t_run_wait(&run);
 	t_expect_status(&run, AGENTD_STATUS_ERROR);
 	t_expect_exit(&run, 3);
@@ -432,8 +431,9 @@ START_TEST(pause_resume)
 	t_run_init(&run, world);
 	run.on_output = pause_once;
 	run.userdata = &paused;
-	ck_assert_int_eq(
-		t_run_start(&run, "echo first >&2; head -c 6000000 /dev/zero; echo x >&2", 0), 0);
+	ck_assert_int_eq(t_run_start(&run, "echo first >&2; head -c 6000000 /dev/zero; echo x >&2",
+				     0),
+			 0);
 	ck_assert(t_world_loop(world, t_slack(10000), &paused));
 	before = run.total[AGENTD_STDOUT];
 	t_world_loop(world, 400, NULL);
@@ -784,8 +784,9 @@ START_TEST(cancel_ignored_is_killed)
 
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
-	ck_assert_int_eq(
-		t_run_start(&run, "trap '' TERM INT HUP; echo ready; sleep 20; sleep 20", 0), 0);
+	ck_assert_int_eq(t_run_start(&run, "trap '' TERM INT HUP; echo ready; sleep 20; sleep 20",
+				     0),
+			 0);
 	while (run.total[AGENTD_STDOUT] < 6 && t_now() < deadline)
 		t_world_loop(world, 10, NULL);
 	at = t_now();
@@ -900,8 +901,8 @@ START_TEST(idle_timeout)
 	/* output keeps it going */
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
-	ck_assert_int_eq(
-		t_run_start(&run, "for i in 1 2 3 4 5 6; do sleep 0.1; echo $i; done", 0), 0);
+	ck_assert_int_eq(t_run_start(&run, "for i in 1 2 3 4 5 6; do sleep 0.1; echo $i; done", 0),
+			 0);
 	t_run_wait(&run);
 	t_expect_status(&run, AGENTD_STATUS_OK);
 	t_run_free(&run);
@@ -1044,8 +1045,8 @@ START_TEST(tree_dies_after_setsid)
 		t_world_free(world);
 		return;
 	}
-	t_run(&run, world, "setsid sleep 30 & (setsid sh -c 'setsid sleep 31 & sleep 32' &) ; echo x",
-	      10000);
+	t_run(&run, world,
+	      "setsid sleep 30 & (setsid sh -c 'setsid sleep 31 & sleep 32' &) ; echo x", 10000);
 	t_expect_status(&run, AGENTD_STATUS_OK);
 	t_expect_out(&run, AGENTD_STDOUT, "x\n");
 	ck_assert_uint_lt(t_run_wall_ms(&run), t_slack(2500));

@@ -454,8 +454,8 @@ static int32_t task_write(void *state, const uint8_t *data, size_t len, size_t *
 		drop_fd(&job->stdin_fd);
 		return AGENTD_ERR_STATE;
 	}
-	if (!job->on_stdin && add_event(&job->on_stdin, job->backend->base, job->stdin_fd,
-					EV_WRITE, on_stdin, job) < 0)
+	if (!job->on_stdin && add_event(&job->on_stdin, job->backend->base, job->stdin_fd, EV_WRITE,
+					on_stdin, job) < 0)
 		return AGENTD_ERR_NOMEM;
 	return AGENTD_ERR_AGAIN;
 }

@@ -12,8 +12,9 @@
 
 #include "harness.h"
 
-static const char tree[] = "trap '' TERM HUP; (setsid sh -c 'trap \"\" TERM; sleep 60; sleep 60' &); "
-			   "sleep 60 & echo ready; sleep 60";
+static const char tree[] =
+	"trap '' TERM HUP; (setsid sh -c 'trap \"\" TERM; sleep 60; sleep 60' &); "
+	"sleep 60 & echo ready; sleep 60";
 
 static void wait_ready(struct t_run *run)
 {
@@ -245,7 +246,7 @@ static void expect_host_left_nothing(struct host *host)
 	pid_t pid = 0;
 	char *left;
 
-	while (t_count_processes(host->tag, host->name, &pid, 1) > 0)  {
+	while (t_count_processes(host->tag, host->name, &pid, 1) > 0) {
 		ck_assert_msg(t_now() < deadline, "process %d outlived the host by a second",
 			      (int)pid);
 		t_sleep_ms(10);

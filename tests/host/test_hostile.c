@@ -265,8 +265,8 @@ static const struct {
 	  "(setsid sh -c 'trap \"\" TERM; sleep 100; sleep 100' &); done; exit 0",
 	  10000, AGENTD_STATUS_OK, 2500 },
 	/* killed by its own child */
-	{ "(sleep 0.1; kill -9 $$) & (setsid sleep 100 &) ; sleep 100", 10000,
-	  AGENTD_STATUS_ERROR, 1700 },
+	{ "(sleep 0.1; kill -9 $$) & (setsid sleep 100 &) ; sleep 100", 10000, AGENTD_STATUS_ERROR,
+	  1700 },
 };
 
 START_TEST(nothing_is_left)
@@ -308,8 +308,7 @@ START_TEST(fork_storms)
 		"while :; do (setsid sh -c 'trap \"\" TERM; sleep 30' &) ; done",
 	};
 	struct agentd_limits limits = limits_none();
-	struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits,
-					 .grace_ms = 100 };
+	struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits, .grace_ms = 100 };
 	struct t_world *world = t_world_new(NULL);
 	struct t_run run, other;
 
@@ -345,9 +344,10 @@ START_TEST(orphans_are_reaped)
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
 	ck_assert_int_eq(
-		t_run_start(&run,
-			    "i=0; while [ $i -lt 400 ]; do (true &) ; i=$((i+1)); done; echo cycles $i",
-			    60000),
+		t_run_start(
+			&run,
+			"i=0; while [ $i -lt 400 ]; do (true &) ; i=$((i+1)); done; echo cycles $i",
+			60000),
 		0);
 	t_run_wait(&run);
 	t_expect_status(&run, AGENTD_STATUS_OK);
@@ -403,8 +403,9 @@ static bool is_fatal(int signo)
 static void send_it(struct t_run *run, enum t_event_kind kind)
 {
 	if (kind == T_OUTPUT)
-		ck_assert_int_eq(
-			agentd_exec_signal(run->exec, (int32_t)(intptr_t)run->userdata, NULL), 0);
+		ck_assert_int_eq(agentd_exec_signal(run->exec, (int32_t)(intptr_t)run->userdata,
+						    NULL),
+				 0);
 }
 
 /* From itself and through agentd_exec_signal(): all 64, and the number is kept. */
@@ -548,9 +549,8 @@ START_TEST(workdir_closed)
 	} else {
 		t_expect_cause(&run, AGENTD_CAUSE_SPAWN);
 		ck_assert_int_eq(agentd_error_os_errno(agentd_result_error(run.result)), EACCES);
-		ck_assert_ptr_nonnull(
-			strstr(agentd_error_message(agentd_result_error(run.result)),
-			       "Permission denied (os error 13)"));
+		ck_assert_ptr_nonnull(strstr(agentd_error_message(agentd_result_error(run.result)),
+					     "Permission denied (os error 13)"));
 	}
 	t_run_free(&run);
 	ck_assert_int_eq(chmod(world->workdir, 0755), 0);
@@ -622,8 +622,8 @@ static void fork_and_list(struct t_run *run, enum t_event_kind kind)
 	ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
 	pid = fork();
 	if (pid == 0) {
-		char *const argv[] = { (char *)(uintptr_t)"sh", (char *)(uintptr_t)"-c",
-				       (char *)(uintptr_t)"ls -l /proc/self/fd", NULL };
+		char *const argv[] = { (char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
+				       (char *)(uintptr_t) "ls -l /proc/self/fd", NULL };
 
 		dup2(fds[1], 1);
 		execv("/bin/sh", argv);

@@ -27,8 +27,7 @@ static void limited(struct t_run *run, struct t_world *world, const char *comman
 	/* kept until the run is over */
 	static struct agentd_exec_opts opts;
 
-	opts = (struct agentd_exec_opts){ .size = sizeof(opts), .limits = limits,
-					  .grace_ms = 200 };
+	opts = (struct agentd_exec_opts){ .size = sizeof(opts), .limits = limits, .grace_ms = 200 };
 	t_run_init(run, world);
 	run->exec_opts = &opts;
 	run->discard = true;
@@ -208,8 +207,8 @@ START_TEST(cpu_bandwidth)
 		/* only a control group can: without one it is refused, not ignored */
 		t_expect_cause(&run, AGENTD_CAUSE_ISOLATION);
 		ck_assert_int_eq(run.started, 0);
-		ck_assert_ptr_nonnull(strstr(
-			agentd_error_message(agentd_result_error(run.result)), "cpu_ms_per_100ms"));
+		ck_assert_ptr_nonnull(strstr(agentd_error_message(agentd_result_error(run.result)),
+					     "cpu_ms_per_100ms"));
 		t_run_free(&run);
 		t_world_free(world);
 		return;
@@ -261,7 +260,8 @@ START_TEST(open_files)
 	limits.open_files_max = 32;
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
-	ck_assert_int_eq(t_run_start(&run, "ulimit -Sn; ulimit -Hn; ulimit -n 33 || echo no", 0), 0);
+	ck_assert_int_eq(t_run_start(&run, "ulimit -Sn; ulimit -Hn; ulimit -n 33 || echo no", 0),
+			 0);
 	t_run_wait(&run);
 	/* root may raise it again: the host backend takes no rights away */
 	ck_assert_int_eq(strncmp((char *)run.out[AGENTD_STDOUT], "32\n32\n", 6), 0);

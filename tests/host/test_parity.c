@@ -157,8 +157,8 @@ START_TEST(acceptance)
 		  " a \n\n", 0, 5, " a" },
 		{ "{\"command\":\"printf '\\\\377x' >&2\"}", AGENTD_STATUS_OK, 0, 0, "", "\377x", 0,
 		  2, NULL },
-		{ "{\"command\":\"printf '\\\\377\\\\000x'\"}", AGENTD_STATUS_OK, 0, 0,
-		  "\377\000x", "", 3, 0, NULL },
+		{ "{\"command\":\"printf '\\\\377\\\\000x'\"}", AGENTD_STATUS_OK, 0, 0, "\377\000x",
+		  "", 3, 0, NULL },
 		{ "{\"command\":\"kill -KILL $$\"}", AGENTD_STATUS_ERROR, NO_CODE, SIGKILL, "", "",
 		  0, 0, NULL },
 		{ "{\"command\":\"no_such_cmd_xyz 2>/dev/null\"}", AGENTD_STATUS_ERROR, 127, 0, "",
@@ -426,9 +426,9 @@ START_TEST(still_running)
 	log = t_logs_find(&world->logs, 0, "Shell command still running");
 	ck_assert_int_eq(log->level, AGENTD_LOG_INFO);
 	ck_assert_int_ge(atoi(t_log_field(log, "elapsed_ms")), 100);
-	ck_assert_str_eq(
-		t_log_field(log, "child_pid"),
-		t_log_field(t_logs_find(&world->logs, 0, "Shell command spawned"), "child_pid"));
+	ck_assert_str_eq(t_log_field(log, "child_pid"),
+			 t_log_field(t_logs_find(&world->logs, 0, "Shell command spawned"),
+				     "child_pid"));
 	t_run_free(&run);
 	t_world_free(world);
 }
@@ -441,8 +441,8 @@ START_TEST(stderr_record)
 	struct t_run run;
 
 	/* at most its last 64 KiB, on whole characters */
-	t_run(&run, world, "yes \303\244\303\244\303\244 | head -c 200003 >&2; printf 'x\\nEND\\n' >&2",
-	      0);
+	t_run(&run, world,
+	      "yes \303\244\303\244\303\244 | head -c 200003 >&2; printf 'x\\nEND\\n' >&2", 0);
 	log = &run.logs.items[run.logs.count - 1];
 	ck_assert_int_eq(log->level, AGENTD_LOG_WARN);
 	ck_assert_uint_le(strlen(log->message), 65536);
@@ -467,7 +467,8 @@ END_TEST
 START_TEST(spawn_errors)
 {
 	struct t_world *world = login_world();
-	char *file = t_format("%s/file", world->workdir), *none = t_format("%s/none", world->workdir);
+	char *file = t_format("%s/file", world->workdir),
+	     *none = t_format("%s/none", world->workdir);
 	char *large = malloc(100001);
 	static const struct {
 		const char *what, *text;
@@ -599,10 +600,11 @@ START_TEST(environment_from_nothing)
 	/* what the backend sets, what the context sets, what bash itself adds */
 	for (char *save = NULL, *name = strtok_r((char *)run.out[1], " ", &save); name;
 	     name = strtok_r(NULL, " ", &save)) {
-		static const char *const known[] = { "PATH",   "HOME", "USER",	  "LANG",
-						     "TMPDIR", "SHELL", "PWD",	  "OLDPWD",
-						     "SHLVL",  "_",	"LOGNAME", "AGENTD_TEST_TAG",
-						     "SMITH_TRACE_ID" };
+		static const char *const known[] = {
+			"PATH",          "HOME",   "USER",  "LANG", "TMPDIR",  "SHELL",
+			"PWD",           "OLDPWD", "SHLVL", "_",    "LOGNAME", "AGENTD_TEST_TAG",
+			"SMITH_TRACE_ID"
+		};
 		bool found = false;
 
 		for (size_t i = 0; i < T_COUNT(known); i++)
@@ -662,8 +664,8 @@ END_TEST
 START_TEST(near_the_limit)
 {
 	enum { COUNT = 200, AT_ONCE = 10, LIMIT_MS = 150 };
-	struct t_world *world = t_world_new(
-		&(struct t_world_opts){ .max_running = AT_ONCE, .max_queued = COUNT });
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .max_running = AT_ONCE, .max_queued = COUNT });
 	static struct t_run runs[COUNT];
 	int timeouts = 0, count = t_is_slow() ? 40 : COUNT;
 
@@ -686,7 +688,8 @@ START_TEST(near_the_limit)
 			t_expect_exit(run, NO_CODE);
 			ck_assert_msg(wall >= T_MS(LIMIT_MS), "a timeout after %llu ns: %s",
 				      (unsigned long long)wall, t_run_story(run));
-			ck_assert_ptr_nonnull(t_logs_find(&run->logs, 0, "Shell command timed out"));
+			ck_assert_ptr_nonnull(
+				t_logs_find(&run->logs, 0, "Shell command timed out"));
 		} else {
 			t_expect_status(run, AGENTD_STATUS_OK);
 			t_expect_exit(run, 0);

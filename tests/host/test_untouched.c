@@ -36,9 +36,10 @@ struct state {
 
 static char *status_lines(void)
 {
-	static const char *const keys[] = { "Umask:",  "Uid:",	  "Gid:",     "Groups:", "Threads:",
-					    "SigBlk:", "ShdPnd:", "SigIgn:",  "SigCgt:", "CapEff:",
-					    "CapPrm:", "CapBnd:", "NoNewPrivs:", "Seccomp:" };
+	static const char *const keys[] = {
+		"Umask:",  "Uid:",    "Gid:",    "Groups:", "Threads:", "SigBlk:",     "ShdPnd:",
+		"SigIgn:", "SigCgt:", "CapEff:", "CapPrm:", "CapBnd:",  "NoNewPrivs:", "Seccomp:"
+	};
 	char *all = t_read_file("/proc/self/status", NULL), *text = NULL, *save = NULL;
 	size_t size = 0;
 	FILE *out = open_memstream(&text, &size);
@@ -266,8 +267,7 @@ START_TEST(signals_blocked)
 	whole_life(NULL);
 	world = t_world_new(NULL);
 	t_run(&run, world, "exec grep -E '^Sig(Blk|Ign)' /proc/self/status", 0);
-	t_expect_out(&run, AGENTD_STDOUT,
-		     "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+	t_expect_out(&run, AGENTD_STDOUT, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 	t_run_free(&run);
 	t_world_free(world);
 }
@@ -346,8 +346,9 @@ START_TEST(child_side)
 	t_expect_out(&run, AGENTD_STDOUT, "0\n0\n");
 	t_run_free(&run);
 	/* its own session and group, no terminal */
-	t_run(&run, world, "set -- $(cut -d' ' -f1,5,6,7 /proc/$$/stat); "
-			   "[ $1 = $2 ] && [ $1 = $3 ] && echo tty $4",
+	t_run(&run, world,
+	      "set -- $(cut -d' ' -f1,5,6,7 /proc/$$/stat); "
+	      "[ $1 = $2 ] && [ $1 = $3 ] && echo tty $4",
 	      0);
 	t_expect_out(&run, AGENTD_STDOUT, "tty 0\n");
 	t_run_free(&run);
@@ -519,8 +520,7 @@ START_TEST(many_descriptors)
 		ck_assert_int_ge(open("/dev/null", O_RDONLY), 0);
 	at = t_now();
 	world = t_world_new(NULL);
-	fprintf(stderr, "world with %d descriptors: %.1f ms\n", MANY,
-		(double)(t_now() - at) / 1e6);
+	fprintf(stderr, "world with %d descriptors: %.1f ms\n", MANY, (double)(t_now() - at) / 1e6);
 	for (int i = 0; i < 20; i++) {
 		t_run_init(&run, world);
 		at = t_now();
@@ -624,7 +624,7 @@ static int allocate(void)
 
 static int spawn_true(void)
 {
-	char *const argv[] = { (char *)(uintptr_t)"true", NULL };
+	char *const argv[] = { (char *)(uintptr_t) "true", NULL };
 	pid_t pid;
 
 	if (posix_spawn(&pid, "/bin/true", NULL, NULL, argv, environ) == 0)
@@ -635,7 +635,7 @@ static int spawn_true(void)
 /* Lives on for a while, with whatever it was given by mistake. */
 static int spawn_lasting(void)
 {
-	char *const argv[] = { (char *)(uintptr_t)"sleep", (char *)(uintptr_t)"0.3", NULL };
+	char *const argv[] = { (char *)(uintptr_t) "sleep", (char *)(uintptr_t) "0.3", NULL };
 	pid_t pid;
 
 	if (posix_spawn(&pid, "/bin/sleep", NULL, NULL, argv, environ) == 0)

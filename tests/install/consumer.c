@@ -27,8 +27,8 @@ int main(void)
 	const uint8_t *output = NULL;
 	size_t len = 0;
 
-	if (agentd_version_number() != (AGENTD_VERSION_MAJOR << 16 | AGENTD_VERSION_MINOR << 8 |
-					AGENTD_VERSION_PATCH)) {
+	if (agentd_version_number() !=
+	    (AGENTD_VERSION_MAJOR << 16 | AGENTD_VERSION_MINOR << 8 | AGENTD_VERSION_PATCH)) {
 		fprintf(stderr, "header and library are of different versions\n");
 		return 1;
 	}

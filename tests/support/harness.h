@@ -16,7 +16,7 @@
 #include <agentd/agentd.h>
 
 #define T_COUNT(array) (sizeof(array) / sizeof((array)[0]))
-#define T_MS(ms) ((uint64_t)(ms) * 1000000U)
+#define T_MS(ms) ((uint64_t)(ms)*1000000U)
 
 /* ---- time */
 
@@ -89,15 +89,15 @@ const char *t_log_field(const struct t_log *log, const char *key);
 
 struct t_world_opts {
 	uint32_t max_running, max_queued, heartbeat_ms, drain_ms, runner_flags;
-	int32_t log_level; /* 0: debug */
+	int32_t log_level;   /* 0: debug */
 	const char *backend; /* NULL: host; "": none named */
-	bool login_shell;  /* bash -lc, the default of the library; else sh -c */
-	bool no_log;       /* no log callback */
+	bool login_shell;    /* bash -lc, the default of the library; else sh -c */
+	bool no_log;         /* no log callback */
 	agentd_log_fn log;
 	void *log_userdata;
 	/* To add a backend before the first command; NULL: none. */
 	int (*add_backend)(agentd_runner *runner, agentd_error **reterr);
-	struct event_base *base; /* NULL: one of its own, from `loop` or new */
+	struct event_base *base;            /* NULL: one of its own, from `loop` or new */
 	const struct agentd_limits *limits; /* of the runner's policy */
 };
 
@@ -148,21 +148,13 @@ const char *t_helper_source(void); /* NULL: only the library knows */
 
 /* ---- runs */
 
-enum t_event_kind {
-	T_STARTED = 1,
-	T_OUTPUT,
-	T_DRAINED,
-	T_LOG,
-	T_DENIED,
-	T_EXITED,
-	T_FINISHED
-};
+enum t_event_kind { T_STARTED = 1, T_OUTPUT, T_DRAINED, T_LOG, T_DENIED, T_EXITED, T_FINISHED };
 
 struct t_event {
 	enum t_event_kind kind;
 	uint64_t at_ns;
-	agentd_stream stream; /* OUTPUT */
-	size_t len;           /* OUTPUT */
+	agentd_stream stream;     /* OUTPUT */
+	size_t len;               /* OUTPUT */
 	int32_t exit_code, signo; /* EXITED */
 	size_t log;               /* LOG: index */
 };
@@ -178,7 +170,7 @@ struct t_run {
 	int32_t (*on_log)(struct t_run *run, const agentd_log_record *record);
 	void (*on_event)(struct t_run *run, enum t_event_kind kind);
 	void *userdata;
-	bool discard; /* count output, do not keep it */
+	bool discard;  /* count output, do not keep it */
 	bool detached; /* drop the handle as soon as it was started */
 
 	agentd_exec *exec;

@@ -20,7 +20,7 @@
 #define HAS_FEATURE(x) 0
 #endif
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
 	HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
 enum { SANITIZED = 1 };
 #else
@@ -93,8 +93,8 @@ int t_main(const char *name, TCase *const *cases, size_t count)
 	int run, failed;
 
 	/* Tests run in children: what they skip must be seen here. */
-	skipped = mmap(NULL, sizeof(*skipped), PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	skipped = mmap(NULL, sizeof(*skipped), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
 	if (skipped == MAP_FAILED) {
 		perror("mmap");
 		return 1;

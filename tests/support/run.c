@@ -283,8 +283,9 @@ const char *t_run_layer(const struct t_run *run, const char *layer, int32_t *ret
 		const char *name = NULL, *reason = NULL;
 		int32_t state = -99;
 
-		ck_assert_int_eq(
-			agentd_result_protection_at(run->result, i, &name, &state, &reason), 0);
+		ck_assert_int_eq(agentd_result_protection_at(run->result, i, &name, &state,
+							     &reason),
+				 0);
 		if (strcmp(name, layer) == 0) {
 			if (ret_state)
 				*ret_state = state;
@@ -297,8 +298,8 @@ const char *t_run_layer(const struct t_run *run, const char *layer, int32_t *ret
 const char *t_run_story(const struct t_run *run)
 {
 	static char *story;
-	static const char *const kinds[] = { "?",      "started", "output", "drained",
-					     "log",    "denied",  "exited", "finished" };
+	static const char *const kinds[] = { "?",   "started", "output", "drained",
+					     "log", "denied",  "exited", "finished" };
 	size_t size = 0, shown = 0;
 	FILE *out;
 	char *json = NULL;

@@ -267,7 +267,7 @@ void t_world_start(struct t_world *world)
 		.size = sizeof(opts),
 		.flags = world->opts.runner_flags,
 		.log = world->opts.no_log ? NULL :
-		       world->opts.log	  ? world->opts.log :
+		       world->opts.log    ? world->opts.log :
 					    world_log,
 		.log_userdata = world->opts.log ? world->opts.log_userdata : world,
 		.log_level = world->opts.log_level ? world->opts.log_level : AGENTD_LOG_DEBUG,
@@ -291,8 +291,8 @@ void t_world_start(struct t_world *world)
 	opts.event_base = world->base;
 	opts.policy = t_policy_none();
 	if (world->opts.limits)
-		ck_assert_int_eq(
-			agentd_policy_set_limits(opts.policy, world->opts.limits, NULL), 0);
+		ck_assert_int_eq(agentd_policy_set_limits(opts.policy, world->opts.limits, NULL),
+				 0);
 	r = agentd_runner_new(&opts, &world->runner, &err);
 	ck_assert_msg(r == 0, "agentd_runner_new: %d %s", r, agentd_error_message(err));
 	agentd_policy_unref(opts.policy);
@@ -423,8 +423,7 @@ void t_world_forget(struct t_world *world)
 
 void t_expect_error(int got, int want, agentd_error *err, const char *text, const char *pointer)
 {
-	ck_assert_msg(got == want, "returned %d, not %d: %s", got, want,
-		      agentd_error_message(err));
+	ck_assert_msg(got == want, "returned %d, not %d: %s", got, want, agentd_error_message(err));
 	ck_assert_msg(err != NULL, "no error object for %d", want);
 	ck_assert_msg(agentd_error_code(err) == want, "the error's code is %d, not %d",
 		      agentd_error_code(err), want);

@@ -13,7 +13,7 @@
 static inline char *corpus_file(const char *name, size_t *ret_len)
 {
 	char path[4096], chunk[4096];
-	struct ad_buf buf = {0};
+	struct ad_buf buf = { 0 };
 	size_t got;
 	FILE *file;
 
@@ -35,7 +35,7 @@ static inline void corpus_repeat(struct ad_buf *buf, const char *text, size_t co
 
 static inline char *corpus_text(const char *name, size_t *ret_len)
 {
-	struct ad_buf buf = {0};
+	struct ad_buf buf = { 0 };
 
 	if (strcmp(name, "09_deep_array") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true\",\"x\":");
@@ -87,9 +87,9 @@ static inline struct corpus_cost corpus_cost(void)
 
 	ck_assert_int_eq(getrusage(RUSAGE_SELF, &usage), 0);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-	return (struct corpus_cost){.peak_kib = usage.ru_maxrss,
-				    .cpu_ns = (uint64_t)now.tv_sec * 1000000000u +
-					      (uint64_t)now.tv_nsec};
+	return (struct corpus_cost){ .peak_kib = usage.ru_maxrss,
+				     .cpu_ns = (uint64_t)now.tv_sec * 1000000000u +
+					       (uint64_t)now.tv_nsec };
 }
 
 static inline void corpus_check_cost(struct corpus_cost before)

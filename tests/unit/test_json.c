@@ -24,11 +24,34 @@ static struct json_object *parse(const char *text)
 /* ---- the grammar */
 
 static const char *const good[] = {
-	"null", " true\n", "\tfalse\r", "0", "-1", "1.5", "1e5", "1E+5", "1.0e-5", "\"\"", "[]",
-	"{}", "[ ]", "{ }", "[1,2]", "[1 , [ 2 ] ]", "{\"a\":{\"b\":[{}]}}", "{\"\":0}",
-	"\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\"", "\"\\ud83d\\ude00\"", "\"\x7f\"",
-	"{\"a\":1,\"A\":2}", "{\"a\":{\"a\":1},\"b\":{\"a\":1}}", "\"\\u0000\"",
-	"1e-400", "0e400", "0.0000", "[-0.0]",
+	"null",
+	" true\n",
+	"\tfalse\r",
+	"0",
+	"-1",
+	"1.5",
+	"1e5",
+	"1E+5",
+	"1.0e-5",
+	"\"\"",
+	"[]",
+	"{}",
+	"[ ]",
+	"{ }",
+	"[1,2]",
+	"[1 , [ 2 ] ]",
+	"{\"a\":{\"b\":[{}]}}",
+	"{\"\":0}",
+	"\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\"",
+	"\"\\ud83d\\ude00\"",
+	"\"\x7f\"",
+	"{\"a\":1,\"A\":2}",
+	"{\"a\":{\"a\":1},\"b\":{\"a\":1}}",
+	"\"\\u0000\"",
+	"1e-400",
+	"0e400",
+	"0.0000",
+	"[-0.0]",
 };
 
 START_TEST(test_good)
@@ -40,76 +63,77 @@ END_TEST
 static const struct {
 	const char *text, *pointer, *message;
 } bad[] = {
-	{"", "", "unexpected end of text, expected a value at byte 0"},
-	{" \n", "", "unexpected end of text, expected a value at byte 2"},
-	{"\v1", "", "unexpected byte 0x0b, expected a value at byte 0"},
-	{"nul", "", "expected a value at byte 0"},
-	{"nulL", "", "expected a value at byte 0"},
-	{"True", "", "unexpected `T`, expected a value at byte 0"},
-	{"truefalse", "", "expected the end of the text at byte 4"},
-	{"{} x", "", "unexpected `x`, expected the end of the text at byte 3"},
-	{"{}{}", "", "expected the end of the text at byte 2"},
-	{"\xef\xbb\xbf{}", "", "byte order mark at byte 0"},
-	{"NaN", "", "unexpected `N`"},
-	{"Infinity", "", "unexpected `I`"},
-	{"-Infinity", "", "expected a digit at byte 1"},
-	{"[1,]", "/1", "unexpected `]`, expected a value at byte 3"},
-	{"[,1]", "/0", "expected a value at byte 1"},
-	{"[1 2]", "/0", "expected `,` or `]` at byte 3"},
-	{"[1", "/0", "unexpected end of text, expected `,` or `]`"},
-	{"[", "/0", "expected a value at byte 1"},
-	{"[1}", "/0", "unexpected `}`"},
-	{"{\"a\":1,}", "", "unexpected `}`, expected a key in quotes at byte 7"},
-	{"{a:1}", "", "unexpected `a`, expected a key in quotes"},
-	{"{'a':1}", "", "unexpected `'`"},
-	{"{\"a\" 1}", "", "expected `:` at byte 5"},
-	{"{\"a\":}", "/a", "expected a value at byte 5"},
-	{"{\"a\":1 \"b\":2}", "", "expected `,` or `}`"},
-	{"{\"a\":1", "", "unexpected end of text"},
-	{"{\"a\":[0,{\"b\":01}]}", "/a/1/b", "number with a leading zero at byte 13"},
-	{"00", "", "leading zero"},
-	{"-01", "", "leading zero"},
-	{"+1", "", "unexpected `+`"},
-	{".5", "", "unexpected `.`"},
-	{"1.", "", "expected a digit at byte 2"},
-	{"1.e5", "", "expected a digit"},
-	{"1e", "", "expected a digit"},
-	{"1e+", "", "expected a digit"},
-	{"-", "", "expected a digit at byte 1"},
-	{"0x10", "", "expected the end of the text at byte 1"},
-	{"1_0", "", "expected the end"},
-	{"1e400", "", "number out of range at byte 0"},
-	{"-1e400", "", "number out of range"},
-	{"1e99999999999999999999999", "", "number out of range"},
-	{"[1.8e308]", "/0", "number out of range at byte 1"},
-	{"\"abc", "", "expected the end of a string at byte 4"},
-	{"\"a\\", "", "expected an escape character"},
-	{"\"\\x41\"", "", "expected an escape character at byte 2"},
-	{"\"\\\x01\"", "", "expected an escape character"},
-	{"\"\\u12\"", "", "four hexadecimal digits"},
-	{"\"\\u12g4\"", "", "four hexadecimal digits"},
-	{"\"\\U0041\"", "", "an escape character"},
-	{"\"\\ud800\"", "", "lone surrogate \\ud800 at byte 1"},
-	{"\"\\udc00\"", "", "lone surrogate \\udc00"},
-	{"\"\\ud800\\ud800\"", "", "lone surrogate \\ud800"},
-	{"\"\\ud800\\n\"", "", "lone surrogate"},
-	{"\"\\ud800x\"", "", "lone surrogate"},
-	{"\"a\tb\"", "", "control character 0x09 in a string at byte 2"},
-	{"\"a\nb\"", "", "control character 0x0a"},
-	{"\"\xff\"", "", "invalid UTF-8 at byte 1"},
-	{"\"\xc0\x80\"", "", "invalid UTF-8"},
-	{"\"\xed\xa0\x80\"", "", "invalid UTF-8"},
-	{"\"\xc3\"", "", "invalid UTF-8 at byte 2"},
-	{"\"\xc3\\u0041\"", "", "invalid UTF-8 at byte 2"},
-	{"\xc3\xa4", "", "unexpected byte 0xc3"},
-	{"1 // c", "", "unexpected `/`"},
-	{"/* c */ 1", "", "unexpected `/`"},
-	{"{\"a\":1,\"a\":2}", "/a", "duplicate field `a` at byte 7"},
-	{"{\"command\":1,\"\\u0063ommand\":2}", "/command", "duplicate field `command` at byte 13"},
-	{"{\"a\":{\"~/\":1,\"b\":2,\"~/\":3}}", "/a/~0~1", "duplicate field `~/`"},
-	{"{\"\":1,\"\":2}", "/", "duplicate field ``"},
-	{"[{},{\"x\":null,\"x\":null}]", "/1/x", "duplicate field `x`"},
-	{"{\"a\\u0000b\":1}", "", "NUL in a key at byte 1"},
+	{ "", "", "unexpected end of text, expected a value at byte 0" },
+	{ " \n", "", "unexpected end of text, expected a value at byte 2" },
+	{ "\v1", "", "unexpected byte 0x0b, expected a value at byte 0" },
+	{ "nul", "", "expected a value at byte 0" },
+	{ "nulL", "", "expected a value at byte 0" },
+	{ "True", "", "unexpected `T`, expected a value at byte 0" },
+	{ "truefalse", "", "expected the end of the text at byte 4" },
+	{ "{} x", "", "unexpected `x`, expected the end of the text at byte 3" },
+	{ "{}{}", "", "expected the end of the text at byte 2" },
+	{ "\xef\xbb\xbf{}", "", "byte order mark at byte 0" },
+	{ "NaN", "", "unexpected `N`" },
+	{ "Infinity", "", "unexpected `I`" },
+	{ "-Infinity", "", "expected a digit at byte 1" },
+	{ "[1,]", "/1", "unexpected `]`, expected a value at byte 3" },
+	{ "[,1]", "/0", "expected a value at byte 1" },
+	{ "[1 2]", "/0", "expected `,` or `]` at byte 3" },
+	{ "[1", "/0", "unexpected end of text, expected `,` or `]`" },
+	{ "[", "/0", "expected a value at byte 1" },
+	{ "[1}", "/0", "unexpected `}`" },
+	{ "{\"a\":1,}", "", "unexpected `}`, expected a key in quotes at byte 7" },
+	{ "{a:1}", "", "unexpected `a`, expected a key in quotes" },
+	{ "{'a':1}", "", "unexpected `'`" },
+	{ "{\"a\" 1}", "", "expected `:` at byte 5" },
+	{ "{\"a\":}", "/a", "expected a value at byte 5" },
+	{ "{\"a\":1 \"b\":2}", "", "expected `,` or `}`" },
+	{ "{\"a\":1", "", "unexpected end of text" },
+	{ "{\"a\":[0,{\"b\":01}]}", "/a/1/b", "number with a leading zero at byte 13" },
+	{ "00", "", "leading zero" },
+	{ "-01", "", "leading zero" },
+	{ "+1", "", "unexpected `+`" },
+	{ ".5", "", "unexpected `.`" },
+	{ "1.", "", "expected a digit at byte 2" },
+	{ "1.e5", "", "expected a digit" },
+	{ "1e", "", "expected a digit" },
+	{ "1e+", "", "expected a digit" },
+	{ "-", "", "expected a digit at byte 1" },
+	{ "0x10", "", "expected the end of the text at byte 1" },
+	{ "1_0", "", "expected the end" },
+	{ "1e400", "", "number out of range at byte 0" },
+	{ "-1e400", "", "number out of range" },
+	{ "1e99999999999999999999999", "", "number out of range" },
+	{ "[1.8e308]", "/0", "number out of range at byte 1" },
+	{ "\"abc", "", "expected the end of a string at byte 4" },
+	{ "\"a\\", "", "expected an escape character" },
+	{ "\"\\x41\"", "", "expected an escape character at byte 2" },
+	{ "\"\\\x01\"", "", "expected an escape character" },
+	{ "\"\\u12\"", "", "four hexadecimal digits" },
+	{ "\"\\u12g4\"", "", "four hexadecimal digits" },
+	{ "\"\\U0041\"", "", "an escape character" },
+	{ "\"\\ud800\"", "", "lone surrogate \\ud800 at byte 1" },
+	{ "\"\\udc00\"", "", "lone surrogate \\udc00" },
+	{ "\"\\ud800\\ud800\"", "", "lone surrogate \\ud800" },
+	{ "\"\\ud800\\n\"", "", "lone surrogate" },
+	{ "\"\\ud800x\"", "", "lone surrogate" },
+	{ "\"a\tb\"", "", "control character 0x09 in a string at byte 2" },
+	{ "\"a\nb\"", "", "control character 0x0a" },
+	{ "\"\xff\"", "", "invalid UTF-8 at byte 1" },
+	{ "\"\xc0\x80\"", "", "invalid UTF-8" },
+	{ "\"\xed\xa0\x80\"", "", "invalid UTF-8" },
+	{ "\"\xc3\"", "", "invalid UTF-8 at byte 2" },
+	{ "\"\xc3\\u0041\"", "", "invalid UTF-8 at byte 2" },
+	{ "\xc3\xa4", "", "unexpected byte 0xc3" },
+	{ "1 // c", "", "unexpected `/`" },
+	{ "/* c */ 1", "", "unexpected `/`" },
+	{ "{\"a\":1,\"a\":2}", "/a", "duplicate field `a` at byte 7" },
+	{ "{\"command\":1,\"\\u0063ommand\":2}", "/command",
+	  "duplicate field `command` at byte 13" },
+	{ "{\"a\":{\"~/\":1,\"b\":2,\"~/\":3}}", "/a/~0~1", "duplicate field `~/`" },
+	{ "{\"\":1,\"\":2}", "/", "duplicate field ``" },
+	{ "[{},{\"x\":null,\"x\":null}]", "/1/x", "duplicate field `x`" },
+	{ "{\"a\\u0000b\":1}", "", "NUL in a key at byte 1" },
 };
 
 START_TEST(test_bad)
@@ -159,30 +183,30 @@ static const struct {
 	enum ad_json_type type;
 	const char *described;
 } described[] = {
-	{"null", AD_JSON_NULL, "null"},
-	{"true", AD_JSON_BOOL, "boolean `true`"},
-	{"false", AD_JSON_BOOL, "boolean `false`"},
-	{"0", AD_JSON_INT, "integer `0`"},
-	{"-1", AD_JSON_INT, "integer `-1`"},
-	{"9223372036854775807", AD_JSON_INT, "integer `9223372036854775807`"},
-	{"9223372036854775808", AD_JSON_INT, "integer `9223372036854775808`"},
-	{"18446744073709551615", AD_JSON_INT, "integer `18446744073709551615`"},
-	{"18446744073709551616", AD_JSON_FLOAT, "floating point `18446744073709552000.0`"},
-	{"-9223372036854775808", AD_JSON_INT, "integer `-9223372036854775808`"},
-	{"-9223372036854775809", AD_JSON_FLOAT, "floating point `-9223372036854776000.0`"},
-	{"-0", AD_JSON_FLOAT, "floating point `-0.0`"},
-	{"1.5", AD_JSON_FLOAT, "floating point `1.5`"},
-	{"5000.0", AD_JSON_FLOAT, "floating point `5000.0`"},
-	{"1e4", AD_JSON_FLOAT, "floating point `10000.0`"},
-	{"0.1", AD_JSON_FLOAT, "floating point `0.1`"},
-	{"-0.00125", AD_JSON_FLOAT, "floating point `-0.00125`"},
-	{"0.30000000000000004", AD_JSON_FLOAT, "floating point `0.30000000000000004`"},
-	{"123456.75", AD_JSON_FLOAT, "floating point `123456.75`"},
-	{"\"5000\"", AD_JSON_STRING, "string \"5000\""},
-	{"\"a\\n\\r\\t\\u0000\\\"\\\\\\u0001\x7f\"", AD_JSON_STRING,
-	 "string \"a\\n\\r\\t\\0\\\"\\\\\\u{1}\\u{7f}\""},
-	{"[1]", AD_JSON_ARRAY, "sequence"},
-	{"{\"a\":1}", AD_JSON_OBJECT, "map"},
+	{ "null", AD_JSON_NULL, "null" },
+	{ "true", AD_JSON_BOOL, "boolean `true`" },
+	{ "false", AD_JSON_BOOL, "boolean `false`" },
+	{ "0", AD_JSON_INT, "integer `0`" },
+	{ "-1", AD_JSON_INT, "integer `-1`" },
+	{ "9223372036854775807", AD_JSON_INT, "integer `9223372036854775807`" },
+	{ "9223372036854775808", AD_JSON_INT, "integer `9223372036854775808`" },
+	{ "18446744073709551615", AD_JSON_INT, "integer `18446744073709551615`" },
+	{ "18446744073709551616", AD_JSON_FLOAT, "floating point `18446744073709552000.0`" },
+	{ "-9223372036854775808", AD_JSON_INT, "integer `-9223372036854775808`" },
+	{ "-9223372036854775809", AD_JSON_FLOAT, "floating point `-9223372036854776000.0`" },
+	{ "-0", AD_JSON_FLOAT, "floating point `-0.0`" },
+	{ "1.5", AD_JSON_FLOAT, "floating point `1.5`" },
+	{ "5000.0", AD_JSON_FLOAT, "floating point `5000.0`" },
+	{ "1e4", AD_JSON_FLOAT, "floating point `10000.0`" },
+	{ "0.1", AD_JSON_FLOAT, "floating point `0.1`" },
+	{ "-0.00125", AD_JSON_FLOAT, "floating point `-0.00125`" },
+	{ "0.30000000000000004", AD_JSON_FLOAT, "floating point `0.30000000000000004`" },
+	{ "123456.75", AD_JSON_FLOAT, "floating point `123456.75`" },
+	{ "\"5000\"", AD_JSON_STRING, "string \"5000\"" },
+	{ "\"a\\n\\r\\t\\u0000\\\"\\\\\\u0001\x7f\"", AD_JSON_STRING,
+	  "string \"a\\n\\r\\t\\0\\\"\\\\\\u{1}\\u{7f}\"" },
+	{ "[1]", AD_JSON_ARRAY, "sequence" },
+	{ "{\"a\":1}", AD_JSON_OBJECT, "map" },
 };
 
 START_TEST(test_describe)
@@ -237,18 +261,19 @@ static const struct {
 	const char *text, *message;
 	uint64_t number;
 } u64s[] = {
-	{"0", NULL, 0},
-	{"9223372036854775808", NULL, UINT64_C(1) << 63},
-	{"18446744073709551615", NULL, UINT64_MAX},
-	{"18446744073709551616", "invalid type: floating point `18446744073709552000.0`, expected u64", 0},
-	{"-1", "invalid value: integer `-1`, expected u64", 0},
-	{"-0", "invalid type: floating point `-0.0`, expected u64", 0},
-	{"1.5", "invalid type: floating point `1.5`, expected u64", 0},
-	{"\"5000\"", "invalid type: string \"5000\", expected u64", 0},
-	{"true", "invalid type: boolean `true`, expected u64", 0},
-	{"null", "invalid type: null, expected u64", 0},
-	{"[]", "invalid type: sequence, expected u64", 0},
-	{"{}", "invalid type: map, expected u64", 0},
+	{ "0", NULL, 0 },
+	{ "9223372036854775808", NULL, UINT64_C(1) << 63 },
+	{ "18446744073709551615", NULL, UINT64_MAX },
+	{ "18446744073709551616",
+	  "invalid type: floating point `18446744073709552000.0`, expected u64", 0 },
+	{ "-1", "invalid value: integer `-1`, expected u64", 0 },
+	{ "-0", "invalid type: floating point `-0.0`, expected u64", 0 },
+	{ "1.5", "invalid type: floating point `1.5`, expected u64", 0 },
+	{ "\"5000\"", "invalid type: string \"5000\", expected u64", 0 },
+	{ "true", "invalid type: boolean `true`, expected u64", 0 },
+	{ "null", "invalid type: null, expected u64", 0 },
+	{ "[]", "invalid type: sequence, expected u64", 0 },
+	{ "{}", "invalid type: map, expected u64", 0 },
 };
 
 START_TEST(test_get_u64)
@@ -325,7 +350,7 @@ static int note_item(const struct json_object *value, const char *pointer, void 
 START_TEST(test_each_member)
 {
 	struct json_object *value = parse("{\"b\":1,\"~a/\":null,\"stop\":[],\"never\":0}");
-	ad_autobuf struct ad_buf seen = {0};
+	ad_autobuf struct ad_buf seen = { 0 };
 	const struct json_object *member;
 
 	ck_refused(ad_json_each_member(value, "/top", note_member, &seen, &refused),
@@ -346,7 +371,7 @@ END_TEST
 START_TEST(test_each_item)
 {
 	struct json_object *value = parse("[1,null,\"x\",true,2]");
-	ad_autobuf struct ad_buf seen = {0};
+	ad_autobuf struct ad_buf seen = { 0 };
 
 	ck_assert_int_eq(ad_json_each_item(value, "/l", note_item, &seen, NULL), 5);
 	ck_assert_str_eq(seen.data, "/l/0=2 /l/1=0 /l/2=4 /l/3=1 ");
@@ -379,7 +404,7 @@ static uint64_t cpu_ns(void)
 /* Repeat unit until the text has at least so many bytes. */
 static char *repeat(const char *head, const char *unit, size_t bytes, const char *tail)
 {
-	struct ad_buf buf = {0};
+	struct ad_buf buf = { 0 };
 
 	ad_buf_puts(&buf, head);
 	while (buf.len < bytes)
@@ -390,7 +415,7 @@ static char *repeat(const char *head, const char *unit, size_t bytes, const char
 
 static char *many_keys(size_t count)
 {
-	struct ad_buf buf = {0};
+	struct ad_buf buf = { 0 };
 
 	ad_buf_puts(&buf, "{");
 	for (size_t i = 0; i < count; i++)
@@ -423,8 +448,8 @@ END_TEST
 
 START_TEST(test_key_bounds)
 {
-	ad_autofree char *text = many_keys(AD_JSON_MAX_KEYS), *more = many_keys(AD_JSON_MAX_KEYS + 1),
-			 *longest, *longer, *huge;
+	ad_autofree char *text = many_keys(AD_JSON_MAX_KEYS),
+			 *more = many_keys(AD_JSON_MAX_KEYS + 1), *longest, *longer, *huge;
 	struct json_object *value = NULL;
 	const struct json_object *member;
 	uint64_t started = cpu_ns(), number;
@@ -495,9 +520,10 @@ END_TEST
 
 START_TEST(test_flat)
 {
-	const char text[] = "{\"s\":\"x\",\"n\":5,\"o\":{\"a\":{\"b\":1}},\"l\":[[1],{}],\"z\":null}";
+	const char text[] =
+		"{\"s\":\"x\",\"n\":5,\"o\":{\"a\":{\"b\":1}},\"l\":[[1],{}],\"z\":null}";
 	const struct json_object *member;
-	ad_autobuf struct ad_buf seen = {0};
+	ad_autobuf struct ad_buf seen = { 0 };
 	struct json_object *value = NULL;
 
 	ck_assert_int_eq(ad_json_parse_flat(text, sizeof(text) - 1, &value, NULL), 0);
@@ -512,16 +538,16 @@ END_TEST
 static const struct {
 	const char *text, *pointer, *message;
 } flat_bad[] = {
-	{"[{\"a\":1}]", "", "invalid type: sequence, expected an object"},
-	{" \n[1,[2]]", "", "invalid type: sequence, expected an object"},
-	{"null", "", "invalid type: null, expected an object"},
-	{"\"x\"", "", "invalid type: string \"x\", expected an object"},
-	{"7", "", "invalid type: integer `7`, expected an object"},
-	{"{\"o\":{\"a\":1,\"b\":[],\"a\":2}}", "/o/a", "duplicate field `a`"},
-	{"{\"o\":[{\"x\":{\"a\":1,\"a\":2}}]}", "/o/0/x/a", "duplicate field `a`"},
-	{"{\"o\":{\"a\":\"\xff\"}}", "/o/a", "invalid UTF-8"},
-	{"{\"o\":[1e999]}", "/o/0", "number out of range"},
-	{"[{\"a\":1,\"a\":2}]", "/0/a", "duplicate field `a`"},
+	{ "[{\"a\":1}]", "", "invalid type: sequence, expected an object" },
+	{ " \n[1,[2]]", "", "invalid type: sequence, expected an object" },
+	{ "null", "", "invalid type: null, expected an object" },
+	{ "\"x\"", "", "invalid type: string \"x\", expected an object" },
+	{ "7", "", "invalid type: integer `7`, expected an object" },
+	{ "{\"o\":{\"a\":1,\"b\":[],\"a\":2}}", "/o/a", "duplicate field `a`" },
+	{ "{\"o\":[{\"x\":{\"a\":1,\"a\":2}}]}", "/o/0/x/a", "duplicate field `a`" },
+	{ "{\"o\":{\"a\":\"\xff\"}}", "/o/a", "invalid UTF-8" },
+	{ "{\"o\":[1e999]}", "/o/0", "number out of range" },
+	{ "[{\"a\":1,\"a\":2}]", "/0/a", "duplicate field `a`" },
 };
 
 START_TEST(test_flat_bad)
@@ -536,7 +562,7 @@ START_TEST(test_flat_bad)
 END_TEST
 
 /* What costs json-c most for a byte of text. */
-static const char *const heavy[] = {"{},", "[],", "0,", "[{}],", "\"\","};
+static const char *const heavy[] = { "{},", "[],", "0,", "[{}],", "\"\"," };
 
 START_TEST(test_flat_memory)
 {
@@ -557,9 +583,20 @@ END_TEST
 /* ---- writing */
 
 static const char *const round_trips[] = {
-	"null", "true", "false", "0", "-5", "18446744073709551615", "-9223372036854775808", "1.5",
-	"-0.0", "\"a\\\"\\\\/\\n\\t\\u0001\\u0000\x7f\xc3\xa4\"", "[]", "{}",
-	"[1,[],{\"a\":[null]}]", "{\"b\":1,\"a\":\"x\",\"\\u0007\":{}}",
+	"null",
+	"true",
+	"false",
+	"0",
+	"-5",
+	"18446744073709551615",
+	"-9223372036854775808",
+	"1.5",
+	"-0.0",
+	"\"a\\\"\\\\/\\n\\t\\u0001\\u0000\x7f\xc3\xa4\"",
+	"[]",
+	"{}",
+	"[1,[],{\"a\":[null]}]",
+	"{\"b\":1,\"a\":\"x\",\"\\u0007\":{}}",
 };
 
 START_TEST(test_to_text)
@@ -623,22 +660,25 @@ END_TEST
 static const struct {
 	const char *text, *written;
 } repaired[] = {
-	{"plain", "plain"},
-	{"a\xff" "b", "a\xef\xbf\xbd" "b"},
-	{"\xff\xfe", "\xef\xbf\xbd\xef\xbf\xbd"},
-	{"\xc3", "\xef\xbf\xbd"},
-	{"\xc3(", "\xef\xbf\xbd("},
-	{"\xe2\x82", "\xef\xbf\xbd"},
-	{"\xe2\x82\xe2\x82\xac", "\xef\xbf\xbd\xe2\x82\xac"},
-	{"\xed\xa0\x80x", "\xef\xbf\xbdx"},
-	{"ok\xc3\xa4\x80", "ok\xc3\xa4\xef\xbf\xbd"},
+	{ "plain", "plain" },
+	{ "a\xff"
+	  "b",
+	  "a\xef\xbf\xbd"
+	  "b" },
+	{ "\xff\xfe", "\xef\xbf\xbd\xef\xbf\xbd" },
+	{ "\xc3", "\xef\xbf\xbd" },
+	{ "\xc3(", "\xef\xbf\xbd(" },
+	{ "\xe2\x82", "\xef\xbf\xbd" },
+	{ "\xe2\x82\xe2\x82\xac", "\xef\xbf\xbd\xe2\x82\xac" },
+	{ "\xed\xa0\x80x", "\xef\xbf\xbdx" },
+	{ "ok\xc3\xa4\x80", "ok\xc3\xa4\xef\xbf\xbd" },
 };
 
 START_TEST(test_repair)
 {
 	struct json_object *array = ad_json_array();
 	bool ok = ad_json_add_string(array, NULL, repaired[_i].text);
-	ad_autobuf struct ad_buf want = {0};
+	ad_autobuf struct ad_buf want = { 0 };
 	char *text = NULL;
 
 	ad_buf_printf(&want, "[\"%s\"]", repaired[_i].written);

@@ -952,7 +952,8 @@ END_TEST
 
 START_TEST(signals_reach_the_group)
 {
-	struct run *run = start("trap 'echo got; exit 5' USR1; sleep 100 & sleep 0.2; echo 1; wait");
+	struct run *run =
+		start("trap 'echo got; exit 5' USR1; sleep 100 & sleep 0.2; echo 1; wait");
 
 	printed_pid(run);
 	ck_assert_int_eq(ad_job_signal(run->job, 0), AGENTD_ERR_INVALID);
@@ -1012,10 +1013,11 @@ END_TEST
 START_TEST(fork_bomb_of_sessions)
 {
 	struct agentd_limits limits = { .size = sizeof(limits), .pids_max = 100 };
-	struct run *run = start_limited("echo 1; b() { setsid sh -c \"$B\" & setsid sh -c \"$B\" & };"
-					"export B='setsid sh -c \"$B\" & setsid sh -c \"$B\" & wait';"
-					"b; sleep 100",
-					&limits);
+	struct run *run =
+		start_limited("echo 1; b() { setsid sh -c \"$B\" & setsid sh -c \"$B\" & };"
+			      "export B='setsid sh -c \"$B\" & setsid sh -c \"$B\" & wait';"
+			      "b; sleep 100",
+			      &limits);
 
 	printed_pid(run);
 	sleep_ms(300);
@@ -1067,7 +1069,8 @@ END_TEST
 
 START_TEST(supervisor_stopped)
 {
-	struct run *run = start("setsid sleep 100 & sleep 0.3; kill -STOP $PPID; echo 1; sleep 100");
+	struct run *run =
+		start("setsid sleep 100 & sleep 0.3; kill -STOP $PPID; echo 1; sleep 100");
 	uint64_t begin;
 
 	printed_pid(run);
@@ -1328,9 +1331,10 @@ static void expect_limit(const char *script, const struct agentd_limits *limits,
 
 	finish(run);
 	ck_assert_msg(!run->failed, "%s", agentd_error_message(run->err));
-	ck_assert_msg(run->fatal_limits == 1, "%d fatal, wait status %#x, cpu %" PRIu64
-		      " ms, stderr \"%s\"", run->fatal_limits, run->wait_status,
-		      run->usage.cpu_ns / 1000000, run->out[1]);
+	ck_assert_msg(run->fatal_limits == 1,
+		      "%d fatal, wait status %#x, cpu %" PRIu64 " ms, stderr \"%s\"",
+		      run->fatal_limits, run->wait_status, run->usage.cpu_ns / 1000000,
+		      run->out[1]);
 	ck_assert_str_eq(run->limit, name);
 	run_free(run);
 	expect_commands_dead(500);
@@ -1556,8 +1560,7 @@ START_TEST(host_dropped_its_privileges)
 	ck_assert_int_eq(setresuid(65534, 65534, 65534), 0);
 	run = start("id -u; id -ru; id -g; id -G; grep ^CapEff /proc/self/status");
 	expect_exit(run, 0);
-	ck_assert_str_eq(run->out[0],
-			 "65534\n65534\n65533\n65533\nCapEff:\t0000000000000000\n");
+	ck_assert_str_eq(run->out[0], "65534\n65534\n65533\n65533\nCapEff:\t0000000000000000\n");
 	ck_assert_uint_eq(run->receipt.uid, 65534);
 	ck_assert_uint_eq(run->receipt.gid, 65533);
 	run_free(run);

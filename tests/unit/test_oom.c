@@ -22,7 +22,7 @@ extern void __libc_free(void *ptr);
 static bool armed, for_good;
 static size_t calls, fail_at, failures;
 static const char *broken; /* an expectation */
-static long alive; /* blocks allocated while armed, and not freed */
+static long alive;         /* blocks allocated while armed, and not freed */
 
 static bool fails(void)
 {
@@ -103,7 +103,8 @@ static int do_params(agentd_error **reterr)
 	if (r == 0) {
 		r = agentd_params_to_json(params, &text, NULL, reterr);
 		if (r == 0)
-			EXPECT(strcmp(text, "{\"command\":\"echo \xc3\xa4\",\"timeout_ms\":30000}") == 0);
+			EXPECT(strcmp(text,
+				      "{\"command\":\"echo \xc3\xa4\",\"timeout_ms\":30000}") == 0);
 		agentd_free(text);
 	}
 	agentd_params_unref(params);
@@ -112,7 +113,7 @@ static int do_params(agentd_error **reterr)
 
 static int do_argv(agentd_error **reterr)
 {
-	const char *argv[] = {"printf", "%s", "x", NULL};
+	const char *argv[] = { "printf", "%s", "x", NULL };
 	agentd_params *params = NULL;
 	char *text = NULL;
 	int r = agentd_params_new_argv(argv, 0, &params, reterr);
@@ -120,7 +121,9 @@ static int do_argv(agentd_error **reterr)
 	if (r == 0) {
 		r = agentd_params_to_json(params, &text, NULL, reterr);
 		if (r == 0)
-			EXPECT(strcmp(text, "{\"argv\":[\"printf\",\"%s\",\"x\"],\"timeout_ms\":30000}") == 0);
+			EXPECT(strcmp(text,
+				      "{\"argv\":[\"printf\",\"%s\",\"x\"],\"timeout_ms\":30000}") ==
+			       0);
 		agentd_free(text);
 	}
 	agentd_params_unref(params);
@@ -130,7 +133,7 @@ static int do_argv(agentd_error **reterr)
 /* Keys enough for the table to grow. */
 static int do_many_keys(agentd_error **reterr)
 {
-	ad_autobuf struct ad_buf json = {0};
+	ad_autobuf struct ad_buf json = { 0 };
 	agentd_params *params = NULL;
 	bool was = armed;
 	int r;
@@ -171,7 +174,7 @@ static int do_policy(agentd_error **reterr)
 
 static int change_context(agentd_context *ctx, agentd_error **reterr)
 {
-	const char *shell[] = {"sh", "-c", NULL};
+	const char *shell[] = { "sh", "-c", NULL };
 	int r;
 
 	r = agentd_context_set_workdir(ctx, "/w", reterr);
@@ -219,7 +222,7 @@ static int do_refusals(agentd_error **reterr)
 	static const char *const json[] = {
 		"{\"paths\":{\"read\":[\"/a/..\"]}}", "{\"net\":{\"deny\":[\"*\"]}}",
 		"{\"limits\":{\"pids_max\":\"x\"}}",  "{\"env\":[1.5]}",
-		"{\"a\":{\"b\":1,\"b\":2}}",	      "{\"require_kvm\":\"\\u0000\"}",
+		"{\"a\":{\"b\":1,\"b\":2}}",          "{\"require_kvm\":\"\\u0000\"}",
 	};
 	agentd_policy *policy = NULL;
 
@@ -230,8 +233,7 @@ static int do_refusals(agentd_error **reterr)
 
 		EXPECT(r == AGENTD_ERR_INVALID || r == AGENTD_ERR_NOMEM);
 		EXPECT(err != NULL);
-		EXPECT(agentd_error_code(err) == r ||
-			  agentd_error_code(err) == AGENTD_ERR_NOMEM);
+		EXPECT(agentd_error_code(err) == r || agentd_error_code(err) == AGENTD_ERR_NOMEM);
 		EXPECT(*agentd_error_message(err));
 		agentd_error_unref(err);
 		EXPECT(policy == NULL);
@@ -248,7 +250,7 @@ static int do_errors(agentd_error **reterr)
 	ad_error_prefix(&err, "before: ");
 	ad_error_prefix_pointer(&err, "/q");
 	EXPECT(agentd_error_code(err) == AGENTD_ERR_STATE ||
-		  agentd_error_code(err) == AGENTD_ERR_NOMEM);
+	       agentd_error_code(err) == AGENTD_ERR_NOMEM);
 	agentd_error_unref(err);
 	EXPECT(ad_fail_errno(&err, ENOENT, "x") == AGENTD_ERR_SYSTEM);
 	agentd_error_unref(err);
@@ -264,7 +266,7 @@ static int (*const works[])(agentd_error **reterr) = {
 
 START_TEST(test_oom)
 {
-	int (*work)(agentd_error **reterr) = works[_i / 2];
+	int (*work)(agentd_error * *reterr) = works[_i / 2];
 	agentd_error *err = NULL;
 	size_t survived = 0;
 	int r, code;

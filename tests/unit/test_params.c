@@ -27,20 +27,20 @@ static const struct {
 	const char *json, *script;
 	uint64_t timeout_ms;
 } good[] = {
-	{"{\"command\":\"echo hello\"}", "echo hello", 30000},
-	{"{\"command\":\"sleep 5\",\"timeout_ms\":60000}", "sleep 5", 60000},
-	{"{\"timeout_ms\":1,\"command\":\"x\"}", "x", 1},
-	{"{\"command\":\"x\",\"timeout_ms\":0}", "x", 1},
-	{"{\"command\":\"x\",\"timeout_ms\":4294967296}", "x", UINT64_C(1) << 32},
-	{"{\"command\":\"x\",\"timeout_ms\":9223372036854775808}", "x", UINT64_C(1) << 63},
-	{"{\"command\":\"x\",\"timeout_ms\":18446744073709551615}", "x", UINT64_MAX},
-	{"{\"command\":\"  x \\n\"}", "  x \n", 30000},
-	{"{\"command\":\"\\u200b\"}", "\xe2\x80\x8b", 30000},
-	{"{\"command\":\"\\ufeff\"}", "\xef\xbb\xbf", 30000},
-	{"{\"command\":\"\\u00e4\\ud83d\\ude00\"}", "\xc3\xa4\xf0\x9f\x98\x80", 30000},
-	{"{\"command\":\"x\",\"workdir\":\"/tmp\\u0000\",\"env\":{\"A=B\":null}}", "x", 30000},
-	{"{\"command\":\"x\",\"Command\":7,\"TIMEOUT_MS\":\"x\"}", "x", 30000},
-	{"{\"command\":\"x\",\"a\":{\"command\":1},\"b\":[{\"timeout_ms\":null}]}", "x", 30000},
+	{ "{\"command\":\"echo hello\"}", "echo hello", 30000 },
+	{ "{\"command\":\"sleep 5\",\"timeout_ms\":60000}", "sleep 5", 60000 },
+	{ "{\"timeout_ms\":1,\"command\":\"x\"}", "x", 1 },
+	{ "{\"command\":\"x\",\"timeout_ms\":0}", "x", 1 },
+	{ "{\"command\":\"x\",\"timeout_ms\":4294967296}", "x", UINT64_C(1) << 32 },
+	{ "{\"command\":\"x\",\"timeout_ms\":9223372036854775808}", "x", UINT64_C(1) << 63 },
+	{ "{\"command\":\"x\",\"timeout_ms\":18446744073709551615}", "x", UINT64_MAX },
+	{ "{\"command\":\"  x \\n\"}", "  x \n", 30000 },
+	{ "{\"command\":\"\\u200b\"}", "\xe2\x80\x8b", 30000 },
+	{ "{\"command\":\"\\ufeff\"}", "\xef\xbb\xbf", 30000 },
+	{ "{\"command\":\"\\u00e4\\ud83d\\ude00\"}", "\xc3\xa4\xf0\x9f\x98\x80", 30000 },
+	{ "{\"command\":\"x\",\"workdir\":\"/tmp\\u0000\",\"env\":{\"A=B\":null}}", "x", 30000 },
+	{ "{\"command\":\"x\",\"Command\":7,\"TIMEOUT_MS\":\"x\"}", "x", 30000 },
+	{ "{\"command\":\"x\",\"a\":{\"command\":1},\"b\":[{\"timeout_ms\":null}]}", "x", 30000 },
 };
 
 START_TEST(test_good)
@@ -68,46 +68,47 @@ END_TEST
 static const struct {
 	const char *json, *pointer, *message;
 } bad[] = {
-	{"{}", "/command", PREFIX "missing field `command`"},
-	{"{\"timeout_ms\":5000}", "/command", PREFIX "missing field `command`"},
-	{"{\"Command\":\"x\"}", "/command", PREFIX "missing field `command`"},
-	{"{\"command\":12345}", "/command",
-	 PREFIX "invalid type: integer `12345`, expected a string"},
-	{"{\"command\":null}", "/command", PREFIX "invalid type: null, expected a string"},
-	{"{\"command\":[\"x\"]}", "/command", PREFIX "invalid type: sequence, expected a string"},
-	{"{\"command\":{}}", "/command", PREFIX "invalid type: map, expected a string"},
-	{"{\"command\":1.5}", "/command",
-	 PREFIX "invalid type: floating point `1.5`, expected a string"},
-	{"{\"command\":\"x\",\"timeout_ms\":null}", "/timeout_ms",
-	 PREFIX "invalid type: null, expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":-1}", "/timeout_ms",
-	 PREFIX "invalid value: integer `-1`, expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":1.5}", "/timeout_ms",
-	 PREFIX "invalid type: floating point `1.5`, expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":5000.0}", "/timeout_ms",
-	 PREFIX "invalid type: floating point `5000.0`, expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":1e4}", "/timeout_ms",
-	 PREFIX "invalid type: floating point `10000.0`, expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":18446744073709551616}", "/timeout_ms",
-	 PREFIX "invalid type: floating point `18446744073709552000.0`, expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":\"5000\"}", "/timeout_ms",
-	 PREFIX "invalid type: string \"5000\", expected u64"},
-	{"{\"command\":\"x\",\"timeout_ms\":true}", "/timeout_ms",
-	 PREFIX "invalid type: boolean `true`, expected u64"},
-	{"{\"timeout_ms\":-1}", "/timeout_ms", PREFIX "invalid value: integer `-1`, expected u64"},
-	{"{\"command\":\"a\",\"command\":\"b\"}", "/command",
-	 PREFIX "duplicate field `command` at byte 15"},
-	{"{\"timeout_ms\":1,\"timeout_ms\":2,\"command\":\"x\"}", "/timeout_ms",
-	 PREFIX "duplicate field `timeout_ms`"},
-	{"{\"command\":\"x\",\"u\":{\"k\":1,\"k\":1}}", "/u/k", PREFIX "duplicate field `k`"},
-	{"[\"x\"]", "", PREFIX "invalid type: sequence, expected an object"},
-	{"\"x\"", "", PREFIX "invalid type: string \"x\", expected an object"},
-	{"null", "", PREFIX "invalid type: null, expected an object"},
-	{"", "", PREFIX "unexpected end of text"},
-	{"{\"command\":\"a\\u0000b\"}", "/command",
-	 PREFIX "invalid value: string \"a\\0b\", expected a string without NUL"},
-	{"{\"command\":\"\"}", "/command", "Shell command must not be empty"},
-	{"{\"command\":\"   \\t\\n   \"}", "/command", "Shell command must not be empty"},
+	{ "{}", "/command", PREFIX "missing field `command`" },
+	{ "{\"timeout_ms\":5000}", "/command", PREFIX "missing field `command`" },
+	{ "{\"Command\":\"x\"}", "/command", PREFIX "missing field `command`" },
+	{ "{\"command\":12345}", "/command",
+	  PREFIX "invalid type: integer `12345`, expected a string" },
+	{ "{\"command\":null}", "/command", PREFIX "invalid type: null, expected a string" },
+	{ "{\"command\":[\"x\"]}", "/command", PREFIX "invalid type: sequence, expected a string" },
+	{ "{\"command\":{}}", "/command", PREFIX "invalid type: map, expected a string" },
+	{ "{\"command\":1.5}", "/command",
+	  PREFIX "invalid type: floating point `1.5`, expected a string" },
+	{ "{\"command\":\"x\",\"timeout_ms\":null}", "/timeout_ms",
+	  PREFIX "invalid type: null, expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":-1}", "/timeout_ms",
+	  PREFIX "invalid value: integer `-1`, expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":1.5}", "/timeout_ms",
+	  PREFIX "invalid type: floating point `1.5`, expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":5000.0}", "/timeout_ms",
+	  PREFIX "invalid type: floating point `5000.0`, expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":1e4}", "/timeout_ms",
+	  PREFIX "invalid type: floating point `10000.0`, expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":18446744073709551616}", "/timeout_ms",
+	  PREFIX "invalid type: floating point `18446744073709552000.0`, expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":\"5000\"}", "/timeout_ms",
+	  PREFIX "invalid type: string \"5000\", expected u64" },
+	{ "{\"command\":\"x\",\"timeout_ms\":true}", "/timeout_ms",
+	  PREFIX "invalid type: boolean `true`, expected u64" },
+	{ "{\"timeout_ms\":-1}", "/timeout_ms",
+	  PREFIX "invalid value: integer `-1`, expected u64" },
+	{ "{\"command\":\"a\",\"command\":\"b\"}", "/command",
+	  PREFIX "duplicate field `command` at byte 15" },
+	{ "{\"timeout_ms\":1,\"timeout_ms\":2,\"command\":\"x\"}", "/timeout_ms",
+	  PREFIX "duplicate field `timeout_ms`" },
+	{ "{\"command\":\"x\",\"u\":{\"k\":1,\"k\":1}}", "/u/k", PREFIX "duplicate field `k`" },
+	{ "[\"x\"]", "", PREFIX "invalid type: sequence, expected an object" },
+	{ "\"x\"", "", PREFIX "invalid type: string \"x\", expected an object" },
+	{ "null", "", PREFIX "invalid type: null, expected an object" },
+	{ "", "", PREFIX "unexpected end of text" },
+	{ "{\"command\":\"a\\u0000b\"}", "/command",
+	  PREFIX "invalid value: string \"a\\0b\", expected a string without NUL" },
+	{ "{\"command\":\"\"}", "/command", "Shell command must not be empty" },
+	{ "{\"command\":\"   \\t\\n   \"}", "/command", "Shell command must not be empty" },
 };
 
 START_TEST(test_bad)
@@ -159,9 +160,9 @@ static size_t utf8_of(unsigned int code, char *ret)
 static bool listed(unsigned int code)
 {
 	static const unsigned int list[][2] = {
-		{0x09, 0x0d},     {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},
-		{0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f},
-		{0x205f, 0x205f}, {0x3000, 0x3000},
+		{ 0x09, 0x0d },     { 0x20, 0x20 },     { 0x85, 0x85 },     { 0xa0, 0xa0 },
+		{ 0x1680, 0x1680 }, { 0x2000, 0x200a }, { 0x2028, 0x2029 }, { 0x202f, 0x202f },
+		{ 0x205f, 0x205f }, { 0x3000, 0x3000 },
 	};
 
 	for (size_t i = 0; i < AD_COUNT(list); i++) {
@@ -213,7 +214,7 @@ START_TEST(test_lengths)
 {
 	size_t most = (size_t)sysconf(_SC_PAGESIZE) * 32 - 1;
 	ad_autofree char *fits = letters(most), *long_one = letters(most + 1);
-	const char *argv[] = {"true", fits, NULL}, *long_argv[] = {"true", long_one, NULL};
+	const char *argv[] = { "true", fits, NULL }, *long_argv[] = { "true", long_one, NULL };
 	const char *many[65];
 	agentd_params *params = NULL;
 
@@ -264,8 +265,8 @@ END_TEST
 
 START_TEST(test_argv)
 {
-	const char *argv[] = {"printf", "", "a b", NULL}, *empty[] = {"", NULL}, *none[] = {NULL},
-		   *bytes[] = {"x", "\xff", NULL};
+	const char *argv[] = { "printf", "", "a b", NULL }, *empty[] = { "", NULL },
+		   *none[] = { NULL }, *bytes[] = { "x", "\xff", NULL };
 	agentd_params *params = NULL;
 	char *text = NULL;
 
@@ -291,7 +292,7 @@ END_TEST
 
 START_TEST(test_null)
 {
-	const char *argv[] = {"x", NULL};
+	const char *argv[] = { "x", NULL };
 	agentd_params *params = NULL;
 	char *text = NULL;
 
@@ -337,63 +338,63 @@ static const struct {
 	const char *message; /* NULL: accepted */
 	const char *pointer;
 } corpus[] = {
-	{"01_empty", PREFIX "unexpected end of text", ""},
-	{"02_ws", PREFIX "unexpected end of text", ""},
-	{"03_truncated", PREFIX "unexpected end of text", ""},
-	{"04_trailing", "expected the end of the text at byte 22", ""},
-	{"05_array_top", "invalid type: sequence, expected an object", ""},
-	{"06_null", "invalid type: null, expected an object", ""},
-	{"07_dup_keys", PREFIX "duplicate field `command`", "/command"},
-	{"08_dup_escaped_key", PREFIX "duplicate field `command`", "/command"},
-	{"09_deep_array", "nested deeper than 64 levels", NULL},
-	{"10_deep_object", "nested deeper than 64 levels", NULL},
-	{"11_command_5mib", "at most 1048576 are accepted", ""},
-	{"12_argmax", "Shell command of 131077 bytes is too long", "/command"},
-	{"13_nul_escape", "expected a string without NUL", "/command"},
-	{"14_raw_nul", "control character 0x00 in a string at byte 18", "/command"},
-	{"15_bad_utf8", "invalid UTF-8", "/command"},
-	{"16_lone_surrogate", "lone surrogate \\ud800", "/command"},
-	{"17_overlong", "invalid UTF-8", "/command"},
-	{"18_neg_timeout", "invalid value: integer `-1`, expected u64", "/timeout_ms"},
-	{"19_zero_timeout", NULL, NULL},
-	{"20_frac_timeout", "invalid type: floating point `1.5`, expected u64", "/timeout_ms"},
-	{"21_exp_timeout", "number out of range at byte 31", "/timeout_ms"},
-	{"22_over_timeout", NULL, NULL},
-	{"23_u32wrap", NULL, NULL},
-	{"24_str_timeout", "invalid type: string \"100\", expected u64", "/timeout_ms"},
-	{"25_bool_timeout", "invalid type: boolean `true`, expected u64", "/timeout_ms"},
-	{"26_cmd_number", "invalid type: integer `123`, expected a string", "/command"},
-	{"27_cmd_null", "invalid type: null, expected a string", "/command"},
-	{"28_cmd_empty", "Shell command must not be empty", "/command"},
-	{"29_cmd_missing", "missing field `command`", "/command"},
-	{"30_unknown_field", NULL, NULL},
-	{"31_args_type", NULL, NULL},
-	{"32_workdir_missing", NULL, NULL},
-	{"33_workdir_file", NULL, NULL},
-	{"34_workdir_rel", NULL, NULL},
-	{"35_workdir_procfd", NULL, NULL},
-	{"36_workdir_dotdot", NULL, NULL},
-	{"37_workdir_nul", NULL, NULL},
-	{"38_workdir_4097", NULL, NULL},
-	{"39_env_ld", NULL, NULL},
-	{"40_env_eq", NULL, NULL},
-	{"41_env_nul", NULL, NULL},
-	{"42_env_empty", NULL, NULL},
-	{"43_env_bashfunc", NULL, NULL},
-	{"44_lim_neg", NULL, NULL},
-	{"45_lim_huge", NULL, NULL},
-	{"46_lim_pids0", NULL, NULL},
-	{"47_scope_escape", NULL, NULL},
-	{"48_scope_root", NULL, NULL},
-	{"49_allow_ip", NULL, NULL},
-	{"50_bom", "unexpected byte order mark at byte 0", ""},
-	{"51_nan", "unexpected `N`, expected a value", "/timeout_ms"},
-	{"52_comment", "unexpected `/`", ""},
-	{"53_key_1mib", "at most 1048576 are accepted", ""},
-	{"53_key_short_of_1mib", "key longer than 4096 bytes at byte 18", ""},
-	{"54_keys_100000", "at most 1048576 are accepted", ""},
-	{"54_keys_short_of_1mib", "more than 10000 keys", ""},
-	{"55_proto", NULL, NULL},
+	{ "01_empty", PREFIX "unexpected end of text", "" },
+	{ "02_ws", PREFIX "unexpected end of text", "" },
+	{ "03_truncated", PREFIX "unexpected end of text", "" },
+	{ "04_trailing", "expected the end of the text at byte 22", "" },
+	{ "05_array_top", "invalid type: sequence, expected an object", "" },
+	{ "06_null", "invalid type: null, expected an object", "" },
+	{ "07_dup_keys", PREFIX "duplicate field `command`", "/command" },
+	{ "08_dup_escaped_key", PREFIX "duplicate field `command`", "/command" },
+	{ "09_deep_array", "nested deeper than 64 levels", NULL },
+	{ "10_deep_object", "nested deeper than 64 levels", NULL },
+	{ "11_command_5mib", "at most 1048576 are accepted", "" },
+	{ "12_argmax", "Shell command of 131077 bytes is too long", "/command" },
+	{ "13_nul_escape", "expected a string without NUL", "/command" },
+	{ "14_raw_nul", "control character 0x00 in a string at byte 18", "/command" },
+	{ "15_bad_utf8", "invalid UTF-8", "/command" },
+	{ "16_lone_surrogate", "lone surrogate \\ud800", "/command" },
+	{ "17_overlong", "invalid UTF-8", "/command" },
+	{ "18_neg_timeout", "invalid value: integer `-1`, expected u64", "/timeout_ms" },
+	{ "19_zero_timeout", NULL, NULL },
+	{ "20_frac_timeout", "invalid type: floating point `1.5`, expected u64", "/timeout_ms" },
+	{ "21_exp_timeout", "number out of range at byte 31", "/timeout_ms" },
+	{ "22_over_timeout", NULL, NULL },
+	{ "23_u32wrap", NULL, NULL },
+	{ "24_str_timeout", "invalid type: string \"100\", expected u64", "/timeout_ms" },
+	{ "25_bool_timeout", "invalid type: boolean `true`, expected u64", "/timeout_ms" },
+	{ "26_cmd_number", "invalid type: integer `123`, expected a string", "/command" },
+	{ "27_cmd_null", "invalid type: null, expected a string", "/command" },
+	{ "28_cmd_empty", "Shell command must not be empty", "/command" },
+	{ "29_cmd_missing", "missing field `command`", "/command" },
+	{ "30_unknown_field", NULL, NULL },
+	{ "31_args_type", NULL, NULL },
+	{ "32_workdir_missing", NULL, NULL },
+	{ "33_workdir_file", NULL, NULL },
+	{ "34_workdir_rel", NULL, NULL },
+	{ "35_workdir_procfd", NULL, NULL },
+	{ "36_workdir_dotdot", NULL, NULL },
+	{ "37_workdir_nul", NULL, NULL },
+	{ "38_workdir_4097", NULL, NULL },
+	{ "39_env_ld", NULL, NULL },
+	{ "40_env_eq", NULL, NULL },
+	{ "41_env_nul", NULL, NULL },
+	{ "42_env_empty", NULL, NULL },
+	{ "43_env_bashfunc", NULL, NULL },
+	{ "44_lim_neg", NULL, NULL },
+	{ "45_lim_huge", NULL, NULL },
+	{ "46_lim_pids0", NULL, NULL },
+	{ "47_scope_escape", NULL, NULL },
+	{ "48_scope_root", NULL, NULL },
+	{ "49_allow_ip", NULL, NULL },
+	{ "50_bom", "unexpected byte order mark at byte 0", "" },
+	{ "51_nan", "unexpected `N`, expected a value", "/timeout_ms" },
+	{ "52_comment", "unexpected `/`", "" },
+	{ "53_key_1mib", "at most 1048576 are accepted", "" },
+	{ "53_key_short_of_1mib", "key longer than 4096 bytes at byte 18", "" },
+	{ "54_keys_100000", "at most 1048576 are accepted", "" },
+	{ "54_keys_short_of_1mib", "more than 10000 keys", "" },
+	{ "55_proto", NULL, NULL },
 };
 
 START_TEST(test_corpus)
@@ -428,10 +429,10 @@ START_TEST(test_corpus_values)
 		const char *name;
 		uint64_t timeout_ms;
 	} values[] = {
-		{"19_zero_timeout", 1},
-		{"22_over_timeout", UINT64_C(1) << 63},
-		{"23_u32wrap", UINT64_C(1) << 32},
-		{"30_unknown_field", 30000},
+		{ "19_zero_timeout", 1 },
+		{ "22_over_timeout", UINT64_C(1) << 63 },
+		{ "23_u32wrap", UINT64_C(1) << 32 },
+		{ "30_unknown_field", 30000 },
 	};
 
 	for (size_t i = 0; i < AD_COUNT(values); i++) {

@@ -106,7 +106,7 @@ START_TEST(test_limits_merge)
 	const struct agentd_limits runner = limits_of(1000, UINT32_MAX, 0),
 				   policy = limits_of(2000, 0, UINT64_MAX),
 				   context = limits_of(500, 0, 0), exec = limits_of(700, 9, 70);
-	const struct agentd_limits *layers[] = {&runner, &policy, &context, NULL};
+	const struct agentd_limits *layers[] = { &runner, &policy, &context, NULL };
 	struct agentd_limits merged;
 	uint32_t requested = 0;
 
@@ -121,8 +121,8 @@ START_TEST(test_limits_merge)
 	ck_assert_uint_eq(merged.open_files_max, 0);
 
 	ad_limits_merge(layers, 4, 2, 1 << 30, &merged, &requested);
-	ck_assert_uint_eq(merged.mem_bytes, 500);  /* the least */
-	ck_assert_uint_eq(merged.pids_max, 0);     /* unlimited, says a policy */
+	ck_assert_uint_eq(merged.mem_bytes, 500); /* the least */
+	ck_assert_uint_eq(merged.pids_max, 0);    /* unlimited, says a policy */
 	ck_assert_uint_eq(merged.timeout_ms, 0);
 	ck_assert_uint_eq(requested, BIT("mem_bytes") | BIT("pids_max") | BIT("timeout_ms"));
 
@@ -139,7 +139,7 @@ START_TEST(test_limits_merge_unlimited)
 {
 	const struct agentd_limits wish = limits_of(UINT64_MAX, UINT32_MAX, UINT64_MAX),
 				   policy = limits_of(4096, 0, 0);
-	const struct agentd_limits *layers[] = {&policy, NULL, &wish};
+	const struct agentd_limits *layers[] = { &policy, NULL, &wish };
 	struct agentd_limits merged;
 	uint32_t requested = 0;
 
@@ -189,26 +189,27 @@ END_TEST
 static const struct {
 	const char *text, *pointer, *message;
 } bad_limits[] = {
-	{"{\"memory_bytes\":-1}", "/l/memory_bytes", "unknown key \"memory_bytes\""},
-	{"{\"mem_bytes\":-1}", "/l/mem_bytes", "invalid value: integer `-1`, expected u64"},
-	{"{\"mem_bytes\":18446744073709551616}", "/l/mem_bytes", "invalid type: floating point"},
-	{"{\"mem_bytes\":18446744073709551615}", "/l/mem_bytes",
-	 "invalid value: integer `18446744073709551615`, expected 1 to 18446744073709551614"},
-	{"{\"pids_max\":0}", "/l/pids_max", "invalid value: integer `0`, expected 1 to 4294967294"},
-	{"{\"pids_max\":4294967295}", "/l/pids_max", "invalid value: integer `4294967295`"},
-	{"{\"pids_max\":4294967296}", "/l/pids_max", "invalid value: integer `4294967296`"},
-	{"{\"pids_max\":\"none\"}", "/l/pids_max",
-	 "invalid value: string \"none\", expected a number or \"unlimited\""},
-	{"{\"pids_max\":\"unlimited\\u0000\"}", "/l/pids_max", "without NUL"},
-	{"{\"pids_max\":null}", "/l/pids_max", "invalid type: null, expected u64"},
-	{"{\"size\":80}", "/l/size", "unknown key \"size\""},
-	{"[]", "/l", "invalid type: sequence, expected an object"},
+	{ "{\"memory_bytes\":-1}", "/l/memory_bytes", "unknown key \"memory_bytes\"" },
+	{ "{\"mem_bytes\":-1}", "/l/mem_bytes", "invalid value: integer `-1`, expected u64" },
+	{ "{\"mem_bytes\":18446744073709551616}", "/l/mem_bytes", "invalid type: floating point" },
+	{ "{\"mem_bytes\":18446744073709551615}", "/l/mem_bytes",
+	  "invalid value: integer `18446744073709551615`, expected 1 to 18446744073709551614" },
+	{ "{\"pids_max\":0}", "/l/pids_max",
+	  "invalid value: integer `0`, expected 1 to 4294967294" },
+	{ "{\"pids_max\":4294967295}", "/l/pids_max", "invalid value: integer `4294967295`" },
+	{ "{\"pids_max\":4294967296}", "/l/pids_max", "invalid value: integer `4294967296`" },
+	{ "{\"pids_max\":\"none\"}", "/l/pids_max",
+	  "invalid value: string \"none\", expected a number or \"unlimited\"" },
+	{ "{\"pids_max\":\"unlimited\\u0000\"}", "/l/pids_max", "without NUL" },
+	{ "{\"pids_max\":null}", "/l/pids_max", "invalid type: null, expected u64" },
+	{ "{\"size\":80}", "/l/size", "unknown key \"size\"" },
+	{ "[]", "/l", "invalid type: sequence, expected an object" },
 };
 
 START_TEST(test_bad_limits)
 {
 	struct json_object *value = parse(bad_limits[_i].text);
-	struct agentd_limits limits = {.size = 1};
+	struct agentd_limits limits = { .size = 1 };
 
 	ck_refused(ad_limits_from_json(value, "/l", &limits, &refused), AGENTD_ERR_INVALID,
 		   bad_limits[_i].pointer, bad_limits[_i].message);
@@ -222,7 +223,7 @@ END_TEST
 START_TEST(test_defaults)
 {
 	agentd_policy *policy = new_policy();
-	const agentd_policy *both[] = {policy, NULL};
+	const agentd_policy *both[] = { policy, NULL };
 
 	for (size_t i = 0; i < 2; i++) {
 		const agentd_policy *p = both[i];
@@ -287,8 +288,7 @@ START_TEST(test_setters)
 	ck_assert(ad_policy_require_kvm(policy));
 	ck_assert_int_eq(agentd_policy_set_limits(policy, &limits, NULL), 0);
 	ck_assert_uint_eq(ad_policy_limits(policy)->pids_max, 7);
-	ck_assert_int_eq(
-		agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_VM, NULL), 0);
+	ck_assert_int_eq(agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_VM, NULL), 0);
 	ck_assert_int_eq(ad_policy_min_isolation(policy), AGENTD_ISOLATION_VM);
 	agentd_policy_unref(policy);
 }
@@ -446,27 +446,27 @@ END_TEST
 static const struct {
 	const char *pattern, *normal;
 } hosts[] = {
-	{"example.org", "example.org"},
-	{"EXAMPLE.Org.", "example.org"},
-	{"localhost", "localhost"},
-	{"*.Example.ORG", "*.example.org"},
-	{"*.example.org.", "*.example.org"},
-	{"xn--bcher-kva.example", "xn--bcher-kva.example"},
-	{"a-b.c0.d", "a-b.c0.d"},
-	{"1.2.3.4.example", "1.2.3.4.example"},
-	{"0x7f.example", "0x7f.example"},
-	{"3com.net", "3com.net"},
-	{"0xyz", "0xyz"},
-	{"127.0.0.1", "127.0.0.1"},
-	{"10.0.0.0/8", "10.0.0.0/8"},
-	{"10.0.0.1/32", "10.0.0.1"},
-	{"0.0.0.0/0", "0.0.0.0/0"},
-	{"2001:DB8:0:0::1", "2001:db8::1"},
-	{"2001:db8::/32", "2001:db8::/32"},
-	{"::1/128", "::1"},
-	{"::/0", "::/0"},
-	{"::", "::"},
-	{"64:ff9b::102:304", "64:ff9b::102:304"},
+	{ "example.org", "example.org" },
+	{ "EXAMPLE.Org.", "example.org" },
+	{ "localhost", "localhost" },
+	{ "*.Example.ORG", "*.example.org" },
+	{ "*.example.org.", "*.example.org" },
+	{ "xn--bcher-kva.example", "xn--bcher-kva.example" },
+	{ "a-b.c0.d", "a-b.c0.d" },
+	{ "1.2.3.4.example", "1.2.3.4.example" },
+	{ "0x7f.example", "0x7f.example" },
+	{ "3com.net", "3com.net" },
+	{ "0xyz", "0xyz" },
+	{ "127.0.0.1", "127.0.0.1" },
+	{ "10.0.0.0/8", "10.0.0.0/8" },
+	{ "10.0.0.1/32", "10.0.0.1" },
+	{ "0.0.0.0/0", "0.0.0.0/0" },
+	{ "2001:DB8:0:0::1", "2001:db8::1" },
+	{ "2001:db8::/32", "2001:db8::/32" },
+	{ "::1/128", "::1" },
+	{ "::/0", "::/0" },
+	{ "::", "::" },
+	{ "64:ff9b::102:304", "64:ff9b::102:304" },
 };
 
 START_TEST(test_host)
@@ -482,55 +482,57 @@ END_TEST
 static const struct {
 	const char *pattern, *message;
 } bad_hosts[] = {
-	{"", "must not be empty"},
-	{"*", "matches everything: \"*\""},
-	{"*.", "matches everything: \"*.\""},
-	{".", "is not an IPv4 address"},
-	{"*..", "matches everything"},
-	{"*.*", "no host name has"},
-	{"*.*.example.org", "no host name has"},
-	{"a.*.org", "no host name has"},
-	{"*example.org", "no host name has"},
-	{".example.org", "empty label"},
-	{"a..b", "empty label"},
-	{"example.org..", "empty label"},
-	{"-a.org", "hyphen"},
-	{"a-.org", "hyphen"},
-	{"a_b.org", "no host name has"},
-	{"a b", "no host name has"},
-	{"a\nb", "no host name has"},
-	{"user@host", "no host name has"},
-	{"b\xc3\xbc" "cher.example", "punycode"},
-	{"0x7f000001", "is not an IPv4 address of four decimal numbers: \"0x7f000001\""},
-	{"0X7F.1", "is not an IPv4 address"},
-	{"0x", "is not an IPv4 address"},
-	{"2130706433", "is not an IPv4 address"},
-	{"127.1", "is not an IPv4 address"},
-	{"127.0.0.01", "is not an IPv4 address"},
-	{"0177.0.0.1", "is not an IPv4 address"},
-	{"127.0.0.1.", "is not an IPv4 address"},
-	{"127.0.0.256", "is not an IPv4 address"},
-	{"1.2.3.4.5", "is not an IPv4 address"},
-	{"example.1", "is not an IPv4 address"},
-	{"*.1", "is not an IPv4 address"},
-	{"10.0.0.0/33", "prefix length"},
-	{"10.0.0.0/", "prefix length"},
-	{"10.0.0.0/08", "prefix length"},
-	{"10.0.0.0/+8", "prefix length"},
-	{"10.0.0.0/8/8", "prefix length"},
-	{"10.0.0.1/8", "address bits behind its prefix: \"10.0.0.1/8\""},
-	{"2001:db8::1/32", "address bits behind its prefix"},
-	{"2001:db8::/129", "prefix length"},
-	{"::ffff:127.0.0.1", "mapped to IPv6"},
-	{"::ffff:7f00:1", "mapped to IPv6"},
-	{"::ffff:0:0/96", "mapped to IPv6"},
-	{"fe80::1%eth0", "is not an IPv6 address"},
-	{"[::1]", "is not an IPv6 address"},
-	{":::", "is not an IPv6 address"},
-	{"example.org/8", "is not an IPv4 address"},
-	{"example.org:80", "is not an IPv6 address"},
-	{"http://example.org", "is not an"},
-	{"1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb", "is not an address"},
+	{ "", "must not be empty" },
+	{ "*", "matches everything: \"*\"" },
+	{ "*.", "matches everything: \"*.\"" },
+	{ ".", "is not an IPv4 address" },
+	{ "*..", "matches everything" },
+	{ "*.*", "no host name has" },
+	{ "*.*.example.org", "no host name has" },
+	{ "a.*.org", "no host name has" },
+	{ "*example.org", "no host name has" },
+	{ ".example.org", "empty label" },
+	{ "a..b", "empty label" },
+	{ "example.org..", "empty label" },
+	{ "-a.org", "hyphen" },
+	{ "a-.org", "hyphen" },
+	{ "a_b.org", "no host name has" },
+	{ "a b", "no host name has" },
+	{ "a\nb", "no host name has" },
+	{ "user@host", "no host name has" },
+	{ "b\xc3\xbc"
+	  "cher.example",
+	  "punycode" },
+	{ "0x7f000001", "is not an IPv4 address of four decimal numbers: \"0x7f000001\"" },
+	{ "0X7F.1", "is not an IPv4 address" },
+	{ "0x", "is not an IPv4 address" },
+	{ "2130706433", "is not an IPv4 address" },
+	{ "127.1", "is not an IPv4 address" },
+	{ "127.0.0.01", "is not an IPv4 address" },
+	{ "0177.0.0.1", "is not an IPv4 address" },
+	{ "127.0.0.1.", "is not an IPv4 address" },
+	{ "127.0.0.256", "is not an IPv4 address" },
+	{ "1.2.3.4.5", "is not an IPv4 address" },
+	{ "example.1", "is not an IPv4 address" },
+	{ "*.1", "is not an IPv4 address" },
+	{ "10.0.0.0/33", "prefix length" },
+	{ "10.0.0.0/", "prefix length" },
+	{ "10.0.0.0/08", "prefix length" },
+	{ "10.0.0.0/+8", "prefix length" },
+	{ "10.0.0.0/8/8", "prefix length" },
+	{ "10.0.0.1/8", "address bits behind its prefix: \"10.0.0.1/8\"" },
+	{ "2001:db8::1/32", "address bits behind its prefix" },
+	{ "2001:db8::/129", "prefix length" },
+	{ "::ffff:127.0.0.1", "mapped to IPv6" },
+	{ "::ffff:7f00:1", "mapped to IPv6" },
+	{ "::ffff:0:0/96", "mapped to IPv6" },
+	{ "fe80::1%eth0", "is not an IPv6 address" },
+	{ "[::1]", "is not an IPv6 address" },
+	{ ":::", "is not an IPv6 address" },
+	{ "example.org/8", "is not an IPv4 address" },
+	{ "example.org:80", "is not an IPv6 address" },
+	{ "http://example.org", "is not an" },
+	{ "1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb", "is not an address" },
 };
 
 START_TEST(test_bad_host)
@@ -624,54 +626,55 @@ END_TEST
 static const struct {
 	const char *json, *pointer, *message;
 } bad[] = {
-	{"[]", "", "invalid type: sequence, expected an object"},
-	{"{\"x\":1}", "/x", "unknown key \"x\""},
-	{"{\"__proto__\":{}}", "/__proto__", "unknown key \"__proto__\""},
-	{"{\"env\":[],\"env\":[]}", "/env", "duplicate field `env`"},
-	{"{\"min_isolation\":\"host\"}", "/min_isolation",
-	 "invalid value: string \"host\", expected \"none\", \"sandbox\" or \"vm\""},
-	{"{\"min_isolation\":200}", "/min_isolation", "invalid type: integer `200`"},
-	{"{\"paths\":[]}", "/paths", "expected an object"},
-	{"{\"paths\":{\"x\":[]}}", "/paths/x", "unknown key \"x\""},
-	{"{\"paths\":{\"read\":\"/a\"}}", "/paths/read", "expected an array"},
-	{"{\"paths\":{\"deny\":\"/a\"}}", "/paths/deny", "expected an array"},
-	{"{\"paths\":{\"read\":[\"/a\",5]}}", "/paths/read/1", "expected a string"},
-	{"{\"paths\":{\"read\":[\"/srv/../../etc\"]}}", "/paths/read/0", "\"/srv/../../etc\""},
-	{"{\"paths\":{\"write\":[\"\"]}}", "/paths/write/0", "must not be empty"},
-	{"{\"paths\":{\"exec\":[\"bin\"]}}", "/paths/exec/0", "must be an absolute path: \"bin\""},
-	{"{\"paths\":{\"deny\":[\"/a/./b\"]}}", "/paths/deny/0", "\"/a/./b\""},
-	{"{\"paths\":{\"read\":[\"/tmp\\u0000/../etc\"]}}", "/paths/read/0",
-	 "invalid value: string \"/tmp\\0/../etc\", expected a string without NUL"},
-	{"{\"paths\":{\"read\":[\"/a\"],\"deny\":[\"/a\"]}}", "/paths/read/0",
-	 "path is allowed, but \"/a\" is denied: \"/a\""},
-	{"{\"paths\":{\"deny\":[\"/a\"],\"write\":[\"/x\",\"/a/b\"]}}", "/paths/write/1",
-	 "path is allowed, but \"/a\" is denied: \"/a/b\""},
-	{"{\"net\":\"none\"}", "/net", "expected an object"},
-	{"{\"net\":{\"mode\":\"allowlist\"}}", "/net/mode",
-	 "invalid value: string \"allowlist\", expected \"none\", \"allow\" or \"full\""},
-	{"{\"net\":{\"mode\":\"full\",\"hosts\":[]}}", "/net/hosts", "unknown key \"hosts\""},
-	{"{\"net\":{\"allow\":[\"a.b\"]}}", "/net/allow",
-	 "allowed hosts need the mode \"allow\", it is \"none\""},
-	{"{\"net\":{\"mode\":\"full\",\"allow\":[\"a.b\"]}}", "/net/allow", "it is \"full\""},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":{}}}", "/net/allow", "expected an array"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.b\"],\"deny\":[\"a.b\"]}}", "/net/allow/0",
-	 "host is allowed, but \"a.b\" is denied: \"a.b\""},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"1.2.3.4:5\"],\"deny\":[\"1.0.0.0/8\"]}}",
-	 "/net/allow/0", "\"1.0.0.0/8\" is denied: \"1.2.3.4:5\""},
-	{"{\"net\":{\"deny\":[\"a.b:80\"]}}", "/net/deny/0", "denied on every port: \"a.b:80\""},
-	{"{\"net\":{\"deny\":[7]}}", "/net/deny/0", "expected a string"},
-	{"{\"env\":[\"A=B\"]}", "/env/0", "\"A=B\""},
-	{"{\"env\":[\"A\\u0000\"]}", "/env/0", "without NUL"},
-	{"{\"env\":{}}", "/env", "expected an array"},
-	{"{\"limits\":{\"pids\":0}}", "/limits/pids", "unknown key \"pids\""},
-	{"{\"limits\":{\"pids_max\":0}}", "/limits/pids_max", "integer `0`"},
-	{"{\"protections\":{\"landlock\":\"maybe\"}}", "/protections/landlock",
-	 "expected \"required\", \"degradable\" or \"off\""},
-	{"{\"protections\":{\"a/b\":\"off\"}}", "/protections/a~1b",
-	 "there is no protection layer \"a/b\""},
-	{"{\"protect_names\":[\"../x\"]}", "/protect_names/0", "\"../x\""},
-	{"{\"protect_names\":[null]}", "/protect_names/0", "invalid type: null"},
-	{"{\"require_kvm\":1}", "/require_kvm", "expected a boolean"},
+	{ "[]", "", "invalid type: sequence, expected an object" },
+	{ "{\"x\":1}", "/x", "unknown key \"x\"" },
+	{ "{\"__proto__\":{}}", "/__proto__", "unknown key \"__proto__\"" },
+	{ "{\"env\":[],\"env\":[]}", "/env", "duplicate field `env`" },
+	{ "{\"min_isolation\":\"host\"}", "/min_isolation",
+	  "invalid value: string \"host\", expected \"none\", \"sandbox\" or \"vm\"" },
+	{ "{\"min_isolation\":200}", "/min_isolation", "invalid type: integer `200`" },
+	{ "{\"paths\":[]}", "/paths", "expected an object" },
+	{ "{\"paths\":{\"x\":[]}}", "/paths/x", "unknown key \"x\"" },
+	{ "{\"paths\":{\"read\":\"/a\"}}", "/paths/read", "expected an array" },
+	{ "{\"paths\":{\"deny\":\"/a\"}}", "/paths/deny", "expected an array" },
+	{ "{\"paths\":{\"read\":[\"/a\",5]}}", "/paths/read/1", "expected a string" },
+	{ "{\"paths\":{\"read\":[\"/srv/../../etc\"]}}", "/paths/read/0", "\"/srv/../../etc\"" },
+	{ "{\"paths\":{\"write\":[\"\"]}}", "/paths/write/0", "must not be empty" },
+	{ "{\"paths\":{\"exec\":[\"bin\"]}}", "/paths/exec/0",
+	  "must be an absolute path: \"bin\"" },
+	{ "{\"paths\":{\"deny\":[\"/a/./b\"]}}", "/paths/deny/0", "\"/a/./b\"" },
+	{ "{\"paths\":{\"read\":[\"/tmp\\u0000/../etc\"]}}", "/paths/read/0",
+	  "invalid value: string \"/tmp\\0/../etc\", expected a string without NUL" },
+	{ "{\"paths\":{\"read\":[\"/a\"],\"deny\":[\"/a\"]}}", "/paths/read/0",
+	  "path is allowed, but \"/a\" is denied: \"/a\"" },
+	{ "{\"paths\":{\"deny\":[\"/a\"],\"write\":[\"/x\",\"/a/b\"]}}", "/paths/write/1",
+	  "path is allowed, but \"/a\" is denied: \"/a/b\"" },
+	{ "{\"net\":\"none\"}", "/net", "expected an object" },
+	{ "{\"net\":{\"mode\":\"allowlist\"}}", "/net/mode",
+	  "invalid value: string \"allowlist\", expected \"none\", \"allow\" or \"full\"" },
+	{ "{\"net\":{\"mode\":\"full\",\"hosts\":[]}}", "/net/hosts", "unknown key \"hosts\"" },
+	{ "{\"net\":{\"allow\":[\"a.b\"]}}", "/net/allow",
+	  "allowed hosts need the mode \"allow\", it is \"none\"" },
+	{ "{\"net\":{\"mode\":\"full\",\"allow\":[\"a.b\"]}}", "/net/allow", "it is \"full\"" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":{}}}", "/net/allow", "expected an array" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.b\"],\"deny\":[\"a.b\"]}}", "/net/allow/0",
+	  "host is allowed, but \"a.b\" is denied: \"a.b\"" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"1.2.3.4:5\"],\"deny\":[\"1.0.0.0/8\"]}}",
+	  "/net/allow/0", "\"1.0.0.0/8\" is denied: \"1.2.3.4:5\"" },
+	{ "{\"net\":{\"deny\":[\"a.b:80\"]}}", "/net/deny/0", "denied on every port: \"a.b:80\"" },
+	{ "{\"net\":{\"deny\":[7]}}", "/net/deny/0", "expected a string" },
+	{ "{\"env\":[\"A=B\"]}", "/env/0", "\"A=B\"" },
+	{ "{\"env\":[\"A\\u0000\"]}", "/env/0", "without NUL" },
+	{ "{\"env\":{}}", "/env", "expected an array" },
+	{ "{\"limits\":{\"pids\":0}}", "/limits/pids", "unknown key \"pids\"" },
+	{ "{\"limits\":{\"pids_max\":0}}", "/limits/pids_max", "integer `0`" },
+	{ "{\"protections\":{\"landlock\":\"maybe\"}}", "/protections/landlock",
+	  "expected \"required\", \"degradable\" or \"off\"" },
+	{ "{\"protections\":{\"a/b\":\"off\"}}", "/protections/a~1b",
+	  "there is no protection layer \"a/b\"" },
+	{ "{\"protect_names\":[\"../x\"]}", "/protect_names/0", "\"../x\"" },
+	{ "{\"protect_names\":[null]}", "/protect_names/0", "invalid type: null" },
+	{ "{\"require_kvm\":1}", "/require_kvm", "expected a boolean" },
 };
 
 START_TEST(test_bad)
@@ -689,35 +692,35 @@ END_TEST
 static const struct {
 	const char *text, *message;
 } bad_json_hosts[] = {
-	{"example.com\\u0000.evil.test",
-	 "invalid value: string \"example.com\\0.evil.test\", expected a string without NUL"},
-	{"0x7f000001", "\"0x7f000001\""},
-	{"[::ffff:127.0.0.1]", "mapped to IPv6, write it as IPv4: \"::ffff:127.0.0.1\""},
-	{"*.", "matches everything: \"*.\""},
-	{"*", "matches everything: \"*\""},
-	{"", "must not be empty"},
-	{"a.b:", "wrong ports"},
-	{"a.b:0", "wrong ports"},
-	{"a.b:65536", "wrong ports"},
-	{"a.b:080", "wrong ports"},
-	{"a.b:+80", "wrong ports"},
-	{"a.b:90-80", "wrong ports"},
-	{"a.b:80-", "wrong ports"},
-	{"a.b:-80", "wrong ports"},
-	{"a.b:80-90-100", "wrong ports"},
-	{"a.b:http", "wrong ports"},
-	{"[::1", "unpaired brackets"},
-	{"[::1]80", "unpaired brackets"},
-	{"[::1]:", "wrong ports"},
-	{"[1.2.3.4]:80", "brackets around what is not IPv6"},
-	{"[]", "brackets around what is not IPv6"},
-	{"::1]", "is not an IPv6 address"},
-	{":80", "must not be empty"},
+	{ "example.com\\u0000.evil.test",
+	  "invalid value: string \"example.com\\0.evil.test\", expected a string without NUL" },
+	{ "0x7f000001", "\"0x7f000001\"" },
+	{ "[::ffff:127.0.0.1]", "mapped to IPv6, write it as IPv4: \"::ffff:127.0.0.1\"" },
+	{ "*.", "matches everything: \"*.\"" },
+	{ "*", "matches everything: \"*\"" },
+	{ "", "must not be empty" },
+	{ "a.b:", "wrong ports" },
+	{ "a.b:0", "wrong ports" },
+	{ "a.b:65536", "wrong ports" },
+	{ "a.b:080", "wrong ports" },
+	{ "a.b:+80", "wrong ports" },
+	{ "a.b:90-80", "wrong ports" },
+	{ "a.b:80-", "wrong ports" },
+	{ "a.b:-80", "wrong ports" },
+	{ "a.b:80-90-100", "wrong ports" },
+	{ "a.b:http", "wrong ports" },
+	{ "[::1", "unpaired brackets" },
+	{ "[::1]80", "unpaired brackets" },
+	{ "[::1]:", "wrong ports" },
+	{ "[1.2.3.4]:80", "brackets around what is not IPv6" },
+	{ "[]", "brackets around what is not IPv6" },
+	{ "::1]", "is not an IPv6 address" },
+	{ ":80", "must not be empty" },
 };
 
 START_TEST(test_bad_json_host)
 {
-	ad_autobuf struct ad_buf json = {0};
+	ad_autobuf struct ad_buf json = { 0 };
 	agentd_policy *policy = NULL;
 
 	ad_buf_printf(&json, "{\"net\":{\"mode\":\"allow\",\"allow\":[\"ok.test\",\"%s\"]}}",
@@ -796,37 +799,37 @@ static const char ceiling_json[] =
 static const struct {
 	const char *json, *message; /* NULL: within */
 } within[] = {
-	{"{}", NULL},
-	{"{\"paths\":{\"read\":[\"/usr\",\"/usr/lib\"],\"exec\":[\"/usr/bin\"]}}", NULL},
-	{"{\"paths\":{\"write\":[\"/srv\"],\"read\":[\"/srv/x\"]}}", NULL},
-	{"{\"paths\":{\"exec\":[\"/usr\"]}}", "allow to execute the path \"/usr\""},
-	{"{\"paths\":{\"write\":[\"/usr/bin\"],\"exec\":[\"/usr/bin\"]}}",
-	 "allow to write the path \"/usr/bin\""},
-	{"{\"paths\":{\"read\":[\"/\"]}}", "allow to read the path \"/\""},
-	{"{\"paths\":{\"read\":[\"/usrlocal\"]}}", "allow to read the path \"/usrlocal\""},
-	{"{\"paths\":{\"read\":[\"/srv/secret/x\"]}}", "denies the path \"/srv/secret/x\""},
-	{"{\"paths\":{\"deny\":[\"/home\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"full\"}}", "allows network mode \"allow\", not \"full\""},
-	{"{\"net\":{\"mode\":\"allow\"}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.example.org:443\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"*.a.example.org:443\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"example.org:443\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.example.org\"]}}", "\"a.example.org\""},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.example.org:443-444\"]}}",
-	 "\"a.example.org:443-444\""},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"myexample.org:443\"]}}", "myexample"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"*.org:443\"]}}", "*.org"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"bad.example.org:443\"]}}", "bad.example.org"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"plain.test:5\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"*.plain.test\"]}}", "*.plain.test"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"ports.test:150-200\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"ports.test:99-200\"]}}", "ports.test:99-200"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"all.test\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"10.1.2.3\",\"10.1.0.0/16:80\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"10.9.1.1\"]}}", "10.9.1.1"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"8.0.0.0/6\"]}}", "8.0.0.0/6"},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"[2001:db8:1::]:22\"]}}", NULL},
-	{"{\"net\":{\"mode\":\"allow\",\"allow\":[\"[2001:db9::]:22\"]}}", "[2001:db9::]:22"},
+	{ "{}", NULL },
+	{ "{\"paths\":{\"read\":[\"/usr\",\"/usr/lib\"],\"exec\":[\"/usr/bin\"]}}", NULL },
+	{ "{\"paths\":{\"write\":[\"/srv\"],\"read\":[\"/srv/x\"]}}", NULL },
+	{ "{\"paths\":{\"exec\":[\"/usr\"]}}", "allow to execute the path \"/usr\"" },
+	{ "{\"paths\":{\"write\":[\"/usr/bin\"],\"exec\":[\"/usr/bin\"]}}",
+	  "allow to write the path \"/usr/bin\"" },
+	{ "{\"paths\":{\"read\":[\"/\"]}}", "allow to read the path \"/\"" },
+	{ "{\"paths\":{\"read\":[\"/usrlocal\"]}}", "allow to read the path \"/usrlocal\"" },
+	{ "{\"paths\":{\"read\":[\"/srv/secret/x\"]}}", "denies the path \"/srv/secret/x\"" },
+	{ "{\"paths\":{\"deny\":[\"/home\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"full\"}}", "allows network mode \"allow\", not \"full\"" },
+	{ "{\"net\":{\"mode\":\"allow\"}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.example.org:443\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"*.a.example.org:443\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"example.org:443\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.example.org\"]}}", "\"a.example.org\"" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"a.example.org:443-444\"]}}",
+	  "\"a.example.org:443-444\"" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"myexample.org:443\"]}}", "myexample" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"*.org:443\"]}}", "*.org" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"bad.example.org:443\"]}}", "bad.example.org" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"plain.test:5\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"*.plain.test\"]}}", "*.plain.test" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"ports.test:150-200\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"ports.test:99-200\"]}}", "ports.test:99-200" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"all.test\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"10.1.2.3\",\"10.1.0.0/16:80\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"10.9.1.1\"]}}", "10.9.1.1" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"8.0.0.0/6\"]}}", "8.0.0.0/6" },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"[2001:db8:1::]:22\"]}}", NULL },
+	{ "{\"net\":{\"mode\":\"allow\",\"allow\":[\"[2001:db9::]:22\"]}}", "[2001:db9::]:22" },
 };
 
 START_TEST(test_within)

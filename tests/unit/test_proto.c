@@ -59,8 +59,8 @@ static void check_receipt(const struct ad_msg_receipt *a, const struct ad_msg_re
 static size_t all_messages(struct ad_msg *ret)
 {
 	static const enum ad_msg_type types[] = {
-		AD_MSG_SPAWN_FD, AD_MSG_KILL,   AD_MSG_SIGNAL, AD_MSG_HELLO, AD_MSG_STARTED,
-		AD_MSG_FAILED,   AD_MSG_LIMIT,  AD_MSG_EXITED, AD_MSG_CLOSED, AD_MSG_ENDED,
+		AD_MSG_SPAWN_FD, AD_MSG_KILL,  AD_MSG_SIGNAL, AD_MSG_HELLO,  AD_MSG_STARTED,
+		AD_MSG_FAILED,   AD_MSG_LIMIT, AD_MSG_EXITED, AD_MSG_CLOSED, AD_MSG_ENDED,
 	};
 	const size_t count = sizeof(types) / sizeof(types[0]);
 

@@ -320,8 +320,7 @@ START_TEST(test_callback_sizes)
 	ck_refused(agentd_sink_new(&ops, NULL, &sink, &refused), AGENTD_ERR_ABI, "", "size");
 	ops.size = sizeof(ops);
 	ops.reserved0 = 1;
-	ck_refused(agentd_sink_new(&ops, NULL, &sink, &refused), AGENTD_ERR_ABI, "",
-		   "reserved0");
+	ck_refused(agentd_sink_new(&ops, NULL, &sink, &refused), AGENTD_ERR_ABI, "", "reserved0");
 	ck_refused(agentd_sink_new(NULL, NULL, &sink, &refused), AGENTD_ERR_INVALID, "", "ops");
 	ck_refused(agentd_sink_new(&recorder_ops, NULL, NULL, &refused), AGENTD_ERR_INVALID, "",
 		   "ret");

@@ -38,8 +38,7 @@ START_TEST(test_error_errno)
 	agentd_error *err = NULL;
 
 	errno = EPERM;
-	ck_assert_int_eq(ad_fail_errno(&err, ENOENT, "Failed to open %s", "x"),
-			 AGENTD_ERR_SYSTEM);
+	ck_assert_int_eq(ad_fail_errno(&err, ENOENT, "Failed to open %s", "x"), AGENTD_ERR_SYSTEM);
 	ck_assert_int_eq(errno, EPERM);
 	ck_assert_int_eq(agentd_error_os_errno(err), ENOENT);
 	ck_assert_str_eq(agentd_error_message(err),
@@ -223,7 +222,7 @@ struct node {
 
 START_TEST(test_list)
 {
-	struct node nodes[3] = {{.number = 1}, {.number = 2}, {.number = 3}};
+	struct node nodes[3] = { { .number = 1 }, { .number = 2 }, { .number = 3 } };
 	struct ad_list head;
 	int sum = 0, at = 0;
 
@@ -256,7 +255,7 @@ END_TEST
 
 START_TEST(test_buf)
 {
-	struct ad_buf buf = {0};
+	struct ad_buf buf = { 0 };
 	char *text;
 
 	for (int i = 0; i < 1000; i++) {
@@ -283,7 +282,7 @@ END_TEST
 
 START_TEST(test_buf_failed)
 {
-	struct ad_buf buf = {0};
+	struct ad_buf buf = { 0 };
 
 	ck_assert(ad_buf_puts(&buf, "kept"));
 	ck_assert(!ad_buf_append(&buf, "", SIZE_MAX));
@@ -302,7 +301,7 @@ END_TEST
 
 START_TEST(test_strv)
 {
-	const char *const strv[] = {"one", "", "three", NULL};
+	const char *const strv[] = { "one", "", "three", NULL };
 	char **copy = ad_strv_dup(strv);
 
 	ck_assert_uint_eq(ad_strv_len(strv), 3);
@@ -322,7 +321,7 @@ END_TEST
 
 START_TEST(test_strlist)
 {
-	struct ad_strlist list = {0};
+	struct ad_strlist list = { 0 };
 	char text[16];
 
 	for (int i = 0; i < 100; i++) {
@@ -345,37 +344,37 @@ static const struct {
 	const char *text;
 	bool valid;
 } utf8_cases[] = {
-	{"", true},
-	{"ascii", true},
-	{"\xc2\x80", true},
-	{"\xdf\xbf", true},
-	{"\xe0\xa0\x80", true},
-	{"\xed\x9f\xbf", true},
-	{"\xee\x80\x80", true},
-	{"\xef\xbf\xbf", true},
-	{"\xf0\x90\x80\x80", true},
-	{"\xf4\x8f\xbf\xbf", true},
-	{"\x80", false},
-	{"\xc0\x80", false},
-	{"\xc1\xbf", false},
-	{"\xc2", false},
-	{"\xc2 ", false},
-	{"\xe0\x9f\xbf", false},
-	{"\xe0\xa0", false},
-	{"\xed\xa0\x80", false},
-	{"\xed\xbf\xbf", false},
-	{"\xf0\x8f\xbf\xbf", false},
-	{"\xf4\x90\x80\x80", false},
-	{"\xf5\x80\x80\x80", false},
-	{"\xf8\x88\x80\x80\x80", false},
-	{"\xfe", false},
-	{"\xff", false},
+	{ "", true },
+	{ "ascii", true },
+	{ "\xc2\x80", true },
+	{ "\xdf\xbf", true },
+	{ "\xe0\xa0\x80", true },
+	{ "\xed\x9f\xbf", true },
+	{ "\xee\x80\x80", true },
+	{ "\xef\xbf\xbf", true },
+	{ "\xf0\x90\x80\x80", true },
+	{ "\xf4\x8f\xbf\xbf", true },
+	{ "\x80", false },
+	{ "\xc0\x80", false },
+	{ "\xc1\xbf", false },
+	{ "\xc2", false },
+	{ "\xc2 ", false },
+	{ "\xe0\x9f\xbf", false },
+	{ "\xe0\xa0", false },
+	{ "\xed\xa0\x80", false },
+	{ "\xed\xbf\xbf", false },
+	{ "\xf0\x8f\xbf\xbf", false },
+	{ "\xf4\x90\x80\x80", false },
+	{ "\xf5\x80\x80\x80", false },
+	{ "\xf8\x88\x80\x80\x80", false },
+	{ "\xfe", false },
+	{ "\xff", false },
 };
 
 START_TEST(test_utf8)
 {
 	const char *text = utf8_cases[_i].text;
-	struct ad_utf8 state = {0};
+	struct ad_utf8 state = { 0 };
 
 	ck_assert_int_eq(ad_utf8_valid(text, strlen(text)), utf8_cases[_i].valid);
 	for (const char *c = text; *c; c++)
@@ -395,7 +394,7 @@ START_TEST(test_utf8_all)
 
 	for (uint32_t lead = 0; lead < 256; lead++) {
 		for (uint32_t rest = 0; rest < 1u << 16; rest++) {
-			uint8_t text[3] = {(uint8_t)lead, (uint8_t)(rest >> 8), (uint8_t)rest};
+			uint8_t text[3] = { (uint8_t)lead, (uint8_t)(rest >> 8), (uint8_t)rest };
 
 			valid += ad_utf8_valid(text, 3);
 		}
@@ -413,10 +412,10 @@ struct newer {
 
 START_TEST(test_sized_copy)
 {
-	struct newer src = {.size = sizeof(src), .a = 1, .b = 2, .c = 3}, dst;
+	struct newer src = { .size = sizeof(src), .a = 1, .b = 2, .c = 3 }, dst;
 	struct {
 		uint32_t size, a;
-	} old = {.size = 8, .a = 9}, small;
+	} old = { .size = 8, .a = 9 }, small;
 	agentd_error *err = NULL;
 
 	ck_assert_int_eq(ad_sized_copy(&dst, sizeof(dst), &src, 8, "s", &err), 0);
@@ -437,21 +436,21 @@ START_TEST(test_sized_copy)
 		   AGENTD_ERR_ABI, "", "struct s: byte 15 is set");
 	ck_assert_uint_eq(small.a, 77);
 	src.size = 7;
-	ck_refused(ad_sized_copy(&dst, sizeof(dst), &src, 8, "struct s", &refused), AGENTD_ERR_ABI, "",
-		   "struct s: size is 7");
+	ck_refused(ad_sized_copy(&dst, sizeof(dst), &src, 8, "struct s", &refused), AGENTD_ERR_ABI,
+		   "", "struct s: size is 7");
 	src.size = 4097;
-	ck_refused(ad_sized_copy(&dst, sizeof(dst), &src, 8, "struct s", &refused), AGENTD_ERR_ABI, "",
-		   "size is 4097");
+	ck_refused(ad_sized_copy(&dst, sizeof(dst), &src, 8, "struct s", &refused), AGENTD_ERR_ABI,
+		   "", "size is 4097");
 }
 END_TEST
 
 START_TEST(test_sized_store)
 {
-	struct newer src = {.size = sizeof(src), .a = 1, .b = 2, .c = 3}, dst;
+	struct newer src = { .size = sizeof(src), .a = 1, .b = 2, .c = 3 }, dst;
 	struct {
 		struct newer known;
 		uint32_t later, fence;
-	} large = {.known.size = 20, .later = 5, .fence = 6};
+	} large = { .known.size = 20, .later = 5, .fence = 6 };
 
 	memset(&dst, 0xee, sizeof(dst));
 	dst.size = 8;
@@ -477,22 +476,12 @@ static const struct {
 	const char *path;
 	enum ad_path_verdict verdict;
 } path_cases[] = {
-	{"/", AD_PATH_OK},
-	{"/a", AD_PATH_OK},
-	{"/a/.b/..c/...", AD_PATH_OK},
-	{"", AD_PATH_EMPTY},
-	{"a", AD_PATH_RELATIVE},
-	{"../../etc", AD_PATH_RELATIVE},
-	{"./a", AD_PATH_RELATIVE},
-	{"//", AD_PATH_DOTS},
-	{"//a", AD_PATH_DOTS},
-	{"/a/", AD_PATH_DOTS},
-	{"/a//b", AD_PATH_DOTS},
-	{"/.", AD_PATH_DOTS},
-	{"/..", AD_PATH_DOTS},
-	{"/a/../b", AD_PATH_DOTS},
-	{"/a/./b", AD_PATH_DOTS},
-	{"/a/..", AD_PATH_DOTS},
+	{ "/", AD_PATH_OK },         { "/a", AD_PATH_OK },        { "/a/.b/..c/...", AD_PATH_OK },
+	{ "", AD_PATH_EMPTY },       { "a", AD_PATH_RELATIVE },   { "../../etc", AD_PATH_RELATIVE },
+	{ "./a", AD_PATH_RELATIVE }, { "//", AD_PATH_DOTS },      { "//a", AD_PATH_DOTS },
+	{ "/a/", AD_PATH_DOTS },     { "/a//b", AD_PATH_DOTS },   { "/.", AD_PATH_DOTS },
+	{ "/..", AD_PATH_DOTS },     { "/a/../b", AD_PATH_DOTS }, { "/a/./b", AD_PATH_DOTS },
+	{ "/a/..", AD_PATH_DOTS },
 };
 
 START_TEST(test_path_check)
@@ -532,12 +521,12 @@ END_TEST
 
 START_TEST(test_log_record)
 {
-	const struct ad_log_field fields[] = {{"a", "1"}, {"b", "2"}};
-	const agentd_log_record record = {.level = AGENTD_LOG_WARN,
-					  .component = "core",
-					  .message = "hello",
-					  .fields = fields,
-					  .field_count = 2};
+	const struct ad_log_field fields[] = { { "a", "1" }, { "b", "2" } };
+	const agentd_log_record record = { .level = AGENTD_LOG_WARN,
+					   .component = "core",
+					   .message = "hello",
+					   .fields = fields,
+					   .field_count = 2 };
 
 	ck_assert_int_eq(agentd_log_record_level(&record), AGENTD_LOG_WARN);
 	ck_assert_str_eq(agentd_log_record_component(&record), "core");

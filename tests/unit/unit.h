@@ -24,7 +24,8 @@
 		ck_assert_ptr_nonnull(refused);                                                    \
 		ck_assert_int_eq(agentd_error_code(refused), want_code);                           \
 		ck_assert_msg(strstr(agentd_error_message(refused), want_text) != NULL,            \
-			      "\"%s\" does not say \"%s\"", agentd_error_message(refused), want_text); \
+			      "\"%s\" does not say \"%s\"", agentd_error_message(refused),         \
+			      want_text);                                                          \
 		ck_assert_str_eq(agentd_error_pointer(refused), want_pointer);                     \
 		agentd_error_unref(refused);                                                       \
 	} while (0)

@@ -25,7 +25,7 @@ int host_environment_init(struct host_environment *environment)
 	_Static_assert(AD_COUNT(defaults) <= AD_COUNT(environment->vars), "room for all");
 	for (size_t i = 0; i < AD_COUNT(defaults); i++) {
 		const char *value = defaults[i].from_host ? secure_getenv(defaults[i].name) : NULL;
-		ad_autobuf struct ad_buf var = {0};
+		ad_autobuf struct ad_buf var = { 0 };
 
 		if (!value)
 			value = defaults[i].value;

@@ -114,8 +114,9 @@ static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdou
 	agentd_task_started(self->task, pid);
 	if (r < 0) {
 		/* Freeing the task kills the job. */
-		agentd_task_failed(self->task, agentd_error_create(r, 0, "the output of the "
-									 "command cannot be read"));
+		agentd_task_failed(self->task, agentd_error_create(r, 0,
+								   "the output of the "
+								   "command cannot be read"));
 		return;
 	}
 	if (self->told_again)
@@ -157,7 +158,7 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 	agentd_task_metric(self->task, AGENTD_METRIC_CPU_NS, usage->cpu_ns);
 	agentd_task_metric(self->task, AGENTD_METRIC_MEMORY_PEAK_BYTES, usage->memory_peak_bytes);
 	if (usage->survivors > 0) {
-		ad_autobuf struct ad_buf text = {0};
+		ad_autobuf struct ad_buf text = { 0 };
 
 		ad_buf_printf(&text,
 			      "%u processes of the command could not be killed (another user's, or "
@@ -203,7 +204,7 @@ static const char *unsupported(const agentd_spec *spec)
 
 static void refuse(agentd_task *task, const char *what)
 {
-	ad_autobuf struct ad_buf text = {0};
+	ad_autobuf struct ad_buf text = { 0 };
 
 	ad_buf_printf(&text, "the host backend does not support %s", what);
 	agentd_task_failed(task, agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0, text.data));
@@ -220,8 +221,8 @@ static void fill_request(const agentd_spec *spec, struct ad_launch_request *ret)
 		.workdir = agentd_spec_workdir(spec),
 		.stdin_open = flags & AGENTD_EXEC_STDIN_OPEN,
 		.merge_stderr = flags & AGENTD_EXEC_MERGE_STDERR,
-		.cgroup_required =
-			agentd_spec_protection(spec, "cgroup") == AGENTD_PROTECTION_REQUIRED,
+		.cgroup_required = agentd_spec_protection(spec, "cgroup") ==
+				   AGENTD_PROTECTION_REQUIRED,
 		.limits = { .size = sizeof(ret->limits) },
 	};
 	agentd_spec_limits(spec, &ret->limits);
@@ -256,8 +257,8 @@ static int32_t host_task_start(void *self, agentd_task *task, const agentd_spec 
 	request.env = env;
 	state->limits = request.limits;
 	state->stdin_open = request.stdin_open;
-	r = env ? ad_job_start(host->launcher, &request, &job_events, state, &state->job, reterr)
-		: ad_fail_nomem(reterr);
+	r = env ? ad_job_start(host->launcher, &request, &job_events, state, &state->job, reterr) :
+		  ad_fail_nomem(reterr);
 	if (r < 0)
 		free(state);
 	else
@@ -300,8 +301,7 @@ static void probe_over(struct ad_launcher *launcher, const agentd_error *err, vo
 		return;
 	if (!err)
 		host_receipt_probe(report, ad_launcher_best(launcher));
-	agentd_backend_report_done(report,
-				   agentd_error_ref((agentd_error *)(uintptr_t)err));
+	agentd_backend_report_done(report, agentd_error_ref((agentd_error *)(uintptr_t)err));
 }
 
 static int32_t host_open(void *userdata, struct event_base *base, void **ret_self)

@@ -95,8 +95,7 @@ void host_receipt_report(agentd_task *task, const struct agentd_limits *limits,
 
 	for (size_t i = 0; i < AD_COUNT(lines); i++) {
 		if (lines[i].wanted)
-			agentd_task_protection(task, lines[i].line->layer,
-					       state_of(lines[i].means),
+			agentd_task_protection(task, lines[i].line->layer, state_of(lines[i].means),
 					       reason_of(lines[i].line, lines[i].means));
 	}
 	snprintf(text, sizeof(text), "core 0%s%s", limits->file_bytes ? ", file size" : "",
@@ -117,9 +116,9 @@ void host_receipt_probe(agentd_backend_report *report, const struct ad_launch_re
 		const struct line *line;
 		uint8_t means;
 	} lines[] = {
-		{ &memory_line, best->memory },     { &pids_line, best->pids },
-		{ &cpu_line, best->cpu },           { &cpu_time_line, best->cpu_time },
-		{ &io_line, best->io },             { &tree_kill_line, best->tree_kill },
+		{ &memory_line, best->memory }, { &pids_line, best->pids },
+		{ &cpu_line, best->cpu },       { &cpu_time_line, best->cpu_time },
+		{ &io_line, best->io },         { &tree_kill_line, best->tree_kill },
 	};
 
 	for (size_t i = 0; i < AD_COUNT(lines); i++)
