@@ -20,7 +20,7 @@ enum { HELPER_SOCKET = 3, HELPER_HOST_PIDFD = 4 };
 struct proc {
 	pid_t pid, ppid, pgid, sid;
 	pid_t top; /* child of the base it descends from; 0: not beneath the base */
-	bool zombie, visited;
+	bool zombie, stopped, visited;
 	uint32_t threads;
 	uint64_t cpu_ticks; /* its own and of what it reaped */
 };
@@ -38,10 +38,11 @@ bool proc_alive(pid_t pid);
  * table is then what was seen. */
 bool proc_scan(struct proc_table *table, pid_t base);
 void proc_table_free(struct proc_table *table);
-/* SIGKILL, as they are found, to the descendants of base, but for children of it that
- * are spared (NULL: none) and what descends from those. They may be forking: repeat
- * until it returns 0, the number of living ones it met. */
-size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child));
+/* SIGKILL to the descendants of base, but for children of it that are spared (NULL:
+ * none) and what descends from those. They may be forking: a storm of them is stopped
+ * first, for as long as patience. Repeat until it returns 0, the number of living
+ * ones it met. */
+size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child), uint64_t patience_ns);
 /* Bytes written to storage by pid and what it reaped; 0 if unreadable. */
 uint64_t proc_io_written(pid_t pid);
 /* Anonymous resident memory. */

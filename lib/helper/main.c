@@ -40,6 +40,7 @@ static const uint64_t uid_tasks_age_ns = 1000 * MS;
 static const uint64_t answer_ns = 1000 * MS;     /* for a supervisor to take an order */
 static const uint64_t supervisor_ns = 6000 * MS; /* and to carry it out */
 static const uint64_t sweep_give_up_ns = 3000 * MS;
+static const uint64_t patience_ns = 300 * MS;
 static const uint64_t sweep_min_ns = 1 * MS, sweep_max_ns = 50 * MS;
 
 enum { WATCH_MEMORY = 1, WATCH_PIDS = 2, WATCH_CPU_TIME = 4, WATCH_IO = 8 };
@@ -490,7 +491,7 @@ static bool is_supervisor(pid_t pid)
 static void sweep(void)
 {
 	uint64_t now = ad_sys_now_ns();
-	size_t alive = proc_kill_tree(h.self, is_supervisor);
+	size_t alive = proc_kill_tree(h.self, is_supervisor, patience_ns);
 
 	if (h.sweep_pause < sweep_max_ns)
 		h.sweep_pause *= 2;

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "sys/sys.h"
+
 ssize_t read_small(int dirfd, const char *path, char *buf, size_t cap)
 {
 	int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
@@ -57,6 +59,7 @@ static bool parse_stat(const char *text, struct proc *ret)
 	if (!at || at[1] != ' ' || at[2] == '\0')
 		return false;
 	ret->zombie = at[2] == 'Z' || at[2] == 'X';
+	ret->stopped = at[2] == 'T' || at[2] == 't';
 	at += 3;
 	for (int i = PPID; i <= THREADS; i++) {
 		char *end;
@@ -206,21 +209,22 @@ void proc_table_free(struct proc_table *table)
 }
 
 /* As many as there can be pids. */
-enum { PIDS_MAX = 4 * 1024 * 1024 };
+enum { PIDS_MAX = 4 * 1024 * 1024, MANY = 16 };
 
-static void kill_one(const struct proc *proc, pid_t *last_group)
+static void signal_one(const struct proc *proc, int signo, pid_t *last_group)
 {
-	/* A group is killed as one, so that none of it slips away by forking. Sessions
+	/* A group is signalled as one, so that none of it slips away by forking. Sessions
 	 * other than ours are the commands' own, whole. The numbers were read just now,
 	 * and go round before they are used again. */
 	if (proc->pgid > 1 && proc->pgid != *last_group && proc->sid != getsid(0)) {
-		kill(-proc->pgid, SIGKILL);
+		kill(-proc->pgid, signo);
 		*last_group = proc->pgid;
 	}
-	kill(proc->pid, SIGKILL);
+	kill(proc->pid, signo);
 }
 
-size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child))
+/* Returns how many it met that were not yet dead, or for SIGSTOP not yet stopped. */
+static size_t signal_tree(pid_t base, bool (*spared)(pid_t child), int signo)
 {
 	/* Which pids are in the tree: those of parents mostly come before. What is missed
 	 * is found when its parent is dead, which makes it a child of ours. */
@@ -248,13 +252,24 @@ size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child))
 		in_tree[pid / 8] |= (uint8_t)(1u << pid % 8);
 		if (proc.pid > highest)
 			highest = proc.pid;
-		if (!proc.zombie) {
-			kill_one(&proc, &last_group);
-			found++;
-		}
+		if (proc.zombie || (proc.stopped && signo == SIGSTOP))
+			continue;
+		signal_one(&proc, signo, &last_group);
+		found++;
 	}
 	closedir(dir);
 	return found;
+}
+
+size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child), uint64_t patience_ns)
+{
+	uint64_t until = ad_sys_now_ns() + patience_ns;
+
+	/* Many that fork are stopped first: the stopped take no time from us and keep
+	 * their places in whatever limits their number, while the dying do the reverse. */
+	while (signal_tree(base, spared, SIGSTOP) >= MANY && ad_sys_now_ns() < until)
+		;
+	return signal_tree(base, spared, SIGKILL);
 }
 
 uint64_t proc_io_written(pid_t pid)

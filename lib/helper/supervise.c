@@ -25,6 +25,7 @@
 /* How long to go on killing what does not die, and how often to look. */
 static const uint64_t give_up_ns = 5000 * MS;
 static const uint64_t pause_min_ns = 1 * MS, pause_max_ns = 50 * MS;
+static const uint64_t patience_ns = 1000 * MS;
 
 struct state {
 	const struct supervise *job;
@@ -344,14 +345,14 @@ static void kill_begin(struct state *state)
 }
 
 /* Kill all descendants that can be seen. They may be forking meanwhile, so this is
- * repeated, at once while it finds any. */
+ * repeated, soon while it finds any. */
 static void kill_pass(struct state *state)
 {
 	if (state->job->leaf)
 		cgroup_kill(state->job->leaf);
 	if (!state->exited)
 		kill(-state->main, SIGKILL);
-	if (proc_kill_tree(getpid(), NULL) > 0)
+	if (proc_kill_tree(getpid(), NULL, patience_ns) > 0)
 		state->pause = pause_min_ns;
 	else
 		state->pause = state->pause * 2 > pause_max_ns ? pause_max_ns : state->pause * 2;

@@ -591,14 +591,14 @@ START_TEST(limits_init)
 		memset(&big, 0xff, sizeof(big));
 		agentd_limits_init(&big.limits, size);
 		for (size_t i = 0; i < sizeof(big); i++)
-			ck_assert_uint_eq(big.bytes[i], 0xff);
+			T_CHECK(big.bytes[i] == 0xff, "byte %zu was written", i);
 	}
 	for (size_t j = 0; j < T_COUNT(sizes); j++) {
 		memset(&big, 0xff, sizeof(big));
 		agentd_limits_init(&big.limits, sizes[j]);
 		ck_assert_uint_eq(big.limits.size, sizes[j]);
 		for (size_t i = sizeof(uint32_t); i < sizeof(big); i++)
-			ck_assert_uint_eq(big.bytes[i], i < sizes[j] ? 0 : 0xff);
+			T_CHECK(big.bytes[i] == (i < sizes[j] ? 0 : 0xff), "byte %zu", i);
 	}
 }
 END_TEST

@@ -195,9 +195,9 @@ struct chain {
 
 static void chain_next(struct chain *chain)
 {
-	ck_assert_int_eq(agentd_exec_start(chain->world->runner, chain->world->ctx, chain->params,
-					   chain->sink, NULL, NULL, NULL),
-			 0);
+	T_CHECK(agentd_exec_start(chain->world->runner, chain->world->ctx, chain->params,
+				  chain->sink, NULL, NULL, NULL) == 0,
+		"no start");
 }
 
 static void chain_finished(agentd_exec *exec, agentd_result *result, void *userdata)
@@ -206,7 +206,7 @@ static void chain_finished(agentd_exec *exec, agentd_result *result, void *userd
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
 
 	(void)exec;
-	ck_assert_int_eq(agentd_result_status(result), AGENTD_STATUS_OK);
+	T_CHECK(agentd_result_status(result) == AGENTD_STATUS_OK, "status");
 	if (here < chain->frame_low)
 		chain->frame_low = here;
 	if (here > chain->frame_high)

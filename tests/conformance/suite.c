@@ -1264,7 +1264,7 @@ START_TEST(many_at_once)
 		snprintf(text, sizeof(text), "TAG%03d\n", i);
 		ck_assert_uint_eq(runs[i].out_len[1], LINES * 7);
 		for (size_t j = 0; j < LINES; j++)
-			ck_assert_int_eq(memcmp(runs[i].out[1] + j * 7, text, 7), 0);
+			T_CHECK(memcmp(runs[i].out[1] + j * 7, text, 7) == 0, "run %d mixed", i);
 		t_run_free(&runs[i]);
 	}
 	free(runs);

@@ -166,9 +166,9 @@ enum { AT_A_TIME = 8 };
 static void next(struct tally *tally)
 {
 	tally->left--;
-	ck_assert_int_eq(agentd_exec_start(tally->world->runner, tally->world->ctx, tally->params,
-					   tally->sink, NULL, NULL, NULL),
-			 0);
+	T_CHECK(agentd_exec_start(tally->world->runner, tally->world->ctx, tally->params,
+				  tally->sink, NULL, NULL, NULL) == 0,
+		"no start");
 }
 
 static void serial_finished(agentd_exec *exec, agentd_result *result, void *userdata)

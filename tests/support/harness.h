@@ -15,6 +15,13 @@
 
 #include <agentd/agentd.h>
 
+/* For what is called often: libcheck writes a record for every assertion that holds. */
+#define T_CHECK(condition, ...)                                                                    \
+	do {                                                                                       \
+		if (!(condition))                                                                  \
+			ck_abort_msg(__VA_ARGS__);                                                 \
+	} while (0)
+
 #define T_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define T_MS(ms) ((uint64_t)(ms)*1000000U)
 

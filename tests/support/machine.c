@@ -122,7 +122,7 @@ char *t_format(const char *fmt, ...)
 	va_start(args, fmt);
 	len = vasprintf(&text, fmt, args);
 	va_end(args);
-	ck_assert_int_ge(len, 0);
+	T_CHECK(len >= 0, "no memory");
 	return text;
 }
 
@@ -135,7 +135,7 @@ char *t_read_file(const char *path, size_t *ret_len)
 	if (fd < 0)
 		return NULL;
 	text = malloc(cap);
-	ck_assert_ptr_nonnull(text);
+	T_CHECK(text, "text is NULL");
 	for (;;) {
 		ssize_t n = read(fd, text + len, cap - len - 1);
 
@@ -150,7 +150,7 @@ char *t_read_file(const char *path, size_t *ret_len)
 		if (cap - len < 1024) {
 			cap *= 2;
 			text = realloc(text, cap);
-			ck_assert_ptr_nonnull(text);
+			T_CHECK(text, "text is NULL");
 		}
 	}
 	close(fd);
@@ -236,10 +236,10 @@ void t_fds_take(struct t_fds *fds)
 	struct dirent *entry;
 	size_t cap = 64;
 
-	ck_assert_msg(dir, "/proc/self/fd: %s", strerror(errno));
+	T_CHECK(dir, "/proc/self/fd: %s", strerror(errno));
 	fds->count = 0;
 	fds->fds = malloc(cap * sizeof(*fds->fds));
-	ck_assert_ptr_nonnull(fds->fds);
+	T_CHECK(fds->fds, "fds->fds is NULL");
 	while ((entry = readdir(dir))) {
 		int fd = atoi(entry->d_name);
 
@@ -248,7 +248,7 @@ void t_fds_take(struct t_fds *fds)
 		if (fds->count == cap) {
 			cap *= 2;
 			fds->fds = realloc(fds->fds, cap * sizeof(*fds->fds));
-			ck_assert_ptr_nonnull(fds->fds);
+			T_CHECK(fds->fds, "fds->fds is NULL");
 		}
 		fds->fds[fds->count++] = fd;
 	}

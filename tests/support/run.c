@@ -11,13 +11,12 @@ static struct t_event *add_event(struct t_run *run, enum t_event_kind kind)
 {
 	struct t_event *event;
 
-	ck_assert_msg(run->world->in_api == 0, "callback %d came inside an agentd_* call",
-		      (int)kind);
-	ck_assert_msg(!run->finished, "callback %d came after finished", (int)kind);
+	T_CHECK(run->world->in_api == 0, "callback %d came inside an agentd_* call", (int)kind);
+	T_CHECK(!run->finished, "callback %d came after finished", (int)kind);
 	if (run->event_count == run->event_cap) {
 		run->event_cap = run->event_cap ? run->event_cap * 2 : 16;
 		run->events = realloc(run->events, run->event_cap * sizeof(*run->events));
-		ck_assert_ptr_nonnull(run->events);
+		T_CHECK(run->events, "run->events is NULL");
 	}
 	event = &run->events[run->event_count++];
 	*event = (struct t_event){ .kind = kind, .at_ns = t_now() };
@@ -35,9 +34,9 @@ static void on_started(agentd_exec *exec, void *userdata)
 	struct t_run *run = userdata;
 
 	add_event(run, T_STARTED);
-	ck_assert_ptr_nonnull(exec);
-	ck_assert_msg(!run->started, "started came twice");
-	ck_assert_msg(!run->exited, "started came after exited");
+	T_CHECK(exec, "exec is NULL");
+	T_CHECK(!run->started, "started came twice");
+	T_CHECK(!run->exited, "started came after exited");
 	run->started++;
 	told(run, T_STARTED);
 }
@@ -50,11 +49,10 @@ static int32_t on_output(agentd_exec *exec, agentd_stream stream, const uint8_t 
 
 	event->stream = stream;
 	event->len = len;
-	ck_assert_ptr_nonnull(exec);
-	ck_assert_msg(run->started, "output came before started");
-	ck_assert_msg(stream == AGENTD_STDOUT || stream == AGENTD_STDERR, "output of stream %d",
-		      stream);
-	ck_assert_msg(data && len > 0 && len <= MAX_CHUNK, "output of %zu bytes", len);
+	T_CHECK(exec, "exec is NULL");
+	T_CHECK(run->started, "output came before started");
+	T_CHECK(stream == AGENTD_STDOUT || stream == AGENTD_STDERR, "output of stream %d", stream);
+	T_CHECK(data && len > 0 && len <= MAX_CHUNK, "output of %zu bytes", len);
 	run->total[stream] += len;
 	if (len > run->max_chunk)
 		run->max_chunk = len;
@@ -64,7 +62,7 @@ static int32_t on_output(agentd_exec *exec, agentd_stream stream, const uint8_t 
 		if (keep > len)
 			keep = len;
 		run->out[stream] = realloc(run->out[stream], run->out_len[stream] + keep + 1);
-		ck_assert_ptr_nonnull(run->out[stream]);
+		T_CHECK(run->out[stream], "run->out[stream] is NULL");
 		memcpy(run->out[stream] + run->out_len[stream], data, keep);
 		run->out_len[stream] += keep;
 		run->out[stream][run->out_len[stream]] = '\0';
@@ -82,8 +80,8 @@ static void on_drained(agentd_exec *exec, void *userdata)
 	struct t_run *run = userdata;
 
 	add_event(run, T_DRAINED);
-	ck_assert_ptr_nonnull(exec);
-	ck_assert_msg(run->started && !run->exited, "stdin_drained out of order");
+	T_CHECK(exec, "exec is NULL");
+	T_CHECK(run->started && !run->exited, "stdin_drained out of order");
 	told(run, T_DRAINED);
 }
 
@@ -93,7 +91,7 @@ static int32_t on_log(agentd_exec *exec, const agentd_log_record *record, void *
 	struct t_event *event = add_event(run, T_LOG);
 
 	event->log = run->logs.count;
-	ck_assert_ptr_nonnull(exec);
+	T_CHECK(exec, "exec is NULL");
 	t_logs_add(&run->logs, record);
 	if (run->on_log)
 		return run->on_log(run, record);
@@ -106,12 +104,12 @@ static void on_denied(agentd_exec *exec, const agentd_denial *denial, void *user
 	struct t_run *run = userdata;
 
 	add_event(run, T_DENIED);
-	ck_assert_ptr_nonnull(exec);
-	ck_assert_ptr_nonnull(agentd_denial_kind(denial));
-	ck_assert_ptr_nonnull(agentd_denial_target(denial));
-	ck_assert_ptr_nonnull(agentd_denial_rule(denial));
-	ck_assert_ptr_nonnull(agentd_denial_remedy(denial));
-	ck_assert_msg(run->started, "denied came before started");
+	T_CHECK(exec, "exec is NULL");
+	T_CHECK(agentd_denial_kind(denial), "agentd_denial_kind(denial) is NULL");
+	T_CHECK(agentd_denial_target(denial), "agentd_denial_target(denial) is NULL");
+	T_CHECK(agentd_denial_rule(denial), "agentd_denial_rule(denial) is NULL");
+	T_CHECK(agentd_denial_remedy(denial), "agentd_denial_remedy(denial) is NULL");
+	T_CHECK(run->started, "denied came before started");
 	told(run, T_DENIED);
 }
 
@@ -122,12 +120,12 @@ static void on_exited(agentd_exec *exec, int32_t exit_code, int32_t signo, void 
 
 	event->exit_code = exit_code;
 	event->signo = signo;
-	ck_assert_ptr_nonnull(exec);
-	ck_assert_msg(run->started, "exited came before started");
-	ck_assert_msg(!run->exited, "exited came twice");
-	ck_assert_msg((exit_code >= 0 && exit_code <= 255 && signo == 0) ||
-			      (exit_code == -1 && signo > 0 && signo <= 64),
-		      "exited with code %d and signal %d", exit_code, signo);
+	T_CHECK(exec, "exec is NULL");
+	T_CHECK(run->started, "exited came before started");
+	T_CHECK(!run->exited, "exited came twice");
+	T_CHECK((exit_code >= 0 && exit_code <= 255 && signo == 0) ||
+			(exit_code == -1 && signo > 0 && signo <= 64),
+		"exited with code %d and signal %d", exit_code, signo);
 	run->exited++;
 	run->exited_ns = event->at_ns;
 	run->exit_code = exit_code;

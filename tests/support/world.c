@@ -37,10 +37,9 @@ bool t_base_loop(struct event_base *base, uint64_t ms, const int *flag)
 	int expired = 0;
 	struct event *timer = evtimer_new(base, expire, &expired);
 
-	ck_assert_ptr_nonnull(timer);
-	ck_assert_int_eq(evtimer_add(timer, &tv), 0);
+	T_CHECK(timer && evtimer_add(timer, &tv) == 0, "no timer");
 	while (!expired && !(flag && *flag))
-		ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+		T_CHECK(event_base_loop(base, EVLOOP_ONCE) == 0, "event_base_loop()");
 	event_free(timer);
 	return flag && *flag;
 }
@@ -84,27 +83,29 @@ void t_logs_add(struct t_logs *logs, const agentd_log_record *record)
 	struct t_log log = { .at_ns = t_now() };
 
 	log.level = agentd_log_record_level(record);
-	ck_assert_int_ge(log.level, AGENTD_LOG_ERROR);
-	ck_assert_int_le(log.level, AGENTD_LOG_DEBUG);
-	ck_assert_ptr_nonnull(agentd_log_record_component(record));
-	ck_assert_ptr_nonnull(agentd_log_record_message(record));
+	T_CHECK(log.level >= AGENTD_LOG_ERROR && log.level <= AGENTD_LOG_DEBUG, "level %d",
+		log.level);
+	T_CHECK(agentd_log_record_component(record), "agentd_log_record_component(record) is NULL");
+	T_CHECK(agentd_log_record_message(record), "agentd_log_record_message(record) is NULL");
 	log.component = strdup(agentd_log_record_component(record));
 	log.message = strdup(agentd_log_record_message(record));
 	log.field_count = agentd_log_record_field_count(record);
 	log.fields = calloc(log.field_count + 1, sizeof(*log.fields));
-	ck_assert(log.component && log.message && log.fields);
+	T_CHECK(log.component && log.message && log.fields, "no memory");
 	for (size_t i = 0; i < log.field_count; i++) {
-		ck_assert_ptr_nonnull(agentd_log_record_field_key(record, i));
-		ck_assert_ptr_nonnull(agentd_log_record_field_value(record, i));
+		T_CHECK(agentd_log_record_field_key(record, i),
+			"agentd_log_record_field_key(record, i) is NULL");
+		T_CHECK(agentd_log_record_field_value(record, i),
+			"agentd_log_record_field_value(record, i) is NULL");
 		log.fields[i].key = strdup(agentd_log_record_field_key(record, i));
 		log.fields[i].value = strdup(agentd_log_record_field_value(record, i));
 	}
-	ck_assert_ptr_null(agentd_log_record_field_key(record, log.field_count));
-	ck_assert_ptr_null(agentd_log_record_field_value(record, log.field_count));
+	T_CHECK(!agentd_log_record_field_key(record, log.field_count), "a field past the last");
+	T_CHECK(!agentd_log_record_field_value(record, log.field_count), "a field past the last");
 	if (logs->count == logs->cap) {
 		logs->cap = logs->cap ? logs->cap * 2 : 16;
 		logs->items = realloc(logs->items, logs->cap * sizeof(*logs->items));
-		ck_assert_ptr_nonnull(logs->items);
+		T_CHECK(logs->items, "logs->items is NULL");
 	}
 	logs->items[logs->count++] = log;
 }
