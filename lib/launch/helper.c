@@ -3,7 +3,7 @@
  * exits, so that it is nobody's child: the host's wait(2) never sees either, whatever
  * it does about SIGCHLD. Both share our memory while we wait, which is quick however
  * large the host is, and lets errors come back; so they call nothing but system
- * calls. */
+ * calls, and those that the thread sanitizer would note (dup2) not by their names. */
 #include "launch/private.h"
 
 #include <dlfcn.h>
@@ -45,8 +45,8 @@ AD_SYS_NO_SANITIZE static int start_helper(void *arg)
 	unsigned int first = pidfd < 0 ? HELPER_HOST_PIDFD : HELPER_HOST_PIDFD + 1;
 
 	ad_sys_default_signals();
-	if (sock < 0 || dup2(sock, HELPER_SOCKET) < 0 ||
-	    (pidfd >= 0 && dup2(pidfd, HELPER_HOST_PIDFD) < 0) ||
+	if (sock < 0 || syscall(SYS_dup3, sock, HELPER_SOCKET, 0) < 0 ||
+	    (pidfd >= 0 && syscall(SYS_dup3, pidfd, HELPER_HOST_PIDFD, 0) < 0) ||
 	    ad_sys_close_range(first, ~0u) < 0 || setsid() < 0) {
 		start->error = errno;
 		return 1;

@@ -11,6 +11,11 @@
 /* The kernel's own set: the C library's would leave out its internal signals. */
 enum { KERNEL_SIGSET_SIZE = 8 };
 
+/* glibc's clone() by the name that nobody interposes. The thread sanitizer does clone(),
+ * also in host programs that use it: it takes the child for a fork with memory of its
+ * own, and forgets all other threads. */
+int __clone(int (*fn)(void *arg), void *stack, int flags, void *arg, ...);
+
 AD_SYS_NO_SANITIZE void ad_sys_block_signals(uint64_t *ret_old)
 {
 	uint64_t all = UINT64_MAX;
@@ -125,6 +130,6 @@ AD_SYS_NO_SANITIZE pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *st
 	flags |= CLONE_VM | CLONE_VFORK;
 	if (cgroup_fd >= 0)
 		return clone_into(fn, arg, stack, stack_size, flags, exit_signal, cgroup_fd);
-	pid = clone(fn, (char *)stack + stack_size, (int)flags | exit_signal, arg);
+	pid = __clone(fn, (char *)stack + stack_size, (int)flags | exit_signal, arg);
 	return pid < 0 ? -errno : pid;
 }
