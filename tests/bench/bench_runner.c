@@ -34,8 +34,8 @@
 enum {
 	SKIP = 77,
 	MANY = 1000,
-	LEAK_RUNS = 10000,
-	LEAK_WARM_UP = 1000,
+	LEAK_RUNS = 3000, /* tests/host/test_scale.c has the 10,000 */
+	LEAK_WARM_UP = 500,
 	LEAK_AT_ONCE = 8,
 	BYTES_PER_COMMAND_MAX = 8 << 10,
 	GROWTH_MAX = 1 << 20,

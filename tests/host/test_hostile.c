@@ -30,7 +30,7 @@ START_TEST(flood_is_cut)
 	struct agentd_limits limits = limits_none();
 	struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits };
 	struct t_world *world = t_world_new(NULL);
-	uint64_t before = t_rss_bytes(), produced = t_is_slow() ? 100000000 : 2000000000;
+	uint64_t before = t_rss_bytes(), produced = t_is_small() ? 100000000 : 2000000000;
 	char *command = t_format("head -c %llu /dev/zero", (unsigned long long)produced);
 	struct t_run run;
 

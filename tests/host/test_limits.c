@@ -141,8 +141,8 @@ START_TEST(pids)
 
 	limits.pids_max = 16;
 	limited(&run, world,
-		"i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done 2>/dev/null; sleep 1; exit 0",
-		3000, &limits);
+		"i=0; while [ $i -lt 60 ]; do sleep 50 & i=$((i+1)); done 2>/dev/null; sleep 4; exit 0",
+		20000, &limits);
 	expect_layer(&run, "pids");
 	ck_assert_msg(strcmp(agentd_result_limit(run.result), "pids_max") == 0, "limit: %s",
 		      t_run_story(&run));
@@ -322,10 +322,11 @@ START_TEST(defaults)
 	t_run_init(&run, world);
 	run.discard = true;
 	ck_assert_int_eq(
-		t_run_start(&run,
-			    "i=0; while [ $i -lt 700 ]; do sleep 5 & i=$((i+1)); done 2>/dev/null; "
-			    "sleep 2; exit 0",
-			    20000),
+		t_run_start(
+			&run,
+			"i=0; while [ $i -lt 700 ]; do sleep 100 & i=$((i+1)); done 2>/dev/null; "
+			"sleep 4; exit 0",
+			20000),
 		0);
 	t_run_wait(&run);
 	ck_assert_msg(strcmp(agentd_result_limit(run.result), "pids_max") == 0, "limit: %s",

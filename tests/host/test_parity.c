@@ -667,7 +667,7 @@ START_TEST(near_the_limit)
 	struct t_world *world =
 		t_world_new(&(struct t_world_opts){ .max_running = AT_ONCE, .max_queued = COUNT });
 	static struct t_run runs[COUNT];
-	int timeouts = 0, count = t_is_slow() ? 40 : COUNT;
+	int timeouts = 0, count = t_is_small() ? 40 : COUNT;
 
 	for (int i = 0; i < count; i++) {
 		char *command = t_format("sleep 0.%03d", 110 + i % 40);

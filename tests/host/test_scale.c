@@ -215,7 +215,7 @@ START_TEST(many_in_a_row)
 						    .finished = serial_finished };
 	struct t_world *world = t_world_new(&(struct t_world_opts){ .no_log = true });
 	struct tally tally = { .world = world };
-	int warm_up = t_is_slow() ? 50 : 1000, rest = t_is_slow() ? 200 : 9000;
+	int warm_up = t_is_small() ? 50 : 1000, rest = t_is_small() ? 500 : 9000;
 	uint64_t before, after, helper_before, helper_after, at;
 	char *path = NULL, *statm;
 	struct t_fds fds;
@@ -261,7 +261,7 @@ END_TEST
 /* Runners come and go as well. */
 START_TEST(many_runners)
 {
-	int count = t_is_slow() ? 10 : 100;
+	int count = t_is_small() ? 10 : 100;
 	struct t_world *world = t_world_new(NULL);
 	uint64_t before = 0;
 	struct t_fds fds;

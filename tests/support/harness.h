@@ -32,6 +32,8 @@ void t_sleep_ms(uint64_t ms);
 /* Deadlines are stretched where everything is slow: sanitizers, valgrind. */
 uint64_t t_slack(uint64_t ms);
 bool t_is_slow(void);
+/* Smaller numbers will do: slow, or what is repeated as another user. */
+bool t_is_small(void);
 bool t_on_valgrind(void);
 
 /* ---- the process and the machine */
@@ -96,6 +98,7 @@ const char *t_log_field(const struct t_log *log, const char *key);
 
 struct t_world_opts {
 	uint32_t max_running, max_queued, heartbeat_ms, drain_ms, runner_flags;
+	uint32_t sandbox_prewarm;
 	int32_t log_level;   /* 0: debug */
 	const char *backend; /* NULL: host; "": none named */
 	bool login_shell;    /* bash -lc, the default of the library; else sh -c */
@@ -106,6 +109,7 @@ struct t_world_opts {
 	int (*add_backend)(agentd_runner *runner, agentd_error **reterr);
 	struct event_base *base;            /* NULL: one of its own, from `loop` or new */
 	const struct agentd_limits *limits; /* of the runner's policy */
+	const char *runner_policy;          /* JSON; NULL: as the context's */
 };
 
 struct t_world {

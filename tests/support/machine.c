@@ -56,6 +56,11 @@ bool t_is_slow(void)
 	return SANITIZED || t_on_valgrind();
 }
 
+bool t_is_small(void)
+{
+	return t_is_slow() || getenv("AGENTD_TEST_SMALL");
+}
+
 uint64_t t_slack(uint64_t ms)
 {
 	return t_on_valgrind() ? ms * 20 : SANITIZED ? ms * 4 : ms;
