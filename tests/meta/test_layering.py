@@ -25,7 +25,11 @@ ALLOWED = {
     # A program of its own, static: it shares only what needs no library.
     "helper": SYS | {"proto"},
 }
-FOREIGN = {"json": r"json(-c/.*|_.*)?\.h|json\.h", "loop": r"event2/.*|event\.h|evutil\.h"}
+FOREIGN = {
+    "json": r"json(-c/.*|_.*)?\.h|json\.h",
+    "loop": r"event2/.*|event\.h|evutil\.h",
+    "helper": r"seccomp\.h",
+}
 STANDARD = {"stddef.h", "stdint.h"}
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
@@ -74,7 +78,7 @@ tap.check_empty(unknown, "every folder of lib/ has its place in the order")
 tap.check_empty(quoted, 'internal includes are written "folder/file.h"')
 tap.check_empty(upwards, "includes go only downwards")
 tap.check_empty(private, "of other folders only <folder>.h is included")
-tap.check_empty(foreign, "json-c is included only by json/, libevent only by loop/")
+tap.check_empty(foreign, "json-c is included only by json/, libevent by loop/, libseccomp by helper/")
 
 bad = []
 for path in sources("include"):
