@@ -181,13 +181,21 @@ static void rules_mknod(struct build *build, int nr, unsigned int mode)
 
 static void rules_socket(struct build *build)
 {
-	enum { TYPE = 0xf, FAMILIES = 64, NETLINKS = 32, MPTCP = 262 };
+	/* Beyond these no kernel has families, and no program tries. */
+	enum { FAMILIES = 32, MORE_FAMILIES = 32, NETLINKS = 32, TYPE = 0xf, MPTCP = 262 };
 	static const int inet[] = { AF_INET, AF_INET6 };
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM };
 	/* Ping sockets, whom the host lets have them; no SCTP, DCCP, L2TP, ... */
 	static const int protocols[] = { 0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP,
 					 IPPROTO_ICMPV6 };
+	/* 0, and what has a bit that neither stream nor datagram has, or those of both. */
+	static const struct {
+		int mask, value;
+	} other_types[] = { { TYPE, 0 }, { 3, 3 }, { 4, 4 }, { 8, 8 } };
 	const int nr = SCMP_SYS(socket), pair = SCMP_SYS(socketpair);
 
+	RULE(build, SCMP_ACT_ALLOW, nr, IS(0, AF_UNIX));
+	RULE(build, SCMP_ACT_ALLOW, pair, IS(0, AF_UNIX));
 	for (int family = 0; family < FAMILIES; family++) {
 		if (family != AF_UNIX)
 			RULE(build, FAIL(EAFNOSUPPORT), pair, IS(0, family));
@@ -195,25 +203,24 @@ static void rules_socket(struct build *build)
 		    family != AF_NETLINK)
 			RULE(build, FAIL(EAFNOSUPPORT), nr, IS(0, family));
 	}
-	RULE(build, SCMP_ACT_ALLOW, pair, IS(0, AF_UNIX));
-	RULE(build, SCMP_ACT_ALLOW, nr, IS(0, AF_UNIX));
+	RULE(build, FAIL(EAFNOSUPPORT), nr, BITS(0, MORE_FAMILIES, MORE_FAMILIES));
+	RULE(build, FAIL(EAFNOSUPPORT), pair, BITS(0, MORE_FAMILIES, MORE_FAMILIES));
 
 	RULE(build, SCMP_ACT_ALLOW, nr, IS(0, AF_NETLINK), IS(2, NETLINK_ROUTE));
-	for (int protocol = NETLINK_ROUTE + 1; protocol < NETLINKS; protocol++)
-		RULE(build, FAIL(EPROTONOSUPPORT), nr, IS(0, AF_NETLINK), IS(2, protocol));
+	for (int bit = 1; bit < NETLINKS; bit <<= 1)
+		RULE(build, FAIL(EPROTONOSUPPORT), nr, IS(0, AF_NETLINK), BITS(2, bit, bit));
 
 	for (size_t i = 0; i < AD_COUNT(inet); i++) {
-		for (int type = 0; type <= TYPE; type++) {
-			if (type != SOCK_STREAM && type != SOCK_DGRAM) {
-				RULE(build, FAIL(EPERM), nr, IS(0, inet[i]), BITS(1, TYPE, type));
-				continue;
-			}
-			for (size_t j = 0; j < AD_COUNT(protocols); j++)
-				RULE(build, SCMP_ACT_ALLOW, nr, IS(0, inet[i]), BITS(1, TYPE, type),
-				     IS(2, protocols[j]));
+		for (size_t j = 0; j < AD_COUNT(other_types); j++)
+			RULE(build, FAIL(EPERM), nr, IS(0, inet[i]),
+			     BITS(1, other_types[j].mask, other_types[j].value));
+		for (size_t j = 0; j < AD_COUNT(types); j++) {
+			for (size_t k = 0; k < AD_COUNT(protocols); k++)
+				RULE(build, SCMP_ACT_ALLOW, nr, IS(0, inet[i]),
+				     BITS(1, TYPE, types[j]), IS(2, protocols[k]));
 			/* Landlock's rules for TCP do not cover it. Go tries it first. */
-			RULE(build, FAIL(EPROTONOSUPPORT), nr, IS(0, inet[i]), BITS(1, TYPE, type),
-			     IS(2, MPTCP));
+			RULE(build, FAIL(EPROTONOSUPPORT), nr, IS(0, inet[i]),
+			     BITS(1, TYPE, types[j]), IS(2, MPTCP));
 		}
 	}
 }
