@@ -31,6 +31,7 @@ enum {
 	STATUS_SIGNALED = 128,
 	STATUS_LIMIT = 137,
 	JSON_FILE_MAX = 1 << 20, /* what the library takes */
+	TOKEN_MAX = 64 << 10,    /* the same */
 	STDIN_CHUNK = 64 << 10,
 };
 
@@ -39,6 +40,7 @@ struct options {
 	const char *result_file, *events_file;
 	const char *grants; /* an option that only widens, for the error message */
 	bool min_isolation_set, net_set, hosts_set, workdir_set, timeout_set;
+	bool no_protect;
 	bool no_stderr_log, kill_on_output, stdin_open, quiet;
 	int32_t min_isolation, net;
 	struct agentd_limits limits;
@@ -347,6 +349,64 @@ static void allow_host(struct options *options, const char *text)
 	free(host);
 }
 
+/* NAME=STRICTNESS */
+static void set_layer(struct options *options, const char *option, const char *text)
+{
+	static const struct word strictnesses[] = { { "required", AGENTD_PROTECTION_REQUIRED },
+						    { "degradable", AGENTD_PROTECTION_DEGRADABLE },
+						    { "off", AGENTD_PROTECTION_OFF },
+						    { NULL, 0 } };
+	const char *equals = strchr(text, '=');
+	agentd_error *err = NULL;
+	int32_t strictness;
+	char *name;
+
+	if (!equals)
+		usage("--%s: '%s' is not NAME=STRICTNESS", option, text);
+	strictness = parse_word(option, equals + 1, strictnesses);
+	name = strndup(text, (size_t)(equals - text));
+	if (!name)
+		die_nomem();
+	if (agentd_policy_set_protection(options->policy, name, strictness, &err) < 0)
+		usage("--%s: %s", option, agentd_error_message(err));
+	if (strictness != AGENTD_PROTECTION_REQUIRED)
+		options->grants = option;
+	free(name);
+}
+
+static void protect_name(struct options *options, const char *option, const char *name)
+{
+	agentd_error *err = NULL;
+
+	if (agentd_policy_protect_name(options->policy, name, &err) < 0)
+		usage("--%s: %s", option, agentd_error_message(err));
+}
+
+/* The token is the file but for the end of its last line. */
+static void set_token(struct options *options, const char *option, const char *path)
+{
+	char text[TOKEN_MAX + 2];
+	FILE *file = fopen(path, "re");
+	agentd_error *err = NULL;
+	size_t len;
+
+	if (!file)
+		usage("--%s: %s: %s", option, path, strerror(errno));
+	setvbuf(file, NULL, _IONBF, 0);
+	len = fread(text, 1, sizeof(text) - 1, file);
+	if (ferror(file))
+		usage("--%s: %s: %s", option, path, strerror(errno));
+	fclose(file);
+	if (len > 0 && text[len - 1] == '\n')
+		len--;
+	text[len] = '\0';
+	if (memchr(text, '\0', len))
+		usage("--%s: %s: the token has a byte 0", option, path);
+	check(agentd_context_set_credentials(options->context, text, 0, &err), "--token-file", path,
+	      &err);
+	explicit_bzero(text, sizeof(text));
+}
+
 static void set_env(struct options *options, const char *text)
 {
 	const char *equals = strchr(text, '=');
@@ -376,6 +436,10 @@ enum option_id {
 	OPT_DENY,
 	OPT_ALLOW_HOST,
 	OPT_NET,
+	OPT_LAYER,
+	OPT_PROTECT,
+	OPT_NO_PROTECT,
+	OPT_TOKEN_FILE,
 	OPT_MEM,
 	OPT_PIDS,
 	OPT_CPU,
@@ -410,6 +474,10 @@ static const struct option long_options[] = {
 	{ "deny", required_argument, NULL, OPT_DENY },
 	{ "allow-host", required_argument, NULL, OPT_ALLOW_HOST },
 	{ "net", required_argument, NULL, OPT_NET },
+	{ "layer", required_argument, NULL, OPT_LAYER },
+	{ "protect", required_argument, NULL, OPT_PROTECT },
+	{ "no-protect", no_argument, NULL, OPT_NO_PROTECT },
+	{ "token-file", required_argument, NULL, OPT_TOKEN_FILE },
 	{ "mem", required_argument, NULL, OPT_MEM },
 	{ "pids", required_argument, NULL, OPT_PIDS },
 	{ "cpu-ms-per-100ms", required_argument, NULL, OPT_CPU },
@@ -444,15 +512,19 @@ static const char help_text[] =
 	"  --stdin                 pass standard input on; else it is /dev/null\n"
 	"  --env NAME=VALUE        set a variable of the command's environment\n"
 	"  --workdir DIR           working directory (default: the current one)\n"
+	"  --token-file FILE       give the command this token as a private file\n"
 	"  --context FILE.json     where and as whom, as agentd_context(5)\n"
 	"Isolation and what is allowed\n"
-	"  --backend NAME          host (default: the strongest the policy accepts)\n"
+	"  --backend NAME          sandbox or host (default: the strongest usable)\n"
 	"  --min-isolation LEVEL   none, sandbox (default) or vm\n"
 	"  --policy FILE.json      replaces the default policy, as agentd_policy(5)\n"
 	"  --read PATH  --write PATH  --exec PATH  --deny PATH\n"
 	"                          allow reading, writing too, executing too; or hide\n"
 	"  --net MODE              none (default), allow or full\n"
 	"  --allow-host HOST[:PORT]  allow one host; implies --net allow\n"
+	"  --protect NAME          nothing may change NAME in a writable directory\n"
+	"  --no-protect            change also what is protected by default\n"
+	"  --layer NAME=STRICTNESS  required (default), degradable or off\n"
 	"Limits (BYTES take K, M, G or T: powers of 1024)\n"
 	"  --timeout-ms N          wall clock (default 30000)\n"
 	"  --idle-timeout-ms N     without output or input\n"
@@ -529,6 +601,15 @@ static void apply_option(struct options *options, int id, const char *name, cons
 		options->net = parse_word(name, value, nets);
 		options->net_set = true;
 		break;
+	case OPT_LAYER:
+		set_layer(options, name, value);
+		break;
+	case OPT_PROTECT:
+		protect_name(options, name, value);
+		break;
+	case OPT_TOKEN_FILE:
+		set_token(options, name, value);
+		break;
 	case OPT_MEM:
 		limits->mem_bytes = parse_bytes(name, value);
 		break;
@@ -580,7 +661,7 @@ static void apply_option(struct options *options, int id, const char *name, cons
 	case OPT_QUIET:
 		options->quiet = true;
 		break;
-	default: /* --policy, --context: first pass */
+	default: /* --policy, --context, --no-protect: first pass */
 		break;
 	}
 }
@@ -598,6 +679,10 @@ static _Noreturn void print_and_exit(const char *text)
  * not say: nothing stands in its way but the other options. */
 static void open_wide(agentd_policy *policy)
 {
+	static const char *const layers[] = { "userns",  "mountns",      "pidns",    "netns",
+					      "ipcns",   "utsns",        "cgroupns", "landlock",
+					      "seccomp", "capabilities", "keyring",  "rlimits",
+					      "cgroup",  "idmap" };
 	struct agentd_limits limits;
 	agentd_error *err = NULL;
 
@@ -610,6 +695,9 @@ static void open_wide(agentd_policy *policy)
 					       AGENTD_ACCESS_EXEC,
 				       &err),
 	      "policy", NULL, &err);
+	for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++)
+		check(agentd_policy_set_protection(policy, layers[i], AGENTD_PROTECTION_OFF, &err),
+		      "policy", NULL, &err);
 	check(agentd_policy_set_net(policy, AGENTD_NET_FULL, &err), "policy", NULL, &err);
 	check(agentd_policy_allow_env(policy, "*", &err), "policy", NULL, &err);
 	check(agentd_policy_set_limits(policy, &limits, &err), "policy", NULL, &err);
@@ -620,8 +708,8 @@ static void open_wide(agentd_policy *policy)
 /* The working directory, writable, and the system's programs. */
 static void allow_defaults(agentd_policy *policy, const char *workdir)
 {
-	static const char *const programs[] = { "/usr",   "/bin",   "/sbin",  "/lib",
-						"/lib32", "/lib64", "/libx32" };
+	static const char *const programs[] = { "/usr",   "/bin",   "/sbin",   "/lib",
+						"/lib32", "/lib64", "/libx32", "/opt" };
 	agentd_error *err = NULL;
 	struct stat st;
 
@@ -658,6 +746,8 @@ static void parse_files(struct options *options, int argc, char **argv)
 			       event_get_version());
 			print_and_exit("");
 		}
+		if (id == OPT_NO_PROTECT)
+			options->no_protect = true;
 		if (id == OPT_POLICY)
 			options->policy_file = optarg;
 		if (id == OPT_CONTEXT)
@@ -692,11 +782,18 @@ static void parse_command_line(struct options *options, int argc, char **argv)
 		check(agentd_policy_from_json(text, len, &options->policy, &err), "--policy",
 		      options->policy_file, &err);
 		free(text);
-	} else {
-		check(agentd_policy_new(&options->policy, &err), "policy", NULL, &err);
+	} else if (options->no_protect || own_policy) {
+		static const char none[] = "{\"protect_names\": []}";
+
+		check(agentd_policy_from_json(none, strlen(none), &options->policy, &err), "policy",
+		      NULL, &err);
 		if (own_policy)
 			open_wide(options->policy);
+	} else {
+		check(agentd_policy_new(&options->policy, &err), "policy", NULL, &err);
 	}
+	if (options->no_protect && (options->policy_file || own_policy))
+		usage("--no-protect: there is a policy file; empty its protect_names");
 
 	optind = 0; /* GNU: start over */
 	while ((id = getopt_long(argc, argv, "+", long_options, &index)) != -1)

@@ -29,9 +29,11 @@ int main(int argc, char **argv)
 	size_t len;
 	int status;
 
-	/* The operator's part: this policy accepts the host backend, which confines nothing. */
+	/* The operator's part: a sandbox with the system's programs and a working directory. */
 	must(agentd_policy_new(&policy, &err), &err);
-	must(agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_NONE, &err), &err);
+	must(agentd_policy_allow_path(policy, "/usr", AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC,
+				      &err),
+	     &err);
 	must(agentd_loop_new(&loop, &err), &err);
 	opts.event_base = agentd_loop_event_base(loop);
 	opts.policy = policy;

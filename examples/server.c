@@ -303,6 +303,7 @@ int main(int argc, char **argv)
 	must(agentd_runner_new(&opts, &server.runner, &err), &err);
 	must(agentd_context_new(&server.ctx, &err), &err);
 	must(agentd_context_set_policy(server.ctx, policy, &err), &err);
+	must(agentd_context_set_backend(server.ctx, "host", &err), &err);
 	must(agentd_context_set_workdir(server.ctx, "/tmp", &err), &err);
 
 	server_listen(&server, (uint16_t)(argc > 1 ? strtoul(argv[1], NULL, 10) : 0));

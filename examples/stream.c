@@ -116,6 +116,7 @@ int main(void)
 	must(agentd_runner_new(&opts, &runner, &err), &err);
 	must(agentd_context_new(&ctx, &err), &err);
 	must(agentd_context_set_policy(ctx, policy, &err), &err);
+	must(agentd_context_set_backend(ctx, "host", &err), &err);
 	must(agentd_context_set_workdir(ctx, "/tmp", &err), &err);
 
 	run(loop, runner, ctx, &fast);

@@ -45,5 +45,5 @@ need_packages()
 
 # What building needs, and what testing needs besides.
 build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev"
-test_packages="g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps util-linux
+test_packages="g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps strace util-linux
 	python3-cffi python3-pycparser"

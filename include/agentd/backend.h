@@ -88,6 +88,9 @@ AGENTD_API const char *const *agentd_spec_argv(const agentd_spec *spec);
 AGENTD_API const char *const *agentd_spec_env(const agentd_spec *spec);
 /** Absolute path, or NULL. */
 AGENTD_API const char *agentd_spec_workdir(const agentd_spec *spec);
+/** What the command may do in its working directory, AGENTD_ACCESS_*: everything,
+ *  unless paths of the policies cover it. 0: they deny it. */
+AGENTD_API uint32_t agentd_spec_workdir_access(const agentd_spec *spec);
 /** Absolute path of a directory or image, or NULL. */
 AGENTD_API const char *agentd_spec_rootfs(const agentd_spec *spec);
 /** AGENTD_EXEC_*. */
@@ -104,11 +107,14 @@ AGENTD_API size_t agentd_spec_mount_count(const agentd_spec *spec);
  *  is a denied path. AGENTD_ERR_NOTFOUND past the end. */
 AGENTD_API int agentd_spec_mount_at(const agentd_spec *spec, size_t i, const char **ret_source,
 				    const char **ret_target, uint32_t *ret_access);
+/** JSON pointer of entry i in the policy or context that named it, for errors; ""
+ *  for a path of a policy that was not made from JSON. */
+AGENTD_API const char *agentd_spec_mount_pointer(const agentd_spec *spec, size_t i);
 /** Protected names. */
 AGENTD_API size_t agentd_spec_protected_count(const agentd_spec *spec);
 /** Protected name i, or NULL past the end. */
 AGENTD_API const char *agentd_spec_protected_at(const agentd_spec *spec, size_t i);
-/** AGENTD_PROTECTION_* of a layer. */
+/** AGENTD_PROTECTION_* of a layer, as the stricter of the policies has it. */
 AGENTD_API int32_t agentd_spec_protection(const agentd_spec *spec, const char *layer);
 /** AGENTD_NET_*. */
 AGENTD_API int32_t agentd_spec_net(const agentd_spec *spec);
@@ -123,7 +129,8 @@ AGENTD_API int32_t agentd_spec_log_level(const agentd_spec *spec);
 
 /* What a backend reports. */
 
-/** The command runs; pid for the log, or 0. */
+/** The command runs; pid for the log, or 0. Of a command in a pid namespace of its
+ *  own: that of its pid 1 as the host program sees it. */
 AGENTD_API void agentd_task_started(agentd_task *task, int32_t pid);
 /** Deliver output, at most 262144 bytes at once. Returns AGENTD_SINK_CONTINUE or
  *  _PAUSE (these bytes are taken; task_set_paused() follows when it may go on), or

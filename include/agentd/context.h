@@ -62,8 +62,8 @@ AGENTD_API int agentd_context_add_mount(agentd_context *ctx, const char *source,
 AGENTD_API int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id,
 					   agentd_error **reterr);
 /** Short-lived token, given to the command as a private file named by
- *  AGENTD_TOKEN_FILE, never in its environment. Past expires_unix_ms (0: never)
- *  a run is denied. token NULL: none. */
+ *  AGENTD_TOKEN_FILE (/run/credentials/token in a sandbox), never in its
+ *  environment. Past expires_unix_ms (0: never) a run is denied. token NULL: none. */
 AGENTD_API int agentd_context_set_credentials(agentd_context *ctx, const char *token,
 					      uint64_t expires_unix_ms, agentd_error **reterr);
 /** Network namespace to join; the descriptor is duplicated. -1: none. */

@@ -16,8 +16,8 @@ extern "C" {
  *  effective limit is the least of runner policy, context policy, context and
  *  exec options; a limit can be lowered on that way, never raised. What nobody
  *  set has a roomy default: 512 tasks, half of the machine's memory, 64 MiB of
- *  delivered output. The effective timeout is also bounded by the parameters'
- *  timeout_ms. */
+ *  delivered output, and in a sandbox 2 GiB for one file. The effective timeout
+ *  is also bounded by the parameters' timeout_ms. */
 struct agentd_limits {
 	uint32_t size;             /**< sizeof(struct agentd_limits) */
 	uint32_t pids_max;         /**< tasks (threads count) alive at once in the tree */

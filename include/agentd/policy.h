@@ -76,7 +76,8 @@ AGENTD_API int agentd_policy_deny_host(agentd_policy *policy, const char *host_p
 /** Strictness (AGENTD_PROTECTION_*) of one layer by name: "userns", "mountns",
  *  "pidns", "netns", "ipcns", "utsns", "cgroupns", "landlock", "seccomp",
  *  "capabilities", "keyring", "rlimits", "cgroup", "idmap". Unknown names are
- *  AGENTD_ERR_INVALID. */
+ *  AGENTD_ERR_INVALID. The sandbox takes the first three as required whatever is
+ *  set: all others stand on them. */
 AGENTD_API int agentd_policy_set_protection(agentd_policy *policy, const char *layer,
 					    int32_t strictness, agentd_error **reterr);
 /** A name relative to a writable directory, such as ".git/hooks", that commands

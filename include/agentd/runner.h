@@ -38,6 +38,13 @@ struct agentd_runner_opts {
 	const char *helper_path; /**< agentd-helper; NULL: the installed one, or the one
 					*   beside an uninstalled library. The environment is
 					*   never consulted. */
+	/* The backend "sandbox". */
+	uint64_t sandbox_tmp_bytes; /**< size of each command's private /tmp; 0: 1 GiB */
+	uint32_t sandbox_uid;       /**< whom commands run as outside of their sandbox when
+				     *   the host program is root; 0: 65530 */
+	uint32_t sandbox_gid;       /**< the same, their group; 0: 65530 */
+	uint32_t sandbox_prewarm;   /**< sandboxes kept ready, per policy; at most 64 */
+	uint32_t reserved1;         /**< must be 0 */
 };
 
 /** A runner on opts->event_base. Starts the helper process (about 1 ms); every

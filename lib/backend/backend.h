@@ -19,6 +19,7 @@ struct event_base;
 
 struct ad_spec_mount {
 	const char *source, *target;
+	const char *pointer; /* "" or where its JSON names it */
 	uint32_t access;
 };
 
@@ -26,7 +27,8 @@ struct agentd_spec {
 	const char *const *argv;
 	const char *const *env;
 	const char *workdir, *rootfs;
-	uint32_t flags; /* AGENTD_EXEC_* */
+	uint32_t workdir_access; /* AGENTD_ACCESS_* */
+	uint32_t flags;          /* AGENTD_EXEC_* */
 	uint32_t grace_ms;
 	int32_t log_level;
 	int32_t net;
@@ -35,7 +37,7 @@ struct agentd_spec {
 	uint32_t limits_requested; /* bit per ad_limit_descs index */
 	struct ad_spec_mount *mounts;
 	size_t mount_count;
-	const agentd_policy *policy[2]; /* runner's and context's */
+	agentd_policy *policy[2]; /* runner's and context's; references */
 };
 
 enum { AD_TASK_OUTPUT_MAX = 262144 }; /* most that a sink gets at once */

@@ -21,6 +21,11 @@ const char *agentd_spec_workdir(const agentd_spec *spec)
 	return spec ? spec->workdir : NULL;
 }
 
+uint32_t agentd_spec_workdir_access(const agentd_spec *spec)
+{
+	return spec ? spec->workdir_access : 0;
+}
+
 const char *agentd_spec_rootfs(const agentd_spec *spec)
 {
 	return spec ? spec->rootfs : NULL;
@@ -64,18 +69,31 @@ int agentd_spec_mount_at(const agentd_spec *spec, size_t i, const char **ret_sou
 	return 0;
 }
 
+const char *agentd_spec_mount_pointer(const agentd_spec *spec, size_t i)
+{
+	return spec && i < spec->mount_count ? spec->mounts[i].pointer : "";
+}
+
+/* A runner's policy often is the context's too: then its names count once. */
+static size_t policy_count(const agentd_spec *spec)
+{
+	if (!spec)
+		return 0;
+	return spec->policy[0] == spec->policy[1] ? 1 : AD_COUNT(spec->policy);
+}
+
 size_t agentd_spec_protected_count(const agentd_spec *spec)
 {
 	size_t count = 0;
 
-	for (size_t p = 0; spec && p < AD_COUNT(spec->policy); p++)
+	for (size_t p = 0; p < policy_count(spec); p++)
 		count += ad_policy_protected_count(spec->policy[p]);
 	return count;
 }
 
 const char *agentd_spec_protected_at(const agentd_spec *spec, size_t i)
 {
-	for (size_t p = 0; spec && p < AD_COUNT(spec->policy); p++) {
+	for (size_t p = 0; p < policy_count(spec); p++) {
 		size_t count = ad_policy_protected_count(spec->policy[p]);
 
 		if (i < count)

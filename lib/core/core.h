@@ -58,14 +58,14 @@ struct agentd_runner {
 };
 
 /* One layer of a receipt; reason follows layer in the same allocation. */
-struct ad_layer {
+struct ad_receipt_line {
 	char *layer;
 	const char *reason;
 	int32_t state;
 };
 
 struct ad_receipt {
-	struct ad_layer *layers;
+	struct ad_receipt_line *layers;
 	size_t count, cap;
 };
 
@@ -93,7 +93,7 @@ struct agentd_result {
 struct ad_plan {
 	struct ad_backend *backend; /* NULL when refused */
 	int32_t min_isolation;
-	const agentd_policy *context_policy;
+	agentd_policy *context_policy;
 	struct agentd_limits limits;
 	uint32_t limits_requested;
 	int32_t refused_cause; /* 0, or AGENTD_CAUSE_POLICY / _ISOLATION / _SPAWN */
@@ -227,6 +227,8 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 void ad_plan_clear(struct ad_plan *plan);
 /* Fill exec->spec from its plan, context and params. */
 int ad_spec_fill(agentd_exec *exec, agentd_error **reterr);
+/* Its descriptors go; what else it says stays. */
+void ad_spec_close(agentd_exec *exec);
 void ad_spec_clear(agentd_exec *exec);
 
 /* ---- result.c */

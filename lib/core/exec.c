@@ -263,6 +263,14 @@ static void log_end(agentd_exec *exec, const agentd_result *result)
 	}
 }
 
+/* What the backend may look at as long as it has the task. */
+static void forget_spec(agentd_exec *exec)
+{
+	ad_spec_clear(exec);
+	ad_context_state_unref(AD_STEAL(exec->context));
+	agentd_params_unref(AD_STEAL(exec->params));
+}
+
 /* The runner's part of an execution's life is over. */
 static void release(agentd_exec *exec)
 {
@@ -273,10 +281,10 @@ static void release(agentd_exec *exec)
 	ad_streams_discard(exec);
 	ad_task_release(&exec->task);
 	ad_sink_unbind(AD_STEAL(exec->binding));
-	ad_spec_clear(exec);
+	ad_spec_close(exec);
 	ad_plan_clear(&exec->plan);
-	ad_context_state_unref(AD_STEAL(exec->context));
-	agentd_params_unref(AD_STEAL(exec->params));
+	if (!exec->task.given_up)
+		forget_spec(exec);
 	ad_buf_free(&exec->stderr_tail);
 	ad_receipt_clear(&exec->receipt);
 	ad_list_remove(&exec->link);
@@ -769,6 +777,7 @@ void ad_exec_step(struct ad_defer *defer, void *userdata)
 	(void)defer;
 	if (!runner) { /* it had been given up, and has ended after all */
 		ad_task_release(&exec->task);
+		forget_spec(exec);
 		agentd_exec_unref(exec);
 		return;
 	}

@@ -11,6 +11,9 @@
 #include "json/json.h"
 #include "sys/sys.h"
 
+/* Of a single file, where nobody set file_bytes: a sandbox's files may be the host's. */
+#define SANDBOX_FILE_BYTES (UINT64_C(2) << 30)
+
 extern char **environ;
 
 static int refuse(struct ad_plan *plan, int cause, int code, const char *pointer,
@@ -103,7 +106,7 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 {
 	struct agentd_limits timeout = { .size = sizeof(timeout),
 					 .timeout_ms = params->timeout_ms };
-	const agentd_policy *policy = context->policy ? context->policy : runner->no_policy;
+	agentd_policy *policy = context->policy ? context->policy : runner->no_policy;
 	const struct agentd_limits *layers[] = { ad_policy_limits(runner->policy),
 						 ad_policy_limits(policy), &context->limits,
 						 own_limits, &timeout };
@@ -136,6 +139,9 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 		ad_plan_clear(&plan);
 		return r == AGENTD_ERR_NOMEM ? ad_fail_nomem(reterr) : r;
 	}
+	if (plan.backend && plan.backend->ops.isolation >= AGENTD_ISOLATION_SANDBOX &&
+	    !(plan.limits_requested >> ad_limit_index("file_bytes") & 1u))
+		plan.limits.file_bytes = SANDBOX_FILE_BYTES;
 	*ret = plan;
 	return 0;
 }
@@ -260,14 +266,21 @@ static int fill_argv(agentd_exec *exec)
 	return 0;
 }
 
+static void add_mount(agentd_exec *exec, const char *source, const char *target, uint32_t access,
+		      const char *pointer)
+{
+	exec->spec.mounts[exec->spec.mount_count++] = (struct ad_spec_mount){ source, target,
+									      pointer, access };
+}
+
 static void add_paths(agentd_exec *exec, const agentd_policy *policy, bool denied)
 {
 	for (size_t i = 0; i < ad_policy_path_count(policy); i++) {
 		const struct ad_policy_path *path = ad_policy_path_at(policy, i);
 
 		if ((path->access == 0) == denied)
-			exec->spec.mounts[exec->spec.mount_count++] =
-				(struct ad_spec_mount){ path->path, path->path, path->access };
+			add_mount(exec, path->path, path->path, path->access,
+				  path->pointer ? path->pointer : "");
 	}
 }
 
@@ -275,25 +288,44 @@ static void add_paths(agentd_exec *exec, const agentd_policy *policy, bool denie
  * what either denies stays denied. */
 static int fill_mounts(agentd_exec *exec)
 {
+	enum { POINTER_SIZE = sizeof("/mounts/") + 20 };
 	const struct ad_context_state *context = exec->context;
 	size_t most = context->mount_count + ad_policy_path_count(exec->plan.context_policy) +
 		      ad_policy_path_count(exec->runner->policy);
+	char *pointer;
 
 	if (most == 0)
 		return 0;
-	exec->spec.mounts = calloc(most, sizeof(*exec->spec.mounts));
+	exec->spec.mounts =
+		malloc(most * sizeof(*exec->spec.mounts) + context->mount_count * POINTER_SIZE);
 	if (!exec->spec.mounts)
 		return AGENTD_ERR_NOMEM;
 	exec->spec_memory[2] = exec->spec.mounts;
+	pointer = (char *)(exec->spec.mounts + most);
 	add_paths(exec, exec->plan.context_policy, false);
-	for (size_t i = 0; i < context->mount_count; i++)
-		exec->spec.mounts[exec->spec.mount_count++] =
-			(struct ad_spec_mount){ context->mounts[i].source,
-						context->mounts[i].target,
-						context->mounts[i].access };
-	add_paths(exec, exec->runner->policy, true);
+	for (size_t i = 0; i < context->mount_count; i++) {
+		snprintf(pointer, POINTER_SIZE, "/mounts/%zu", i);
+		add_mount(exec, context->mounts[i].source, context->mounts[i].target,
+			  context->mounts[i].access, pointer);
+		pointer += POINTER_SIZE;
+	}
+	if (exec->runner->policy != exec->plan.context_policy)
+		add_paths(exec, exec->runner->policy, true);
 	add_paths(exec, exec->plan.context_policy, true);
 	return 0;
+}
+
+/* Everything, unless rules are about it; of both policies the less. */
+static uint32_t workdir_access(const agentd_exec *exec)
+{
+	const agentd_policy *policies[] = { exec->runner->policy, exec->plan.context_policy };
+	uint32_t access = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC, one;
+
+	for (size_t i = 0; i < AD_COUNT(policies); i++) {
+		if (ad_policy_path_access(policies[i], exec->context->workdir, &one))
+			access &= one;
+	}
+	return access;
 }
 
 static int32_t narrower_net(const agentd_runner *runner, const agentd_policy *policy)
@@ -309,6 +341,7 @@ int ad_spec_fill(agentd_exec *exec, agentd_error **reterr)
 	const struct ad_context_state *context = exec->context;
 
 	spec->workdir = context->workdir;
+	spec->workdir_access = workdir_access(exec);
 	spec->rootfs = context->rootfs;
 	spec->flags = exec->flags;
 	if (exec->stdin_closed)
@@ -318,8 +351,8 @@ int ad_spec_fill(agentd_exec *exec, agentd_error **reterr)
 	spec->net = narrower_net(exec->runner, exec->plan.context_policy);
 	spec->netns = context->netns;
 	spec->limits_requested = exec->plan.limits_requested;
-	spec->policy[0] = exec->runner->policy;
-	spec->policy[1] = exec->plan.context_policy;
+	spec->policy[0] = agentd_policy_ref(exec->runner->policy);
+	spec->policy[1] = agentd_policy_ref(exec->plan.context_policy);
 	if (fill_argv(exec) < 0 || fill_env(exec) < 0 || fill_mounts(exec) < 0)
 		return ad_fail_nomem(reterr);
 	if (context->token) {
@@ -332,13 +365,20 @@ int ad_spec_fill(agentd_exec *exec, agentd_error **reterr)
 	return 0;
 }
 
-void ad_spec_clear(agentd_exec *exec)
+void ad_spec_close(agentd_exec *exec)
 {
-	for (size_t i = 0; i < AD_COUNT(exec->spec_memory); i++)
-		free(AD_STEAL(exec->spec_memory[i]));
 	if (exec->spec.credentials_fd >= 0)
 		close(exec->spec.credentials_fd);
-	exec->spec.credentials_fd = -1;
+	exec->spec.credentials_fd = exec->spec.netns = -1;
+}
+
+void ad_spec_clear(agentd_exec *exec)
+{
+	ad_spec_close(exec);
+	for (size_t i = 0; i < AD_COUNT(exec->spec_memory); i++)
+		free(AD_STEAL(exec->spec_memory[i]));
+	for (size_t i = 0; i < AD_COUNT(exec->spec.policy); i++)
+		agentd_policy_unref(AD_STEAL(exec->spec.policy[i]));
 }
 
 /* ---- explain */

@@ -36,7 +36,7 @@ const char *agentd_cause_name(int32_t cause)
 int ad_receipt_set(struct ad_receipt *receipt, const char *layer, int32_t state, const char *reason)
 {
 	size_t layer_size = strlen(layer) + 1, reason_size = strlen(reason) + 1;
-	struct ad_layer *entry = NULL;
+	struct ad_receipt_line *entry = NULL;
 	char *text;
 
 	for (size_t i = 0; i < receipt->count; i++)
@@ -47,7 +47,7 @@ int ad_receipt_set(struct ad_receipt *receipt, const char *layer, int32_t state,
 		return AGENTD_ERR_NOMEM;
 	if (!entry && receipt->count == receipt->cap) {
 		size_t cap = receipt->cap ? 2 * receipt->cap : 16;
-		struct ad_layer *grown = reallocarray(receipt->layers, cap, sizeof(*grown));
+		struct ad_receipt_line *grown = reallocarray(receipt->layers, cap, sizeof(*grown));
 
 		if (!grown) {
 			free(text);
@@ -62,7 +62,7 @@ int ad_receipt_set(struct ad_receipt *receipt, const char *layer, int32_t state,
 		entry = &receipt->layers[receipt->count++];
 	memcpy(text, layer, layer_size);
 	memcpy(text + layer_size, reason, reason_size);
-	*entry = (struct ad_layer){ text, text + layer_size, state };
+	*entry = (struct ad_receipt_line){ text, text + layer_size, state };
 	return 0;
 }
 
@@ -197,7 +197,7 @@ static struct json_object *receipt_json(const agentd_result *result, bool *ok)
 	*ok &= ad_json_add_string(requested, "min_isolation",
 				  ad_isolation_name(result->asked_isolation));
 	for (size_t i = 0; i < result->receipt.count; i++) {
-		const struct ad_layer *layer = &result->receipt.layers[i];
+		const struct ad_receipt_line *layer = &result->receipt.layers[i];
 		struct json_object *entry = ad_json_object();
 
 		*ok &= ad_json_add_string(entry, "layer", layer->layer);
@@ -218,6 +218,7 @@ static struct json_object *error_json(const agentd_error *err, bool *ok)
 	*ok &= ad_json_add_string(json, "name", agentd_strerror(agentd_error_code(err)));
 	*ok &= ad_json_add_string(json, "message", agentd_error_message(err));
 	*ok &= ad_json_add_i64(json, "os_errno", agentd_error_os_errno(err));
+	*ok &= ad_json_add_string(json, "pointer", agentd_error_pointer(err));
 	return json;
 }
 

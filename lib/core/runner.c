@@ -7,11 +7,16 @@
 #include <sys/sysinfo.h>
 
 #include "backend/host/host.h"
+#include "backend/sandbox/sandbox.h"
 #include "core/core.h"
 #include "launch/launch.h"
 
 #define DIGEST_TEXT_(x) #x
 #define DIGEST_TEXT(x) DIGEST_TEXT_(x)
+
+/* What 0.1 began with. */
+#define OPTS_SIZE_0_1                                                                              \
+	((uint32_t)(offsetof(struct agentd_runner_opts, helper_path) + sizeof(const char *)))
 
 enum {
 	MAX_RUNNING = 16,
@@ -239,13 +244,13 @@ static int check_opts(const struct agentd_runner_opts *given, struct agentd_runn
 
 	if (!given)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL, "opts is NULL");
-	r = ad_sized_copy(opts, sizeof(*opts), given, sizeof(*opts), "struct agentd_runner_opts",
+	r = ad_sized_copy(opts, sizeof(*opts), given, OPTS_SIZE_0_1, "struct agentd_runner_opts",
 			  reterr);
 	if (r < 0)
 		return r;
-	if (opts->reserved0)
+	if (opts->reserved0 || opts->reserved1)
 		return ad_fail(reterr, AGENTD_ERR_ABI, NULL,
-			       "agentd_runner_opts.reserved0 is not 0");
+			       "agentd_runner_opts.reserved%d is not 0", opts->reserved0 ? 0 : 1);
 	if (!opts->event_base)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.event_base is NULL");
@@ -256,6 +261,10 @@ static int check_opts(const struct agentd_runner_opts *given, struct agentd_runn
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.log_level %d is not an AGENTD_LOG_* value",
 			       opts->log_level);
+	if (opts->sandbox_prewarm > AD_SANDBOX_PREWARM_MAX)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+			       "agentd_runner_opts.sandbox_prewarm %u is more than %d",
+			       opts->sandbox_prewarm, AD_SANDBOX_PREWARM_MAX);
 	return 0;
 }
 
@@ -274,6 +283,25 @@ static void make_id_prefix(agentd_runner *runner)
 	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
 		random = (uint32_t)(uintptr_t)runner;
 	snprintf(runner->id_prefix, sizeof(runner->id_prefix), "%08x", random);
+}
+
+static int add_builtins(agentd_runner *runner, const struct agentd_runner_opts *opts,
+			agentd_error **reterr)
+{
+	struct ad_sandbox_opts sandbox = {
+		.launcher = runner->launcher,
+		.uid = opts->sandbox_uid ? opts->sandbox_uid : AD_SANDBOX_UID,
+		.gid = opts->sandbox_gid ? opts->sandbox_gid : AD_SANDBOX_UID,
+		.prewarm = opts->sandbox_prewarm,
+		.tmp_bytes = opts->sandbox_tmp_bytes ? opts->sandbox_tmp_bytes :
+						       AD_SANDBOX_TMP_BYTES,
+	};
+	int r = ad_registry_add(&runner->registry, ad_host_backend_ops(), runner->launcher,
+				opts->event_base, reterr);
+
+	return r < 0 ? r :
+		       ad_registry_add(&runner->registry, ad_sandbox_backend_ops(), &sandbox,
+				       opts->event_base, reterr);
 }
 
 static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, agentd_error **reterr)
@@ -307,10 +335,7 @@ static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, ag
 		return r;
 	ad_defer_init(&runner->settle, runner->loop, settle, runner);
 	r = ad_launcher_new(runner->loop, opts->helper_path, &runner->launcher, reterr);
-	if (r < 0)
-		return r;
-	return ad_registry_add(&runner->registry, ad_host_backend_ops(), runner->launcher,
-			       opts->event_base, reterr);
+	return r < 0 ? r : add_builtins(runner, opts, reterr);
 }
 
 int agentd_runner_new(const struct agentd_runner_opts *given, agentd_runner **ret,

@@ -205,7 +205,7 @@ static int set_limit(struct leaf *leaf, enum cgroup_controller controller)
 
 static bool wanted(const struct leaf *leaf, enum cgroup_controller controller)
 {
-	return uses(controller) && (controller == CG_KILL || leaf->limit[controller]);
+	return uses(controller) && leaf->limit[controller];
 }
 
 static struct leaf *leaf_fill(const uint64_t limit[static CG_COUNT])
@@ -255,14 +255,14 @@ static struct leaf *pool_get(const uint64_t limit[static CG_COUNT])
 	return NULL;
 }
 
-struct leaf *cgroup_take(const struct ad_msg_limits *limits)
+struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool kill)
 {
 	const uint64_t limit[CG_COUNT] = { limits->memory, limits->pids, limits->cpu_ms_per_100ms,
-					   0 };
+					   kill };
 	struct leaf *leaf;
-	bool useful = uses(CG_KILL);
+	bool useful = false;
 
-	for (int i = 0; i < CG_KILL; i++)
+	for (int i = 0; i < CG_COUNT; i++)
 		useful |= limit[i] && cg.where[i] >= 0;
 	if (!useful)
 		return NULL;
@@ -332,7 +332,7 @@ void cgroup_kill(const struct leaf *leaf)
 		write_text(leaf, where(CG_KILL), "cgroup.kill", "1");
 }
 
-/* ---- in the supervisor */
+/* ---- entering */
 
 int cgroup_open_entry(const struct leaf *leaf, struct cgroup_entry *ret)
 {

@@ -4,31 +4,42 @@
  * went wrong is simply written down. Stages, in order, each with what it must and
  * must not find done:
  *   session      its own, so that its process group is the command's;
- *   stdio        0 to 2 in place, everything else close-on-exec;
  *   cgroup       entered with the helper's rights;
+ *   sandbox      the cgroup namespace, rooted where we are now; the working directory;
+ *                then the filters, which allow none of this any more;
+ *   stdio        0 to 2 in place, nothing else left open;
  *   rlimits      only ever lowered;
  *   credentials  the host's of now: from here on nothing is done with more;
  *   workdir      with the command's own rights;
  *   exec         signals unblocked last, the death signal after the last change of
  *                ids, which would clear it. */
-#include "helper/helper.h"
+#include "helper/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/close_range.h>
+#include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "sys/sys.h"
 
-enum { STACK_SIZE = 128 * 1024 };
+enum {
+	STACK_SIZE = 128 * 1024,
+	/* Timers take their entries from here too, of which one user could have as many as
+	 * it may have processes, at half a kilobyte of kernel memory each. */
+	SIGNALS_PENDING_MAX = 4096
+};
 
 static const char default_path[] = "/usr/local/bin:/usr/bin:/bin";
 
@@ -67,6 +78,8 @@ AD_SYS_NO_SANITIZE static int set_rlimits(const struct command *command)
 	if (command->memory_rlimit && lower(RLIMIT_DATA, command->memory_rlimit) < 0)
 		return -1;
 	if (command->nproc_rlimit && lower(RLIMIT_NPROC, command->nproc_rlimit) < 0)
+		return -1;
+	if (command->sandbox && lower(RLIMIT_SIGPENDING, SIGNALS_PENDING_MAX) < 0)
 		return -1;
 	return 0;
 }
@@ -157,24 +170,56 @@ AD_SYS_NO_SANITIZE static int execute(const struct command *command)
 	}
 }
 
-AD_SYS_NO_SANITIZE static int child(void *arg)
+AD_SYS_NO_SANITIZE static bool has_layer(const struct command *command, enum ad_layer layer)
 {
-	struct command *command = arg;
-	const uint64_t none = 0;
+	return command->sandbox->layers.layers[layer] == AD_MSG_LAYER_ENFORCED;
+}
 
-	if (syscall(SYS_setsid) < 0)
-		return failed(command, AD_STAGE_SESSION, errno);
-	/* The sources are >= 3: no target is a source still needed. */
-	for (int i = 0; i < 3; i++) {
-		if (dup2(command->stdio[i], i) < 0)
-			return failed(command, AD_STAGE_STDIO, errno);
+AD_SYS_NO_SANITIZE static int layer_fault(struct command *command, enum ad_layer layer, int error)
+{
+	command->index = layer;
+	return failed(command, AD_STAGE_LAYER, error);
+}
+
+AD_SYS_NO_SANITIZE static int install_filter(struct command *command)
+{
+	const struct sock_fprog *filter = &command->sandbox->filters.inner;
+	long fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+			  filter);
+
+	/* Only one in a row of filters can have a listener, and somebody outside may be
+	 * first. Without one, what would be reported is still refused. */
+	if (fd < 0 && errno == EBUSY)
+		return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter);
+	command->listener = (int)fd;
+	return fd < 0 ? -1 : 0;
+}
+
+/* The table of descriptors is shared until here, so that the supervisor has the
+ * listener. */
+AD_SYS_NO_SANITIZE static int confine(struct command *command)
+{
+	if (has_layer(command, AD_LAYER_CGROUPNS) && syscall(SYS_unshare, CLONE_NEWCGROUP) < 0)
+		return layer_fault(command, AD_LAYER_CGROUPNS, errno);
+	if (chdir(command->workdir) < 0)
+		return failed(command, AD_STAGE_WORKDIR, errno);
+	umask(022);
+	if (command->landlock >= 0) {
+		int r = landlock_enter(command->landlock);
+
+		if (r < 0)
+			return layer_fault(command, AD_LAYER_LANDLOCK, -r);
 	}
-	if (command->cgroup && enter_cgroups(command) < 0)
-		return failed(command, AD_STAGE_CGROUP, errno);
-	if (ad_sys_close_range(3, ~0u) < 0)
+	if (has_layer(command, AD_LAYER_SECCOMP) && install_filter(command) < 0)
+		return layer_fault(command, AD_LAYER_SECCOMP, errno);
+	if (syscall(SYS_close_range, ~0u, ~0u, CLOSE_RANGE_UNSHARE) < 0)
 		return failed(command, AD_STAGE_STDIO, errno);
-	if (set_rlimits(command) < 0)
-		return failed(command, AD_STAGE_RLIMIT, errno);
+	return 0;
+}
+
+/* Ids and place of the host program of now, and not to outlive the supervisor. */
+AD_SYS_NO_SANITIZE static int become_host(struct command *command)
+{
 	if (command->set_ids && set_ids(command) < 0)
 		return failed(command, AD_STAGE_CREDENTIALS, errno);
 	if (command->workdir[0] && chdir(command->workdir) < 0)
@@ -183,6 +228,31 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 		return failed(command, AD_STAGE_SESSION, errno);
 	if (syscall(SYS_getppid) != command->parent)
 		return failed(command, AD_STAGE_LOST, 0);
+	return 0;
+}
+
+AD_SYS_NO_SANITIZE static int child(void *arg)
+{
+	struct command *command = arg;
+	const uint64_t none = 0;
+
+	if (syscall(SYS_setsid) < 0)
+		return failed(command, AD_STAGE_SESSION, errno);
+	if (command->cgroup && enter_cgroups(command) < 0)
+		return failed(command, AD_STAGE_CGROUP, errno);
+	if (command->sandbox && confine(command) != 0)
+		return 1;
+	/* The sources are >= 3: no target is a source still needed. */
+	for (int i = 0; i < 3; i++) {
+		if (dup2(command->stdio[i], i) < 0)
+			return failed(command, AD_STAGE_STDIO, errno);
+	}
+	if (ad_sys_close_range(3, ~0u) < 0)
+		return failed(command, AD_STAGE_STDIO, errno);
+	if (set_rlimits(command) < 0)
+		return failed(command, AD_STAGE_RLIMIT, errno);
+	if (!command->sandbox && become_host(command) != 0)
+		return 1;
 	ad_sys_restore_signals(&none);
 	return failed(command, AD_STAGE_EXEC, execute(command));
 }
@@ -198,6 +268,7 @@ pid_t command_start(struct command *command, uint32_t *ret_stage)
 	if (stack == MAP_FAILED)
 		return -errno;
 	command->stage = AD_STAGE_COUNT;
+	command->listener = -1;
 	if (entry && entry->v2_dir >= 0) {
 		pid = ad_sys_vclone(child, command, stack, STACK_SIZE, 0, SIGCHLD, entry->v2_dir);
 		if (pid == -ENOSYS || pid == -EPERM || pid == -EOPNOTSUPP) {
@@ -208,7 +279,8 @@ pid_t command_start(struct command *command, uint32_t *ret_stage)
 		}
 	}
 	if (!entry || entry->v2_dir < 0)
-		pid = ad_sys_vclone(child, command, stack, STACK_SIZE, 0, SIGCHLD, -1);
+		pid = ad_sys_vclone(child, command, stack, STACK_SIZE,
+				    command->sandbox ? CLONE_FILES : 0, SIGCHLD, -1);
 	munmap(stack, STACK_SIZE);
 	if (pid < 0 || command->stage == AD_STAGE_COUNT)
 		return pid;

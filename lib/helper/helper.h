@@ -12,6 +12,9 @@
 #include "proto/helper_msg.h"
 #include "util/util.h"
 
+struct sandbox;
+struct protection;
+
 /* The socket, where the library put it. */
 enum { HELPER_SOCKET = 3, HELPER_HOST_PIDFD = 4 };
 
@@ -77,8 +80,9 @@ struct leaf {
 void cgroup_init(void);
 /* How a controller can be used. */
 enum ad_msg_means cgroup_means(enum cgroup_controller controller);
-/* A leaf with these limits, or NULL if there is nothing to be had from one. */
-struct leaf *cgroup_take(const struct ad_msg_limits *limits);
+/* A leaf with these limits, or NULL if there is nothing to be had from one. kill: it is
+ * also wanted for cgroup.kill. */
+struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool kill);
 /* Give it back; reusable: empty, and counted is right. */
 void cgroup_release(struct leaf *leaf, bool reusable);
 /* Remove all leaves in the pool. */
@@ -113,9 +117,12 @@ struct command {
 	gid_t gid;
 	struct cgroup_entry *cgroup;
 	pid_t parent;
-	/* Comes back through shared memory. */
-	uint32_t stage;
+	const struct sandbox *sandbox; /* or NULL */
+	int landlock;                  /* ruleset, or -1 */
+	/* Come back through shared memory. */
+	uint32_t stage, index;
 	int error;
+	int listener; /* of the system call filter, or -1 */
 };
 
 /* Start it; its pid, or a negative errno with *ret_stage set. */
@@ -123,34 +130,48 @@ pid_t command_start(struct command *command, uint32_t *ret_stage);
 
 /* ---- the supervisor (supervise.c) */
 
-/* Shared between the helper and one supervisor. */
+/* Shared between the helper and one supervisor. Orders are what is wanted here;
+ * SIGNAL_ORDER says that there is something. That signal is a bit and not an entry in
+ * the user's signal queue, which the command may have filled; and whoever else sends it
+ * orders nothing. */
 struct slot {
+	_Atomic uint64_t signals_wanted; /* 1 << (signal - 1) */
+	_Atomic uint32_t limit_wanted;   /* 1 + enum ad_msg_limit that was exceeded */
+	_Atomic uint32_t kill_wanted;
 	_Atomic uint32_t kill_seen;     /* the order to kill has arrived */
 	_Atomic uint64_t io_reaped;     /* written by what it reaped */
 	struct cgroup_counters counted; /* valid after SUPERVISOR_DONE */
+};
+
+/* How the limits of a command are enforced. */
+struct enforcement {
+	struct ad_msg_receipt receipt;
+	uint64_t memory_rlimit, nproc_rlimit; /* 0: none */
 };
 
 struct supervise {
 	const struct ad_msg_spawn *spawn;
 	struct slot *slot;
 	const struct leaf *leaf;
-	struct ad_msg_receipt receipt;
-	uint64_t memory_rlimit, nproc_rlimit;
+	struct cgroup_entry *entry; /* of the leaf; NULL: to be opened */
+	struct enforcement enforcement;
 	bool set_ids;
 	pid_t helper;
+	/* In a sandbox we are pid 1 of the command's own pid namespace. */
+	const struct sandbox *sandbox; /* or NULL */
+	struct protection *protection;
+	int helper_pidfd, landlock;
 };
 
-/* Orders to a supervisor: a real-time signal with a value. The fall-back has none
- * and means ORDER_KILL: it needs no room in the signal queue, which the command may
- * have filled. */
 #define SIGNAL_ORDER (SIGRTMIN)
-#define SIGNAL_ORDER_KILL (SIGRTMIN + 1)
-#define SIGNAL_HELPER_DIED (SIGRTMIN + 2)
-enum { ORDER_KILL = 1, ORDER_SIGNAL = 2, ORDER_LIMIT = 3, ORDER_SHIFT = 8 };
+#define SIGNAL_HELPER_DIED (SIGRTMIN + 1)
 
 /* Exit statuses of a supervisor. */
-enum { SUPERVISOR_DONE = 0, SUPERVISOR_SURVIVORS = 3 };
+enum { SUPERVISOR_DONE = 0, SUPERVISOR_LOST = 1, SUPERVISOR_SURVIVORS = 3 };
 
 _Noreturn void supervise(const struct supervise *job);
+/* What has to be reported if it cannot begin. */
+_Noreturn void supervise_failed(const struct ad_msg_spawn *spawn, uint32_t stage, uint32_t index,
+				int error, const char *text);
 
 #endif

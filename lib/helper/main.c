@@ -2,7 +2,7 @@
 /* agentd-helper: starts a supervisor per command, passes orders on, watches limits
  * that no cgroup enforces, and cleans up after whoever dies. It ends when the host
  * is gone and nothing is left. docs/helper.md has the whole picture. */
-#include "helper/helper.h"
+#include "helper/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -45,10 +45,21 @@ static const uint64_t sweep_min_ns = 1 * MS, sweep_max_ns = 50 * MS;
 
 enum { WATCH_MEMORY = 1, WATCH_PIDS = 2, WATCH_CPU_TIME = 4, WATCH_IO = 8 };
 
+/* What a command that waits for its template came with. */
+struct waiting {
+	uid_t uid;
+	gid_t gid;
+	int fds[AD_SYS_FDS_MAX];
+	size_t fd_count;
+	bool memory_file; /* the message is in the first descriptor */
+	size_t len;
+	uint8_t message[];
+};
+
 struct job {
 	struct ad_list by_id, by_pid, all;
 	uint32_t id;
-	pid_t pid; /* the supervisor; 0 once it is reaped */
+	pid_t pid; /* the supervisor; 0 before it is born and once it is reaped */
 	size_t slot;
 	struct leaf *leaf;
 	struct ad_msg_limits limits;
@@ -56,6 +67,10 @@ struct job {
 	bool watch_closely, killing, lost, hit;
 	uint64_t answer_by, over_by; /* while killing */
 	int lost_status;
+	/* in a sandbox */
+	struct template *template;
+	struct waiting *waiting; /* not started yet */
+	uint32_t net;            /* of the template's */
 	/* sums of one scan */
 	uint64_t memory, tasks, cpu_ticks, io;
 };
@@ -67,14 +82,14 @@ struct outgoing {
 };
 
 static struct {
-	pid_t self, host;
+	pid_t host;
 	uid_t uid;
 	bool ids_plain; /* real, effective and saved ids are the same */
 	gid_t gid;
 	int signal_fd, host_pidfd;
 	bool host_lost, proc_usable;
 	struct ad_list by_id[BUCKETS], by_pid[BUCKETS], all;
-	struct slot *slots;
+	struct helper_shared shared;
 	uint16_t free_slots[SLOTS_MAX];
 	size_t free_count;
 	struct outgoing *out, **out_tail;
@@ -126,14 +141,20 @@ static void flush(void)
 	}
 }
 
-static void send_failed(uint32_t job, uint32_t stage, int error, const char *text)
+static void send_fault(uint32_t job, uint32_t stage, uint32_t index, int error, const char *text)
 {
 	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = job };
 
 	msg.u.failed.stage = stage;
+	msg.u.failed.index = index;
 	msg.u.failed.os_errno = error;
 	strncpy(msg.u.failed.text, text, sizeof(msg.u.failed.text) - 1);
 	send_msg(&msg);
+}
+
+static void send_failed(uint32_t job, uint32_t stage, int error, const char *text)
+{
+	send_fault(job, stage, 0, error, text);
 }
 
 /* ---- jobs */
@@ -164,6 +185,18 @@ static struct job *find_pid(pid_t pid)
 	return NULL;
 }
 
+static void waiting_free(struct job *job)
+{
+	struct waiting *waiting = job->waiting;
+
+	if (!waiting)
+		return;
+	for (size_t i = 0; i < waiting->fd_count; i++)
+		close(waiting->fds[i]);
+	free(waiting);
+	job->waiting = NULL;
+}
+
 static void job_free(struct job *job, bool leaf_reusable)
 {
 	ad_list_remove(&job->by_id);
@@ -173,31 +206,65 @@ static void job_free(struct job *job, bool leaf_reusable)
 	 * CLONE_INTO_CGROUP: the child is killed at once (seen on Linux 6.18). */
 	if (job->leaf)
 		cgroup_release(job->leaf,
-			       leaf_reusable && !atomic_load(&h.slots[job->slot].kill_seen));
+			       leaf_reusable && !atomic_load(&h.shared.slots[job->slot].kill_seen));
+	if (job->template) {
+		if (job->net != ZYGOTE_NO_NET)
+			template_net_free(job->template, job->net);
+		template_drop(job->template);
+	}
+	waiting_free(job);
 	h.free_slots[h.free_count++] = (uint16_t)job->slot;
 	free(job);
 }
 
-static void order(struct job *job, int what, int argument)
+static struct job *job_new(uint32_t id)
 {
-	union sigval value = { .sival_int = what | argument << ORDER_SHIFT };
+	struct job *job = h.free_count > 0 ? calloc(1, sizeof(*job)) : NULL;
 
-	if (job->pid <= 0)
-		return;
-	/* The queue of this user may be full of the command's own signals. To end it
-	 * needs no place there. */
-	if (sigqueue(job->pid, SIGNAL_ORDER, value) < 0 && errno == EAGAIN && what != ORDER_SIGNAL)
-		kill(job->pid, SIGNAL_ORDER_KILL);
+	if (!job) {
+		send_failed(id, AD_STAGE_SUPERVISOR, h.free_count > 0 ? ENOMEM : EAGAIN, "");
+		return NULL;
+	}
+	job->id = id;
+	job->net = ZYGOTE_NO_NET;
+	ad_list_init(&job->by_pid);
+	ad_list_append(&h.by_id[id % BUCKETS], &job->by_id);
+	ad_list_append(&h.all, &job->all);
+	job->slot = h.free_slots[--h.free_count];
+	memset(&h.shared.slots[job->slot], 0, sizeof(*h.shared.slots));
+	return job;
 }
 
+/* After the order is written to the slot. */
+static void ring(const struct job *job)
+{
+	if (job->pid > 0)
+		kill(job->pid, SIGNAL_ORDER);
+}
+
+static void job_signal(struct job *job, int signo)
+{
+	if (signo < 1 || signo > 64)
+		return;
+	atomic_fetch_or(&h.shared.slots[job->slot].signals_wanted, UINT64_C(1) << (signo - 1));
+	ring(job);
+}
+
+/* The job may be gone afterwards. */
 static void job_kill(struct job *job)
 {
+	if (job->waiting) {
+		send_failed(job->id, AD_STAGE_REQUEST, ECANCELED, "");
+		job_free(job, true);
+		return;
+	}
 	if (!job->killing) {
 		job->killing = true;
 		job->answer_by = ad_sys_now_ns() + answer_ns;
 		job->over_by = ad_sys_now_ns() + supervisor_ns;
 	}
-	order(job, ORDER_KILL, 0);
+	atomic_store(&h.shared.slots[job->slot].kill_wanted, 1);
+	ring(job);
 }
 
 static void job_limit(struct job *job, enum ad_msg_limit limit)
@@ -205,7 +272,7 @@ static void job_limit(struct job *job, enum ad_msg_limit limit)
 	if (job->hit || job->lost)
 		return;
 	job->hit = true;
-	order(job, ORDER_LIMIT, (int)limit);
+	atomic_store(&h.shared.slots[job->slot].limit_wanted, 1 + (uint32_t)limit);
 	job_kill(job);
 }
 
@@ -218,7 +285,7 @@ static uint64_t tasks_of(uid_t uid)
 
 	if (h.uid_tasks_at && now - h.uid_tasks_at < uid_tasks_age_ns)
 		return h.uid_tasks;
-	proc_scan(&h.table, h.self);
+	proc_scan(&h.table, h.shared.helper);
 	h.uid_tasks = 0;
 	for (size_t i = 0; i < h.table.count; i++) {
 		if (proc_uid(h.table.procs[i].pid) == uid)
@@ -239,29 +306,31 @@ static uint8_t watched(enum ad_msg_means without)
 }
 
 /* Decide by what each limit is enforced. */
-static void plan(struct job *job, struct supervise *sup, const struct ad_msg_spawn *spawn)
+static void plan(struct job *job, const struct ad_msg_spawn *spawn, bool use_cgroups,
+		 struct enforcement *ret)
 {
 	const struct ad_msg_limits *limits = &spawn->limits;
-	struct ad_msg_receipt *receipt = &sup->receipt;
+	struct ad_msg_receipt *receipt = &ret->receipt;
 
 	job->limits = *limits;
-	job->leaf = cgroup_take(limits);
-	sup->leaf = job->leaf;
+	/* Of a pid namespace nothing gets away. */
+	if (use_cgroups)
+		job->leaf = cgroup_take(limits, !job->template);
 	receipt->memory = means_of(job->leaf, CG_MEMORY);
 	receipt->pids = means_of(job->leaf, CG_PIDS);
 	receipt->cpu = means_of(job->leaf, CG_CPU);
-	receipt->tree_kill = means_of(job->leaf, CG_KILL);
+	receipt->tree_kill = job->template ? AD_MSG_MEANS_PIDNS : means_of(job->leaf, CG_KILL);
 	if (!receipt->tree_kill)
 		receipt->tree_kill = watched(AD_MSG_MEANS_NONE);
 	if (limits->memory && !receipt->memory) {
 		receipt->memory = watched(AD_MSG_MEANS_RLIMIT);
-		sup->memory_rlimit = limits->memory;
+		ret->memory_rlimit = limits->memory;
 		job->watch |= WATCH_MEMORY;
 	}
 	if (limits->pids && !receipt->pids) {
 		receipt->pids = watched(receipt->uid ? AD_MSG_MEANS_RLIMIT : AD_MSG_MEANS_NONE);
 		if (receipt->uid)
-			sup->nproc_rlimit = tasks_of(receipt->uid) + limits->pids + NPROC_SLACK;
+			ret->nproc_rlimit = tasks_of(receipt->uid) + limits->pids + NPROC_SLACK;
 		job->watch |= WATCH_PIDS;
 	}
 	if (limits->cpu_time_ms) {
@@ -280,6 +349,18 @@ static void plan(struct job *job, struct supervise *sup, const struct ad_msg_spa
 	}
 }
 
+/* A limit that must be a cgroup's is refused where it cannot be. */
+static bool check_plan(struct job *job, const struct ad_msg_spawn *spawn,
+		       const struct enforcement *enforcement)
+{
+	if (!spawn->limits.cpu_ms_per_100ms || enforcement->receipt.cpu ||
+	    !(spawn->flags & AD_SPAWN_CGROUP_REQUIRED))
+		return true;
+	send_failed(job->id, AD_STAGE_LIMIT, 0, "cpu_ms_per_100ms");
+	job_free(job, true);
+	return false;
+}
+
 static void watch_soon(const struct job *job)
 {
 	uint64_t at = ad_sys_now_ns() +
@@ -289,7 +370,7 @@ static void watch_soon(const struct job *job)
 		h.watch_next = at;
 }
 
-/* The supervisor needs none of what is only the helper's. */
+/* Others than the helper need none of what is only its own. */
 static void close_ours(void)
 {
 	close(h.signal_fd);
@@ -297,47 +378,317 @@ static void close_ours(void)
 		close(h.host_pidfd);
 }
 
-static void start_job(const struct ad_msg_spawn *spawn, const struct ad_sys_msg *from)
+static void started(struct job *job, pid_t pid)
 {
-	struct job *job = calloc(1, sizeof(*job));
-	struct supervise sup = { .spawn = spawn, .helper = h.self };
+	job->pid = pid;
+	ad_list_append(&h.by_pid[(uint32_t)pid % BUCKETS], &job->by_pid);
+	watch_soon(job);
+}
 
-	if (!job || h.free_count == 0) {
-		free(job);
-		send_failed(spawn->job, AD_STAGE_SUPERVISOR, job ? EAGAIN : ENOMEM, "");
-		return;
-	}
-	job->id = spawn->job;
-	ad_list_init(&job->by_pid);
-	ad_list_append(&h.by_id[job->id % BUCKETS], &job->by_id);
-	ad_list_append(&h.all, &job->all);
-	job->slot = h.free_slots[--h.free_count];
-	sup.slot = &h.slots[job->slot];
-	memset(sup.slot, 0, sizeof(*sup.slot));
+static void start_on_host(struct job *job, const struct ad_msg_spawn *spawn,
+			  const struct ad_sys_msg *from)
+{
+	struct supervise sup = {
+		.spawn = spawn,
+		.slot = &h.shared.slots[job->slot],
+		.helper = h.shared.helper,
+		.landlock = -1,
+	};
+	pid_t pid;
+
 	/* Not what we may: what the host may now. */
-	sup.receipt.uid = from->uid;
-	sup.receipt.gid = from->gid;
+	sup.enforcement.receipt.uid = from->uid;
+	sup.enforcement.receipt.gid = from->gid;
 	sup.set_ids = !h.ids_plain || from->uid != h.uid || from->gid != h.gid;
-	plan(job, &sup, spawn);
-	if (spawn->limits.cpu_ms_per_100ms && !sup.receipt.cpu &&
-	    (spawn->flags & AD_SPAWN_CGROUP_REQUIRED)) {
-		send_failed(job->id, AD_STAGE_LIMIT, 0, "cpu_ms_per_100ms");
-		job_free(job, true);
+	plan(job, spawn, true, &sup.enforcement);
+	sup.leaf = job->leaf;
+	if (!check_plan(job, spawn, &sup.enforcement))
 		return;
-	}
-	job->pid = fork();
-	if (job->pid == 0) {
+	pid = fork();
+	if (pid == 0) {
 		close_ours();
 		supervise(&sup);
 	}
-	if (job->pid < 0) {
-		job->pid = 0;
+	if (pid < 0) {
 		send_failed(job->id, AD_STAGE_SUPERVISOR, errno, "");
 		job_free(job, true);
 		return;
 	}
-	ad_list_append(&h.by_pid[(uint32_t)job->pid % BUCKETS], &job->by_pid);
-	watch_soon(job);
+	started(job, pid);
+}
+
+/* ---- starting in a sandbox */
+
+/* Do cgroups enforce all that they could? */
+static bool cgroups_cover(const struct ad_msg_limits *limits, const struct leaf *leaf)
+{
+	return (!limits->memory || means_of(leaf, CG_MEMORY)) &&
+	       (!limits->pids || means_of(leaf, CG_PIDS)) &&
+	       (!limits->cpu_ms_per_100ms || means_of(leaf, CG_CPU));
+}
+
+/* False: the job failed. */
+static bool plan_sandbox(struct job *job, const struct ad_msg_spawn *spawn, uint8_t strictness,
+			 struct enforcement *ret)
+{
+	struct ad_msg_receipt *receipt = &ret->receipt;
+
+	*receipt = *template_layers(job->template);
+	plan(job, spawn, strictness != AD_STRICT_OFF, ret);
+	if (!check_plan(job, spawn, ret))
+		return false;
+	if (strictness == AD_STRICT_OFF)
+		return true;
+	if (cgroups_cover(&spawn->limits, job->leaf)) {
+		receipt->layers[AD_LAYER_CGROUP] = AD_MSG_LAYER_ENFORCED;
+		return true;
+	}
+	if (strictness == AD_STRICT_REQUIRED) {
+		send_fault(job->id, AD_STAGE_LAYER, AD_LAYER_CGROUP, EOPNOTSUPP, "no controller");
+		job_free(job, true);
+		return false;
+	}
+	receipt->layers[AD_LAYER_CGROUP] = AD_MSG_LAYER_DEGRADED;
+	receipt->layer_errno[AD_LAYER_CGROUP] = EOPNOTSUPP;
+	return true;
+}
+
+static size_t add_entry(struct zygote_request *request, const struct cgroup_entry *entry, int *fds)
+{
+	size_t count = 0;
+
+	request->tasks = (uint8_t)entry->count;
+	for (size_t i = 0; i < entry->count; i++)
+		fds[count++] = entry->tasks[i];
+	request->v2_procs = entry->v2_procs >= 0;
+	if (request->v2_procs)
+		fds[count++] = entry->v2_procs;
+	return count;
+}
+
+/* Descriptors that came with the message, without the network namespace, which the
+ * template has. */
+static size_t own_fds(const struct ad_msg_spawn *spawn, const struct ad_sys_msg *from)
+{
+	return from->fd_count - ((spawn->flags & AD_SPAWN_NETNS) ? 1 : 0);
+}
+
+static pid_t ask_zygote(struct job *job, struct zygote_request *request,
+			const struct ad_sys_msg *from, size_t fd_count)
+{
+	struct cgroup_entry entry = { .v2_dir = -1, .v2_procs = -1 };
+	int fds[AD_SYS_FDS_MAX + CG_COUNT + 1];
+	pid_t pid;
+	int r = 0;
+
+	memcpy(fds, from->fds, fd_count * sizeof(fds[0]));
+	if (job->leaf) {
+		request->has_leaf = true;
+		request->leaf = *job->leaf;
+		r = cgroup_open_entry(job->leaf, &entry);
+	}
+	fd_count += add_entry(request, &entry, fds + fd_count);
+	pid = r < 0 ? r :
+		      template_clone(job->template, request, request->spawn_fd ? NULL : from->data,
+				     request->spawn_fd ? 0 : from->len, fds, fd_count, &job->net);
+	cgroup_close_entry(&entry);
+	return pid;
+}
+
+/* The template is ready, or cannot be. -EPIPE: it died, and the job is as it was. */
+static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
+			     const struct ad_sys_msg *from, bool memory_file)
+{
+	struct zygote_request request = {
+		.slot = (uint32_t)job->slot,
+		.spawn_fd = memory_file,
+		.credentials = (spawn->flags & AD_SPAWN_CREDENTIALS) != 0,
+	};
+	struct ad_profile profile;
+	pid_t pid;
+
+	if (template_state(job->template) == TEMPLATE_FAILED) {
+		const struct fault *fault = template_fault(job->template);
+
+		send_fault(job->id, fault->stage, fault->index, fault->error, fault->text);
+		job_free(job, true);
+		return 0;
+	}
+	if (!ad_profile_decode(&profile, spawn->profile, spawn->profile_len) ||
+	    !plan_sandbox(job, spawn, profile.strict[AD_LAYER_CGROUP], &request.enforcement))
+		return 0;
+	pid = ask_zygote(job, &request, from, own_fds(spawn, from));
+	if (pid > 0) {
+		started(job, pid);
+		return 0;
+	}
+	if (pid == -EPIPE) {
+		if (job->leaf)
+			cgroup_release(job->leaf, true);
+		job->leaf = NULL;
+		job->watch = 0;
+		return -EPIPE;
+	}
+	send_failed(job->id, AD_STAGE_SUPERVISOR, -pid, "");
+	job_free(job, true);
+	return 0;
+}
+
+/* Keep all that is needed when the template is ready. Takes the descriptors. */
+static bool wait_for_template(struct job *job, struct ad_sys_msg *from, bool memory_file)
+{
+	size_t len = memory_file ? 0 : from->len;
+	struct waiting *waiting = malloc(sizeof(*waiting) + len);
+
+	if (!waiting)
+		return false;
+	*waiting = (struct waiting){
+		.uid = from->uid,
+		.gid = from->gid,
+		.fd_count = from->fd_count,
+		.memory_file = memory_file,
+		.len = len,
+	};
+	memcpy(waiting->fds, from->fds, sizeof(waiting->fds));
+	memcpy(waiting->message, from->data, len);
+	from->fd_count = 0;
+	job->waiting = waiting;
+	return true;
+}
+
+static void start_in_sandbox(struct job *job, const struct ad_msg_spawn *spawn,
+			     struct ad_sys_msg *from, bool memory_file)
+{
+	bool join = (spawn->flags & AD_SPAWN_NETNS) != 0;
+	size_t expected = (size_t)memory_file + join +
+			  ((spawn->flags & AD_SPAWN_CREDENTIALS) ? 1 : 0);
+
+	if (from->fds_lost || from->fd_count != expected) {
+		send_failed(job->id, AD_STAGE_REQUEST, from->fds_lost ? EMFILE : EBADMSG, "");
+		job_free(job, true);
+		return;
+	}
+	/* A zygote that died is noticed by the first who needs it. */
+	for (int attempt = 0;; attempt++) {
+		job->template = template_get(spawn, from->uid, from->gid,
+					     join ? from->fds[from->fd_count - 1] : -1);
+		if (!job->template) {
+			send_failed(job->id, AD_STAGE_SUPERVISOR, errno, "");
+			job_free(job, true);
+			return;
+		}
+		if (template_state(job->template) == TEMPLATE_BUILDING) {
+			if (wait_for_template(job, from, memory_file))
+				return;
+			send_failed(job->id, AD_STAGE_REQUEST, ENOMEM, "");
+			job_free(job, true);
+			return;
+		}
+		if (start_in_template(job, spawn, from, memory_file) != -EPIPE)
+			return;
+		template_drop(job->template);
+		job->template = NULL;
+		if (attempt > 0) {
+			send_failed(job->id, AD_STAGE_SUPERVISOR, EPIPE, "");
+			job_free(job, true);
+			return;
+		}
+	}
+}
+
+/* ---- the message that starts a command */
+
+static void start_job(const struct ad_msg_spawn *spawn, struct ad_sys_msg *from, bool memory_file)
+{
+	struct job *job = job_new(spawn->job);
+
+	if (!job)
+		return;
+	if (spawn->flags & AD_SPAWN_SANDBOX)
+		start_in_sandbox(job, spawn, from, memory_file);
+	else
+		start_on_host(job, spawn, from);
+}
+
+/* The message in a memory file: mapped, or a negative errno. */
+static int map_message(int fd, const uint8_t **ret, size_t *ret_len)
+{
+	ssize_t size = ad_sys_memfd_size(fd);
+	void *map;
+
+	if (size <= 0 || size > AD_MSG_SPAWN_MAX)
+		return size < 0 ? (int)size : -EBADMSG;
+	map = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (map == MAP_FAILED)
+		return -errno;
+	*ret = map;
+	*ret_len = (size_t)size;
+	return 0;
+}
+
+static void start_from_fd(struct ad_sys_msg *in, uint32_t id)
+{
+	int r = in->fds_lost ? -EMFILE : in->fd_count > 0 ? 0 : -EBADMSG;
+	struct ad_msg_spawn spawn;
+	const uint8_t *bytes = NULL;
+	size_t len = 0;
+
+	if (r == 0)
+		r = map_message(in->fds[0], &bytes, &len);
+	if (r < 0) {
+		send_failed(id, AD_STAGE_REQUEST, -r, "");
+		return;
+	}
+	if (ad_msg_spawn_decode(&spawn, bytes, len) && spawn.job == id && !find_id(id))
+		start_job(&spawn, in, true);
+	else
+		send_failed(id, AD_STAGE_REQUEST, EBADMSG, "");
+	munmap((void *)(uintptr_t)bytes, len);
+}
+
+/* Its template is not being made any more. What was checked before is as it was. */
+static void resume(struct job *job)
+{
+	struct waiting *waiting = job->waiting;
+	struct ad_sys_msg from = {
+		.data = waiting->message,
+		.len = waiting->len,
+		.fd_count = waiting->fd_count,
+		.uid = waiting->uid,
+		.gid = waiting->gid,
+	};
+	const uint8_t *bytes = waiting->message;
+	size_t len = waiting->len;
+	struct ad_msg_spawn spawn;
+	int r = 0;
+
+	memcpy(from.fds, waiting->fds, sizeof(from.fds));
+	job->waiting = NULL;
+	if (waiting->memory_file)
+		r = map_message(from.fds[0], &bytes, &len);
+	if (r == 0 && !ad_msg_spawn_decode(&spawn, bytes, len))
+		r = -EBADMSG;
+	if (r == 0)
+		r = start_in_template(job, &spawn, &from, waiting->memory_file);
+	if (r < 0) {
+		send_failed(job->id, r == -EPIPE ? AD_STAGE_SUPERVISOR : AD_STAGE_REQUEST, -r, "");
+		job_free(job, true);
+	}
+	if (waiting->memory_file && bytes != waiting->message)
+		munmap((void *)(uintptr_t)bytes, len);
+	ad_sys_msg_close(&from);
+	free(waiting);
+}
+
+static void resume_all(void)
+{
+	for (struct ad_list *node = h.all.next, *next; node != &h.all; node = next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		next = node->next;
+		if (job->waiting && template_state(job->template) != TEMPLATE_BUILDING)
+			resume(job);
+	}
 }
 
 /* ---- messages in */
@@ -348,35 +699,13 @@ static void host_is_lost(void)
 		return;
 	h.host_lost = true;
 	flush();
-	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next)
+	for (struct ad_list *node = h.all.next, *next; node != &h.all; node = next) {
+		next = node->next;
 		job_kill(AD_CONTAINER_OF(node, struct job, all));
+	}
 }
 
-static void spawn_from_fd(const struct ad_sys_msg *in, uint32_t id)
-{
-	ssize_t size = in->fd_count == 1 ? ad_sys_memfd_size(in->fds[0]) : -EBADMSG;
-	struct ad_msg_spawn spawn;
-	void *map;
-
-	if (in->fds_lost)
-		size = -EMFILE;
-	if (size <= 0 || size > AD_MSG_SPAWN_MAX) {
-		send_failed(id, AD_STAGE_REQUEST, size < 0 ? (int)-size : EBADMSG, "");
-		return;
-	}
-	map = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, in->fds[0], 0);
-	if (map == MAP_FAILED) {
-		send_failed(id, AD_STAGE_REQUEST, errno, "");
-		return;
-	}
-	if (ad_msg_spawn_decode(&spawn, map, (size_t)size) && spawn.job == id && !find_id(id))
-		start_job(&spawn, in);
-	else
-		send_failed(id, AD_STAGE_REQUEST, EBADMSG, "");
-	munmap(map, (size_t)size);
-}
-
-static void handle(const struct ad_sys_msg *in)
+static void handle(struct ad_sys_msg *in)
 {
 	struct ad_msg_spawn spawn;
 	struct ad_msg msg;
@@ -384,7 +713,7 @@ static void handle(const struct ad_sys_msg *in)
 
 	if (ad_msg_peek(in->data, in->len) == AD_MSG_SPAWN) {
 		if (ad_msg_spawn_decode(&spawn, in->data, in->len) && !find_id(spawn.job))
-			start_job(&spawn, in);
+			start_job(&spawn, in, false);
 		else
 			host_is_lost();
 		return;
@@ -397,7 +726,7 @@ static void handle(const struct ad_sys_msg *in)
 	job = find_id(msg.job);
 	switch (msg.type) {
 	case AD_MSG_SPAWN_FD:
-		spawn_from_fd(in, msg.job);
+		start_from_fd(in, msg.job);
 		break;
 	case AD_MSG_KILL:
 		if (job)
@@ -405,7 +734,7 @@ static void handle(const struct ad_sys_msg *in)
 		break;
 	case AD_MSG_SIGNAL:
 		if (job)
-			order(job, ORDER_SIGNAL, msg.u.signal.signo);
+			job_signal(job, msg.u.signal.signo);
 		break;
 	default:
 		host_is_lost();
@@ -466,11 +795,13 @@ static void reap(void)
 	while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
 		struct job *job = find_pid(pid);
 
-		if (!job)
+		if (!job) {
+			template_reaped(pid);
 			continue;
+		}
 		if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_DONE) {
 			if (job->leaf)
-				job->leaf->counted = h.slots[job->slot].counted;
+				job->leaf->counted = h.shared.slots[job->slot].counted;
 			job_free(job, true);
 		} else if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_SURVIVORS) {
 			/* It has reported; what it could not kill is ours now. */
@@ -482,16 +813,17 @@ static void reap(void)
 	}
 }
 
-static bool is_supervisor(pid_t pid)
+/* Zygotes and reapers that wait are in our session, which no command is, nor gets to. */
+static bool is_ours(pid_t pid)
 {
-	return find_pid(pid) != NULL;
+	return find_pid(pid) || getsid(pid) == getsid(0);
 }
 
 /* Kill what supervisors that died have left to us; say so when it is gone. */
 static void sweep(void)
 {
 	uint64_t now = ad_sys_now_ns();
-	size_t alive = proc_kill_tree(h.self, is_supervisor, patience_ns);
+	size_t alive = proc_kill_tree(h.shared.helper, is_ours, patience_ns);
 
 	if (h.sweep_pause < sweep_max_ns)
 		h.sweep_pause *= 2;
@@ -524,7 +856,8 @@ static uint64_t check_supervisors(uint64_t now)
 
 		if (!job->killing || job->pid <= 0)
 			continue;
-		due = atomic_load(&h.slots[job->slot].kill_seen) ? job->over_by : job->answer_by;
+		due = atomic_load(&h.shared.slots[job->slot].kill_seen) ? job->over_by :
+									  job->answer_by;
 		if (due <= now) {
 			/* Stopped, or stuck: its tree becomes ours with its death. */
 			kill(job->pid, SIGKILL);
@@ -545,7 +878,7 @@ static void add_up(void)
 		struct job *job = AD_CONTAINER_OF(node, struct job, all);
 
 		job->memory = job->tasks = job->cpu_ticks = 0;
-		job->io = atomic_load(&h.slots[job->slot].io_reaped);
+		job->io = atomic_load(&h.shared.slots[job->slot].io_reaped);
 	}
 	for (size_t i = 0; i < h.table.count; i++) {
 		const struct proc *proc = &h.table.procs[i];
@@ -619,7 +952,7 @@ static void watch(void)
 	if (!any)
 		return;
 	if (need_scan) {
-		proc_scan(&h.table, h.self);
+		proc_scan(&h.table, h.shared.helper);
 		add_up();
 	}
 	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
@@ -638,12 +971,14 @@ static void watch(void)
 
 static int timeout_ms(uint64_t now)
 {
-	uint64_t next = check_supervisors(now), left;
+	uint64_t next = check_supervisors(now), template = template_next(), left;
 
 	if (h.watch_next && h.watch_next < next)
 		next = h.watch_next;
 	if (h.sweep_next && h.sweep_next < next)
 		next = h.sweep_next;
+	if (template <next)
+		next = template;
 	if (next == UINT64_MAX)
 		return -1;
 	left = next > now ? next - now : 0;
@@ -653,15 +988,19 @@ static int timeout_ms(uint64_t now)
 static void run(void)
 {
 	while (!h.host_lost || !ad_list_empty(&h.all) || h.sweep_next) {
-		struct pollfd fds[3] = {
+		struct pollfd fds[3 + TEMPLATES_MAX] = {
 			{ .fd = h.signal_fd, .events = POLLIN },
 			{ .fd = h.host_lost ? -1 : HELPER_SOCKET,
 			  .events = (short)(h.out ? POLLIN | POLLOUT : POLLIN) },
 			{ .fd = h.host_lost ? -1 : h.host_pidfd, .events = POLLIN },
 		};
+		int templates[TEMPLATES_MAX];
+		size_t count = template_poll_fds(templates);
 		uint64_t now;
 
-		if (poll(fds, AD_COUNT(fds), timeout_ms(ad_sys_now_ns())) < 0)
+		for (size_t i = 0; i < count; i++)
+			fds[3 + i] = (struct pollfd){ .fd = templates[i], .events = POLLIN };
+		if (poll(fds, 3 + count, timeout_ms(ad_sys_now_ns())) < 0)
 			continue;
 		if (fds[0].revents)
 			reap();
@@ -672,6 +1011,8 @@ static void run(void)
 		if (fds[1].revents & ~POLLOUT)
 			read_socket();
 		now = ad_sys_now_ns();
+		if (template_step(now))
+			resume_all();
 		if (h.sweep_next && now >= h.sweep_next)
 			sweep();
 		if (h.watch_next && now >= h.watch_next)
@@ -684,7 +1025,7 @@ static void hello(void)
 	struct ad_msg msg = { .type = AD_MSG_HELLO };
 	struct ad_msg_receipt *best = &msg.u.hello.best;
 
-	msg.u.hello.pid = h.self;
+	msg.u.hello.pid = h.shared.helper;
 	strcpy(msg.u.hello.version, VERSION_TEXT);
 	best->memory = (uint8_t)cgroup_means(CG_MEMORY);
 	best->pids = (uint8_t)cgroup_means(CG_PIDS);
@@ -755,16 +1096,16 @@ static bool init(void)
 	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 || getresuid(&ruid, &euid, &suid) < 0 ||
 	    getresgid(&rgid, &egid, &sgid) < 0)
 		return false;
-	h.self = getpid();
+	h.shared.helper = getpid();
 	h.uid = ruid;
 	h.gid = rgid;
 	h.ids_plain = ruid == euid && ruid == suid && rgid == egid && rgid == sgid;
 	sigemptyset(&chld);
 	sigaddset(&chld, SIGCHLD);
 	h.signal_fd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
-	h.slots = mmap(NULL, sizeof(*h.slots) * SLOTS_MAX, PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (h.signal_fd < 0 || h.slots == MAP_FAILED)
+	h.shared.slots = mmap(NULL, sizeof(*h.shared.slots) * SLOTS_MAX, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (h.signal_fd < 0 || h.shared.slots == MAP_FAILED)
 		return false;
 	for (size_t i = 0; i < SLOTS_MAX; i++)
 		h.free_slots[h.free_count++] = (uint16_t)(SLOTS_MAX - 1 - i);
@@ -774,6 +1115,8 @@ static bool init(void)
 	}
 	ad_list_init(&h.all);
 	h.out_tail = &h.out;
+	h.shared.helper_pidfd = ad_sys_pidfd(h.shared.helper);
+	template_init(&h.shared, h.uid, close_ours);
 	h.proc_usable = proc_usable();
 	cgroup_init();
 	return true;
@@ -785,6 +1128,7 @@ int main(void)
 		return 1;
 	hello();
 	run();
+	template_close_all();
 	cgroup_cleanup();
 	return 0;
 }

@@ -300,6 +300,9 @@ static void build_inner(struct build *build)
 		}
 	}
 	rule(build, FAIL(EPERM), SCMP_SYS(keyctl), 0, NULL);
+	/* Pid 1 is of the same user, and must live to tell how the command ended. Its
+	 * priority is kept by its capabilities, its limits are not. */
+	RULE(build, FAIL(EPERM), SCMP_SYS(prlimit64), IS(0, 1));
 	for (size_t i = 0; i < AD_COUNT(requests); i++)
 		RULE(build, FAIL(EPERM), SCMP_SYS(ioctl), IS(1, requests[i]));
 	for (size_t i = 0; i < AD_COUNT(namespaces); i++)

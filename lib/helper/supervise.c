@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-/* One per command: forked by the helper, it starts the command, reports straight to
- * the library, and ends when nothing of the command is alive. It is the subreaper of
- * the command's tree, so that whatever leaves its session still ends up as our
- * child, and "no children" means that nothing is left. */
-#include "helper/helper.h"
+/* One per command: it starts the command, reports straight to the library, and ends
+ * when nothing of the command is alive. It is the subreaper of the command's tree, or in
+ * a sandbox pid 1 of its pid namespace, so that whatever leaves its session still ends up
+ * as our child, and "no children" means that nothing is left. */
+#include "helper/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/seccomp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,9 +30,13 @@ static const uint64_t give_up_ns = 5000 * MS;
 static const uint64_t pause_min_ns = 1 * MS, pause_max_ns = 50 * MS;
 static const uint64_t patience_ns = 1000 * MS;
 
+enum { BLOCK_SIZE = 512 }; /* of ru_oublock, whatever the file system's are */
+
 struct state {
 	const struct supervise *job;
 	pid_t main;
+	int signal_fd;
+	int listener; /* of the system call filter, or -1 */
 	bool exited, killing;
 	uint64_t give_up, next_pass, pause;
 	int wait_status;
@@ -52,15 +59,32 @@ static void report(const struct ad_msg *msg, const int *fds, size_t fd_count)
 	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0);
 }
 
-static _Noreturn void fail(const struct supervise *job, uint32_t stage, int error, const char *text)
+void supervise_failed(const struct ad_msg_spawn *spawn, uint32_t stage, uint32_t index, int error,
+		      const char *text)
 {
-	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = job->spawn->job };
+	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = spawn->job };
 
 	msg.u.failed.stage = stage;
+	msg.u.failed.index = index;
 	msg.u.failed.os_errno = error;
 	snprintf(msg.u.failed.text, sizeof(msg.u.failed.text), "%s", text);
 	report(&msg, NULL, 0);
 	_exit(SUPERVISOR_DONE);
+}
+
+static _Noreturn void fail(const struct supervise *job, uint32_t stage, int error, const char *text)
+{
+	supervise_failed(job->spawn, stage, 0, error, text);
+}
+
+static void report_denied(const struct state *state, enum ad_msg_denied_kind kind,
+			  const char *target)
+{
+	struct ad_msg msg = { .type = AD_MSG_DENIED, .job = state->job->spawn->job };
+
+	msg.u.denied.kind = kind;
+	snprintf(msg.u.denied.target, sizeof(msg.u.denied.target), "%s", target);
+	report(&msg, NULL, 0);
 }
 
 static void report_limit(struct state *state, enum ad_msg_limit limit, bool fatal)
@@ -134,7 +158,7 @@ static void report_started(const struct state *state, const struct pipes *pipes)
 	size_t count = 0;
 
 	msg.u.started.pid = state->main;
-	msg.u.started.receipt = state->job->receipt;
+	msg.u.started.receipt = state->job->enforcement.receipt;
 	fds[count++] = pipes->host[STDOUT_FILENO];
 	if (pipes->host[STDERR_FILENO] >= 0) {
 		msg.u.started.flags |= AD_STARTED_STDERR;
@@ -160,27 +184,41 @@ static const char *stage_text(uint32_t stage, const struct command *command)
 	}
 }
 
+/* By what the command enters its cgroups. */
+static struct cgroup_entry *open_entry(const struct supervise *job, struct cgroup_entry *own)
+{
+	int r;
+
+	if (job->entry || !job->leaf)
+		return job->entry;
+	r = cgroup_open_entry(job->leaf, own);
+	if (r < 0)
+		fail(job, AD_STAGE_CGROUP, -r, "");
+	return own;
+}
+
 static void start(struct state *state)
 {
 	const struct supervise *job = state->job;
 	const struct ad_msg_spawn *spawn = job->spawn;
 	const char **vectors = reallocarray(NULL, spawn->argc + spawn->envc + 2, sizeof(*vectors));
-	struct cgroup_entry entry;
+	struct cgroup_entry own;
 	struct pipes pipes;
 	struct command command = {
 		.argv = vectors,
 		.env = vectors ? vectors + spawn->argc + 1 : NULL,
 		.workdir = spawn->workdir,
 		.limits = &spawn->limits,
-		.memory_rlimit = job->memory_rlimit,
-		.nproc_rlimit = job->nproc_rlimit,
+		.memory_rlimit = job->enforcement.memory_rlimit,
+		.nproc_rlimit = job->enforcement.nproc_rlimit,
 		.set_ids = job->set_ids,
-		.uid = job->receipt.uid,
-		.gid = job->receipt.gid,
+		.uid = job->enforcement.receipt.uid,
+		.gid = job->enforcement.receipt.gid,
 		.parent = getpid(),
+		.sandbox = job->sandbox,
+		.landlock = job->landlock,
 	};
 	uint32_t stage;
-	int r;
 
 	if (!vectors)
 		fail(job, AD_STAGE_REQUEST, ENOMEM, "");
@@ -189,19 +227,18 @@ static void start(struct state *state)
 	if (stage != AD_STAGE_COUNT)
 		fail(job, stage, errno, "");
 	memcpy(command.stdio, pipes.child, sizeof(command.stdio));
-	if (job->leaf) {
-		r = cgroup_open_entry(job->leaf, &entry);
-		if (r < 0)
-			fail(job, AD_STAGE_CGROUP, -r, "");
-		command.cgroup = &entry;
-	}
+	command.cgroup = open_entry(job, &own);
 	state->main = command_start(&command, &stage);
 	if (state->main < 0)
-		fail(job, stage, -state->main, stage_text(stage, &command));
+		supervise_failed(spawn, stage, command.index, -state->main,
+				 stage_text(stage, &command));
+	state->listener = command.listener;
 	report_started(state, &pipes);
 	close_stdio(&pipes);
-	if (job->leaf)
-		cgroup_close_entry(&entry);
+	if (command.cgroup)
+		cgroup_close_entry(command.cgroup);
+	if (job->landlock >= 0)
+		close(job->landlock);
 	free(vectors);
 }
 
@@ -209,8 +246,12 @@ static void start(struct state *state)
 
 static void note_io(const struct state *state)
 {
-	if (state->job->spawn->limits.io)
-		atomic_store(&state->job->slot->io_reaped, proc_io_written(getpid()));
+	struct rusage usage;
+
+	if (!state->job->spawn->limits.io)
+		return;
+	getrusage(RUSAGE_CHILDREN, &usage);
+	atomic_store(&state->job->slot->io_reaped, (uint64_t)usage.ru_oublock * BLOCK_SIZE);
 }
 
 static bool died_of_kill(const struct state *state)
@@ -250,6 +291,15 @@ static void report_limits_hit(struct state *state)
 		report_limit(state, AD_MSG_LIMIT_CPU_TIME, true);
 }
 
+/* The filter kills who uses another machine's system calls. It cannot be told from
+ * whoever raises this signal by itself, which does not happen by accident either. */
+static void report_bad_signal(const struct state *state)
+{
+	if (state->job->sandbox && WIFSIGNALED(state->wait_status) &&
+	    WTERMSIG(state->wait_status) == SIGSYS)
+		report_denied(state, AD_MSG_DENIED_SYSCALL, "of another architecture");
+}
+
 static uint32_t count_survivors(struct state *state)
 {
 	uint32_t count = 0;
@@ -259,6 +309,11 @@ static uint32_t count_survivors(struct state *state)
 		count += state->table.procs[i].top != 0 && !state->table.procs[i].zombie;
 	/* Something is there, whether we may see it or not. */
 	return count ? count : 1;
+}
+
+static void tell_moved(const char *path, void *userdata)
+{
+	report_denied(userdata, AD_MSG_DENIED_PATH, path);
 }
 
 static _Noreturn void finish(struct state *state, bool report_exit, bool survivors)
@@ -287,6 +342,8 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	if (!usage->peak_is_tree)
 		usage->memory_peak = (uint64_t)rusage.ru_maxrss * 1024;
 	usage->survivors = survivors ? count_survivors(state) : 0;
+	if (job->sandbox)
+		protect_end(job->protection, tell_moved, state);
 	report(&msg, NULL, 0);
 	_exit(survivors ? SUPERVISOR_SURVIVORS : SUPERVISOR_DONE);
 }
@@ -313,8 +370,10 @@ static void reap(struct state *state)
 		}
 	}
 	note_io(state);
-	if (report_exit)
+	if (report_exit) {
 		report_limits_hit(state);
+		report_bad_signal(state);
+	}
 	if (none_left)
 		finish(state, report_exit, false);
 	if (report_exit) {
@@ -326,16 +385,25 @@ static void reap(struct state *state)
 
 /* ---- killing */
 
+/* Everything there is, once. True if there was something to be seen. */
+static bool kill_all(const struct state *state)
+{
+	if (state->job->leaf)
+		cgroup_kill(state->job->leaf);
+	if (state->job->sandbox)
+		return kill(-1, SIGKILL) == 0;
+	/* Not yet reaped, so the number is still its own. */
+	if (!state->exited)
+		kill(-state->main, SIGKILL);
+	return state->killing && proc_kill_tree(getpid(), NULL, patience_ns) > 0;
+}
+
 static void kill_begin(struct state *state)
 {
 	uint64_t now = ad_sys_now_ns();
 
 	atomic_store(&state->job->slot->kill_seen, 1);
-	if (state->job->leaf)
-		cgroup_kill(state->job->leaf);
-	/* Not yet reaped, so the number is still its own. */
-	if (!state->exited)
-		kill(-state->main, SIGKILL);
+	kill_all(state);
 	if (state->killing)
 		return;
 	state->killing = true;
@@ -344,15 +412,10 @@ static void kill_begin(struct state *state)
 	state->next_pass = now + pause_min_ns;
 }
 
-/* Kill all descendants that can be seen. They may be forking meanwhile, so this is
- * repeated, soon while it finds any. */
+/* They may be forking meanwhile, so this is repeated, soon while it finds any. */
 static void kill_pass(struct state *state)
 {
-	if (state->job->leaf)
-		cgroup_kill(state->job->leaf);
-	if (!state->exited)
-		kill(-state->main, SIGKILL);
-	if (proc_kill_tree(getpid(), NULL, patience_ns) > 0)
+	if (kill_all(state))
 		state->pause = pause_min_ns;
 	else
 		state->pause = state->pause * 2 > pause_max_ns ? pause_max_ns : state->pause * 2;
@@ -369,41 +432,77 @@ static void send_signal(const struct state *state, int signo)
 		kill(-state->main, SIGCONT);
 }
 
-static void take_order(struct state *state, int value)
-{
-	int argument = value >> ORDER_SHIFT;
+/* ---- orders and events */
 
-	switch (value & ((1 << ORDER_SHIFT) - 1)) {
-	case ORDER_LIMIT:
-		if (argument >= 0 && argument < AD_MSG_LIMIT_COUNT && !state->exited)
-			report_limit(state, (enum ad_msg_limit)argument, true);
-		kill_begin(state);
-		break;
-	case ORDER_SIGNAL:
-		send_signal(state, argument);
-		break;
-	default:
-		kill_begin(state);
-		break;
+static void take_orders(struct state *state)
+{
+	struct slot *slot = state->job->slot;
+	uint64_t signals = atomic_exchange(&slot->signals_wanted, 0);
+	uint32_t limit = atomic_exchange(&slot->limit_wanted, 0);
+
+	for (int signo = 1; signals; signo++, signals >>= 1) {
+		if (signals & 1)
+			send_signal(state, signo);
 	}
-}
-
-static void take_signal(struct state *state, int signo, const siginfo_t *info)
-{
-	mute |= signo == SIGNAL_HELPER_DIED;
-	if (signo == SIGNAL_ORDER)
-		take_order(state, info->si_value.sival_int);
-	else if (signo == SIGNAL_ORDER_KILL || signo == SIGNAL_HELPER_DIED)
+	if (limit && !state->exited)
+		report_limit(state, (enum ad_msg_limit)(limit - 1), true);
+	if (atomic_exchange(&slot->kill_wanted, 0))
 		kill_begin(state);
 }
 
-/* Wait for signals and take all there are: an order that came before a death is
- * carried out before the death is reported. */
-static void take_signals(struct state *state, const sigset_t *signals)
+static void helper_died(struct state *state)
 {
+	mute = true;
+	kill_begin(state);
+}
+
+static void take_signals(struct state *state)
+{
+	struct signalfd_siginfo infos[16];
+	bool died = false;
+	ssize_t n;
+
+	while ((n = read(state->signal_fd, infos, sizeof(infos))) > 0) {
+		for (size_t i = 0; i < (size_t)n / sizeof(infos[0]); i++)
+			died |= infos[i].ssi_signo == (uint32_t)SIGNAL_HELPER_DIED;
+	}
+	take_orders(state);
+	/* Anybody may send a signal. */
+	if (died && !state->job->sandbox && getppid() != state->job->helper)
+		helper_died(state);
+}
+
+/* A system call that nobody needs who means well: the caller is held until we kill it. */
+static void take_notification(struct state *state)
+{
+	/* As large as any kernel's; the name needs the number only. */
+	union {
+		struct seccomp_notif notif;
+		char space[1024];
+	} seen = { .space = { 0 } };
+	char name[64];
+
+	/* The caller may have died meanwhile. */
+	if (ioctl(state->listener, SECCOMP_IOCTL_NOTIF_RECV, &seen.notif) < 0)
+		return;
+	seccomp_name(seen.notif.data.nr, name, sizeof(name));
+	report_denied(state, AD_MSG_DENIED_SYSCALL, name);
+	if (!state->exited)
+		report_limit(state, AD_MSG_LIMIT_SYSCALL, true);
+	kill_begin(state);
+}
+
+/* All there is: an order that came before a death is carried out before the death is
+ * reported. */
+static void wait_for_events(struct state *state)
+{
+	const struct supervise *job = state->job;
+	struct pollfd fds[] = {
+		{ .fd = state->signal_fd, .events = POLLIN },
+		{ .fd = job->sandbox && !mute ? job->helper_pidfd : -1, .events = POLLIN },
+		{ .fd = state->listener, .events = POLLIN },
+	};
 	struct timespec timeout = { 0 };
-	siginfo_t info;
-	int signo;
 
 	if (state->killing) {
 		uint64_t now = ad_sys_now_ns();
@@ -411,39 +510,55 @@ static void take_signals(struct state *state, const sigset_t *signals)
 
 		timeout.tv_sec = (time_t)(left / (1000 * MS));
 		timeout.tv_nsec = (long)(left % (1000 * MS));
-		signo = sigtimedwait(signals, &info, &timeout);
-	} else {
-		signo = sigwaitinfo(signals, &info);
 	}
-	timeout = (struct timespec){ 0 };
-	while (signo > 0) {
-		take_signal(state, signo, &info);
-		signo = sigtimedwait(signals, &info, &timeout);
+	if (ppoll(fds, AD_COUNT(fds), state->killing ? &timeout : NULL, NULL) <= 0)
+		return;
+	if (fds[0].revents)
+		take_signals(state);
+	if (fds[1].revents)
+		helper_died(state);
+	if (fds[2].revents & POLLIN) {
+		take_notification(state);
+	} else if (fds[2].revents) {
+		/* Nobody is left who could call. */
+		close(state->listener);
+		state->listener = -1;
 	}
 }
 
-void supervise(const struct supervise *job)
+/* ---- life */
+
+static bool prepare(struct state *state)
 {
-	struct state state = { .job = job };
+	const struct supervise *job = state->job;
 	sigset_t signals;
 
 	/* All signals are blocked since the helper started. */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGCHLD);
 	sigaddset(&signals, SIGNAL_ORDER);
-	sigaddset(&signals, SIGNAL_ORDER_KILL);
 	sigaddset(&signals, SIGNAL_HELPER_DIED);
-	if (prctl(PR_SET_PDEATHSIG, SIGNAL_HELPER_DIED, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 || setsid() < 0)
+	state->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (state->signal_fd < 0 || setsid() < 0)
+		return false;
+	return job->sandbox || (prctl(PR_SET_PDEATHSIG, SIGNAL_HELPER_DIED, 0, 0, 0) == 0 &&
+				prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0);
+}
+
+void supervise(const struct supervise *job)
+{
+	struct state state = { .job = job, .listener = -1 };
+
+	if (!prepare(&state))
 		fail(job, AD_STAGE_SUPERVISOR, errno, "");
 	/* The helper died before it could have told us. */
-	if (getppid() != job->helper)
+	if (!job->sandbox && getppid() != job->helper)
 		_exit(SUPERVISOR_DONE);
 	if (job->leaf)
 		state.counted = job->leaf->counted;
 	start(&state);
 	for (;;) {
-		take_signals(&state, &signals);
+		wait_for_events(&state);
 		reap(&state);
 		if (!state.killing)
 			continue;

@@ -20,13 +20,16 @@ static const char *const stages[AD_STAGE_COUNT] = {
 	[AD_STAGE_CREDENTIALS] = "taking on the host program's user and group",
 	[AD_STAGE_WORKDIR] = "working directory ",
 	[AD_STAGE_EXEC] = "program ",
+	[AD_STAGE_LAYER] = "putting up its sandbox: ",
+	[AD_STAGE_PATH] = "path of the policy: ",
+	[AD_STAGE_VIEW] = "making its file system view: ",
 };
 
-static void describe(struct ad_buf *message, uint32_t stage, int os_errno, const char *text)
+static void describe(struct ad_buf *message, const struct ad_launch_failure *failure)
 {
-	const char *reason = strerrordesc_np(os_errno);
+	const char *reason = strerrordesc_np(failure->os_errno), *text = failure->text;
 
-	switch (stage) {
+	switch (failure->stage) {
 	case AD_STAGE_LIMIT:
 		ad_buf_printf(message,
 			      "the limit %s cannot be enforced here: it takes a cgroup with the "
@@ -44,23 +47,37 @@ static void describe(struct ad_buf *message, uint32_t stage, int os_errno, const
 		break;
 	}
 	ad_buf_puts(message, "Failed to spawn shell command");
-	if (os_errno)
+	if (failure->os_errno)
 		ad_buf_printf(message, ": %s (os error %d)", reason ? reason : "Unknown error",
-			      os_errno);
-	ad_buf_printf(message, " (%s%s)", stages[stage], text);
+			      failure->os_errno);
+	ad_buf_printf(message, " (%s%s)", stages[failure->stage], text);
 }
 
-agentd_error *ad_launch_error(uint32_t stage, int os_errno, const char *text)
+static int code_of(const struct ad_launch_failure *failure)
+{
+	switch (failure->stage) {
+	case AD_STAGE_LIMIT:
+		return AGENTD_ERR_UNSUPPORTED;
+	case AD_STAGE_LAYER: /* the isolation that was asked for is not to be had */
+		return AGENTD_ERR_DENIED;
+	default:
+		break;
+	}
+	if (failure->os_errno == 0)
+		return AGENTD_ERR_BACKEND;
+	return failure->os_errno == ENOMEM ? AGENTD_ERR_NOMEM : AGENTD_ERR_SYSTEM;
+}
+
+agentd_error *ad_launch_error(const struct ad_launch_failure *failure)
 {
 	ad_autobuf struct ad_buf message = { 0 };
-	int code = os_errno == ENOMEM ? AGENTD_ERR_NOMEM : AGENTD_ERR_SYSTEM;
+	agentd_error *err;
 
-	if (stage == AD_STAGE_LIMIT)
-		code = AGENTD_ERR_UNSUPPORTED;
-	else if (os_errno == 0)
-		code = AGENTD_ERR_BACKEND;
-	describe(&message, stage, os_errno, text);
+	describe(&message, failure);
 	if (message.failed)
 		return agentd_error_create(AGENTD_ERR_NOMEM, ENOMEM, NULL);
-	return agentd_error_create(code, os_errno, message.data);
+	err = agentd_error_create(code_of(failure), failure->os_errno, message.data);
+	if (failure->stage == AD_STAGE_WORKDIR)
+		ad_error_prefix_pointer(&err, "/workdir");
+	return err;
 }

@@ -12,6 +12,7 @@
 #include <agentd/limits.h>
 
 #include "loop/loop.h"
+#include "proto/profile.h"
 #include "util/util.h"
 
 struct ad_launcher;
@@ -50,13 +51,27 @@ enum ad_launch_means {
 	AD_MEANS_RLIMIT,
 	AD_MEANS_WATCHDOG,
 	AD_MEANS_CGROUP1,
-	AD_MEANS_CGROUP2
+	AD_MEANS_CGROUP2,
+	AD_MEANS_PIDNS,
+	AD_MEANS_COUNT
+};
+
+/* What became of a layer of the sandbox. */
+enum ad_launch_layer {
+	AD_LAUNCH_LAYER_NONE, /* no sandbox, not wanted, or not needed */
+	AD_LAUNCH_LAYER_ENFORCED,
+	AD_LAUNCH_LAYER_DEGRADED
 };
 
 struct ad_launch_receipt {
 	uint8_t memory, pids, cpu, cpu_time, io; /* enum ad_launch_means; NONE: not set */
-	uint8_t tree_kill; /* CGROUP2: cgroup.kill; WATCHDOG: subreaper and /proc scan; NONE: group only */
-	uint32_t uid, gid; /* the command's */
+	/* CGROUP2: cgroup.kill; PIDNS: the end of its pid namespace; WATCHDOG: subreaper and
+	 * /proc scan; NONE: group only. */
+	uint8_t tree_kill;
+	uint8_t landlock_abi;                 /* 0: none */
+	uint8_t layers[AD_LAYER_COUNT];       /* enum ad_launch_layer */
+	uint16_t layer_errno[AD_LAYER_COUNT]; /* why one is degraded */
+	uint32_t uid, gid;                    /* the command's, outside of its sandbox */
 };
 
 /* What the helper can enforce on this machine, and by what. Zeroes until ready. */
@@ -71,17 +86,37 @@ struct ad_launch_usage {
 	uint32_t survivors;       /* processes that could not be killed */
 };
 
+/* Where a start failed; valid during the call. */
+struct ad_launch_failure {
+	uint32_t stage; /* enum ad_msg_stage */
+	uint32_t index; /* of a layer or a path of the profile, as the stage says */
+	int os_errno;
+	const char *text;
+};
+
 struct ad_job_events {
-	/* Runs: read ends of its pipes (non-blocking, close-on-exec; stderr -1 when
+	/* pid: in a sandbox that of the command's own pid 1, seen from here; 0: not known.
+	 * Runs: read ends of its pipes (non-blocking, close-on-exec; stderr -1 when
 	 * merged; stdin_fd -1 unless asked for). The receiver owns them. */
 	void (*started)(struct ad_job *job, int32_t pid, int stdin_fd, int stdout_fd, int stderr_fd,
 			const struct ad_launch_receipt *receipt, void *userdata);
-	/* Could not be started, or the helper was lost under it. Last event. Owns err. */
-	void (*failed)(struct ad_job *job, agentd_error *err, void *userdata);
+	/* Could not be started, or the helper was lost under it (failure NULL). Last event.
+	 * Owns err. */
+	void (*failed)(struct ad_job *job, agentd_error *err,
+		       const struct ad_launch_failure *failure, void *userdata);
+	/* The sandbox stopped something: kind "syscall" or "path". Until closed. */
+	void (*denied)(struct ad_job *job, const char *kind, const char *target, void *userdata);
+	/* limit: its name in struct agentd_limits, or "seccomp". */
 	void (*limit_hit)(struct ad_job *job, const char *limit, bool fatal, void *userdata);
 	void (*exited)(struct ad_job *job, int wait_status, uint64_t at_ns, void *userdata);
 	/* Nothing of it is alive. Last event. */
 	void (*closed)(struct ad_job *job, const struct ad_launch_usage *usage, void *userdata);
+};
+
+/* Borrowed: nothing of it is kept. */
+struct ad_launch_sandbox {
+	const struct ad_profile *profile;
+	int credentials_fd, netns_fd; /* a sealed memfd, a network namespace; or -1 */
 };
 
 struct ad_launch_request {
@@ -92,6 +127,7 @@ struct ad_launch_request {
 	bool cgroup_required; /* fail when a limit that only a cgroup enforces cannot be (cpu) */
 	struct agentd_limits limits; /* effective; 0 = none */
 	uint32_t limits_requested;   /* bit per ad_limit_descs index: asked for, not a default */
+	const struct ad_launch_sandbox *sandbox; /* NULL: none */
 };
 
 /* Events come from the loop, never from inside these calls. *ret stays valid until

@@ -2,6 +2,7 @@
 #include "launch/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,6 +18,7 @@
 #define MS UINT64_C(1000000)
 
 enum { BUCKETS = 64, READS_PER_WAKE = 64, REAP_WAIT_MS = 100 };
+enum { SPAWN_FDS_MAX = 3 }; /* the message itself, credentials, network namespace */
 
 /* The helper's own time limits for a kill add up to less. */
 static const uint64_t stuck_ns = 15000 * MS;
@@ -25,14 +27,24 @@ _Static_assert((int)AD_MEANS_NONE == AD_MSG_MEANS_NONE &&
 		       (int)AD_MEANS_RLIMIT == AD_MSG_MEANS_RLIMIT &&
 		       (int)AD_MEANS_WATCHDOG == AD_MSG_MEANS_WATCHDOG &&
 		       (int)AD_MEANS_CGROUP1 == AD_MSG_MEANS_CGROUP1 &&
-		       (int)AD_MEANS_CGROUP2 == AD_MSG_MEANS_CGROUP2,
+		       (int)AD_MEANS_CGROUP2 == AD_MSG_MEANS_CGROUP2 &&
+		       (int)AD_MEANS_PIDNS == AD_MSG_MEANS_PIDNS &&
+		       (int)AD_MEANS_COUNT == AD_MSG_MEANS_COUNT &&
+		       (int)AD_LAUNCH_LAYER_NONE == AD_MSG_LAYER_NONE &&
+		       (int)AD_LAUNCH_LAYER_ENFORCED == AD_MSG_LAYER_ENFORCED &&
+		       (int)AD_LAUNCH_LAYER_DEGRADED == AD_MSG_LAYER_DEGRADED,
 	       "the protocol's numbers are the interface's");
+_Static_assert((int)SPAWN_FDS_MAX <= (int)AD_SYS_FDS_MAX, "they fit in one message");
 
 static const char *const limit_names[AD_MSG_LIMIT_COUNT] = {
-	[AD_MSG_LIMIT_MEMORY] = "mem_bytes",
-	[AD_MSG_LIMIT_PIDS] = "pids_max",
-	[AD_MSG_LIMIT_CPU_TIME] = "cpu_time_ms",
-	[AD_MSG_LIMIT_IO] = "io_bytes",
+	[AD_MSG_LIMIT_MEMORY] = "mem_bytes",     [AD_MSG_LIMIT_PIDS] = "pids_max",
+	[AD_MSG_LIMIT_CPU_TIME] = "cpu_time_ms", [AD_MSG_LIMIT_IO] = "io_bytes",
+	[AD_MSG_LIMIT_SYSCALL] = "seccomp", /* nothing that could be set */
+};
+
+static const char *const denied_kinds[AD_MSG_DENIED_KINDS] = {
+	[AD_MSG_DENIED_SYSCALL] = "syscall",
+	[AD_MSG_DENIED_PATH] = "path",
 };
 
 enum job_state { JOB_STARTING, JOB_RUNNING, JOB_EXITED, JOB_OVER };
@@ -42,7 +54,8 @@ struct ad_job {
 	struct ad_launcher *launcher; /* NULL once over */
 	uint32_t id;
 	enum job_state state;
-	bool merge_stderr, stdin_open;
+	bool merge_stderr, stdin_open, sandboxed;
+	uint32_t layers_wanted; /* 1 << enum ad_layer: not without */
 	bool kill_unsent;
 	uint64_t killed_at; /* 0: not */
 	const struct ad_job_events *events;
@@ -51,8 +64,8 @@ struct ad_job {
 
 struct outgoing {
 	struct ad_list link;
-	int fd; /* or -1 */
-	size_t len;
+	int fds[SPAWN_FDS_MAX];
+	size_t fd_count, len;
 	uint8_t data[];
 };
 
@@ -88,8 +101,8 @@ struct ad_launcher {
 static void outgoing_free(struct outgoing *out)
 {
 	ad_list_remove(&out->link);
-	if (out->fd >= 0)
-		close(out->fd);
+	for (size_t i = 0; i < out->fd_count; i++)
+		close(out->fds[i]);
 	free(out);
 }
 
@@ -243,7 +256,7 @@ static void fail_jobs(struct ad_launcher *launcher)
 		struct ad_job *job = AD_CONTAINER_OF(launcher->jobs.next, struct ad_job, all);
 
 		job_forget(job);
-		job->events->failed(job, agentd_error_ref(launcher->lost), job->userdata);
+		job->events->failed(job, agentd_error_ref(launcher->lost), NULL, job->userdata);
 	}
 }
 
@@ -343,7 +356,7 @@ static void flush(struct ad_launcher *launcher)
 	while (!ad_list_empty(&launcher->out)) {
 		struct outgoing *out = AD_CONTAINER_OF(launcher->out.next, struct outgoing, link);
 
-		if (ad_sys_send(launcher->fd, out->data, out->len, &out->fd, out->fd >= 0,
+		if (ad_sys_send(launcher->fd, out->data, out->len, out->fds, out->fd_count,
 				MSG_DONTWAIT) == -EAGAIN)
 			return;
 		outgoing_free(out);
@@ -358,38 +371,52 @@ static void on_writable(struct ad_io *io, void *userdata)
 	flush(userdata);
 }
 
-/* Takes fd (-1: none). 0 or a code. */
-static int post(struct ad_launcher *launcher, const uint8_t *data, size_t len, int fd)
+/* Keep a message until the socket takes it. */
+static int queue(struct ad_launcher *launcher, const uint8_t *data, size_t len, const int *fds,
+		 size_t fd_count)
 {
-	struct outgoing *out;
+	struct outgoing *out = malloc(sizeof(*out) + len);
+
+	if (!out)
+		return AGENTD_ERR_NOMEM;
+	out->fd_count = 0;
+	out->len = len;
+	memcpy(out->data, data, len);
+	ad_list_init(&out->link);
+	for (size_t i = 0; i < fd_count; i++) {
+		out->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+		if (out->fds[i] < 0) {
+			outgoing_free(out);
+			return AGENTD_ERR_SYSTEM;
+		}
+		out->fd_count++;
+	}
+	if (ad_io_start(&launcher->writable) < 0) {
+		outgoing_free(out);
+		return AGENTD_ERR_NOMEM;
+	}
+	ad_list_append(&launcher->out, &out->link);
+	return 0;
+}
+
+/* Borrows the descriptors. 0 or a code. */
+static int post(struct ad_launcher *launcher, const uint8_t *data, size_t len, const int *fds,
+		size_t fd_count)
+{
 	int r = -EAGAIN;
 
 	if (ad_list_empty(&launcher->out))
-		r = ad_sys_send(launcher->fd, data, len, &fd, fd >= 0, MSG_DONTWAIT);
-	if (r != -EAGAIN) {
-		if (fd >= 0)
-			close(fd);
-		return r < 0 ? AGENTD_ERR_BACKEND : 0;
-	}
-	out = malloc(sizeof(*out) + len);
-	if (!out || ad_io_start(&launcher->writable) < 0) {
-		free(out);
-		if (fd >= 0)
-			close(fd);
-		return AGENTD_ERR_NOMEM;
-	}
-	out->fd = fd;
-	out->len = len;
-	memcpy(out->data, data, len);
-	ad_list_append(&launcher->out, &out->link);
-	return 0;
+		r = ad_sys_send(launcher->fd, data, len, fds, fd_count, MSG_DONTWAIT);
+	if (r == -EAGAIN)
+		return queue(launcher, data, len, fds, fd_count);
+	return r < 0 ? AGENTD_ERR_BACKEND : 0;
 }
 
 static int post_msg(struct ad_launcher *launcher, const struct ad_msg *msg)
 {
 	uint8_t buf[AD_MSG_FIXED_MAX];
 
-	return post(launcher, buf, ad_msg_encode(msg, buf), -1);
+	return post(launcher, buf, ad_msg_encode(msg, buf), NULL, 0);
 }
 
 /* Kills need no memory: what could not be sent is remembered in the job. */
@@ -443,15 +470,51 @@ static void fill_receipt(struct ad_launch_receipt *ret, const struct ad_msg_rece
 		.cpu_time = receipt->cpu_time,
 		.io = receipt->io,
 		.tree_kill = receipt->tree_kill,
+		.landlock_abi = receipt->landlock_abi,
 		.uid = receipt->uid,
 		.gid = receipt->gid,
 	};
+	_Static_assert(sizeof(ret->layers) == sizeof(receipt->layers) &&
+			       sizeof(ret->layer_errno) == sizeof(receipt->layer_errno),
+		       "the same layers");
+	memcpy(ret->layers, receipt->layers, sizeof(ret->layers));
+	memcpy(ret->layer_errno, receipt->layer_errno, sizeof(ret->layer_errno));
 }
 
-static void job_failed(struct ad_job *job, agentd_error *err)
+static void job_failed(struct ad_job *job, const struct ad_launch_failure *failure)
 {
 	job_forget(job);
-	job->events->failed(job, err, job->userdata);
+	job->events->failed(job, ad_launch_error(failure), failure, job->userdata);
+}
+
+static void on_failed(struct ad_job *job, const struct ad_msg *msg)
+{
+	const struct ad_launch_failure failure = {
+		.stage = msg->u.failed.stage,
+		.index = msg->u.failed.index,
+		.os_errno = msg->u.failed.os_errno,
+		.text = msg->u.failed.text,
+	};
+
+	job_failed(job, &failure);
+}
+
+/* What the policy insists on was put up before the command was: it is the helper's to
+ * see to that, ours to check. False: it was not, and the job is over. */
+static bool check_layers(struct ad_job *job, const struct ad_msg_receipt *receipt)
+{
+	for (uint32_t i = 0; i < AD_LAYER_COUNT; i++) {
+		if (!(job->layers_wanted >> i & 1u) || receipt->layers[i] == AD_MSG_LAYER_ENFORCED)
+			continue;
+		send_kill(job);
+		job_failed(job,
+			   &(struct ad_launch_failure){ .stage = AD_STAGE_LAYER,
+							.index = i,
+							.os_errno = receipt->layer_errno[i],
+							.text = "the helper did not put it up" });
+		return false;
+	}
+	return true;
 }
 
 /* False if it is not what the protocol allows. Takes the descriptors. */
@@ -462,6 +525,7 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	size_t count = 1u + (job->merge_stderr ? 0 : 1) + (job->stdin_open ? 1 : 0), next = 1;
 	struct ad_launch_receipt receipt;
 	int err_fd = -1, in_fd = -1;
+	int32_t pid = msg->u.started.pid;
 
 	if (job->state != JOB_STARTING || msg->u.started.flags != wanted ||
 	    (in->fd_count != count && !in->fds_lost))
@@ -469,9 +533,13 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	if (in->fds_lost) {
 		/* The host is at its limit of descriptors. */
 		send_kill(job);
-		job_failed(job, ad_launch_error(AD_STAGE_PIPE, EMFILE, " for the host program"));
+		job_failed(job, &(struct ad_launch_failure){ .stage = AD_STAGE_PIPE,
+							     .os_errno = EMFILE,
+							     .text = " for the host program" });
 		return true;
 	}
+	if (!check_layers(job, &msg->u.started.receipt))
+		return true;
 	if (!job->merge_stderr)
 		err_fd = in->fds[next++];
 	if (job->stdin_open)
@@ -479,8 +547,10 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	in->fd_count = 0;
 	job->state = JOB_RUNNING;
 	fill_receipt(&receipt, &msg->u.started.receipt);
-	job->events->started(job, msg->u.started.pid, in_fd, in->fds[0], err_fd, &receipt,
-			     job->userdata);
+	/* Its number in there means nothing here; that of its pid 1, which sends this, does. */
+	if (job->sandboxed)
+		pid = in->has_creds ? in->pid : 0;
+	job->events->started(job, pid, in_fd, in->fds[0], err_fd, &receipt, job->userdata);
 	return true;
 }
 
@@ -542,14 +612,19 @@ static bool dispatch(struct ad_launcher *launcher, struct ad_sys_msg *in)
 	case AD_MSG_STARTED:
 		return on_started(job, &msg, in);
 	case AD_MSG_FAILED:
-		job_failed(job, ad_launch_error(msg.u.failed.stage, msg.u.failed.os_errno,
-						msg.u.failed.text));
+		on_failed(job, &msg);
 		return true;
 	case AD_MSG_LIMIT:
 		if (job->state != JOB_RUNNING)
 			return false;
 		job->events->limit_hit(job, limit_names[msg.u.limit.limit], msg.u.limit.fatal,
 				       job->userdata);
+		return true;
+	case AD_MSG_DENIED:
+		if (!job->sandboxed || job->state < JOB_RUNNING)
+			return false;
+		job->events->denied(job, denied_kinds[msg.u.denied.kind], msg.u.denied.target,
+				    job->userdata);
 		return true;
 	case AD_MSG_EXITED:
 	case AD_MSG_CLOSED:
@@ -622,8 +697,10 @@ static int start(struct ad_launcher *launcher, const char *helper_path, agentd_e
 		return ad_fail_errno(reterr, -r, "no socket for the helper");
 	launcher->fd = pair[0];
 	theirs = pair[1];
-	/* Before the first message, which the helper may be too late for. */
+	/* Before the first message, which either may be too late for. */
 	r = ad_sys_pass_creds(theirs);
+	if (r == 0)
+		r = ad_sys_pass_creds(launcher->fd);
 	if (r < 0)
 		return ad_fail_errno(reterr, -r, "no credentials on the helper's socket");
 	ad_io_init(&launcher->readable, launcher->loop, launcher->fd, AD_IO_READ, on_readable,
@@ -656,8 +733,11 @@ int ad_launcher_new(struct ad_loop *loop, const char *helper_path, struct ad_lau
 	ad_list_init(&launcher->watches);
 	for (size_t i = 0; i < BUCKETS; i++)
 		ad_list_init(&launcher->buckets[i]);
-	for (size_t i = 0; i < AD_MSG_LIMIT_COUNT; i++)
-		launcher->limit_bits[i] = UINT32_C(1) << ad_limit_index(limit_names[i]);
+	for (size_t i = 0; i < AD_MSG_LIMIT_COUNT; i++) {
+		int index = ad_limit_index(limit_names[i]);
+
+		launcher->limit_bits[i] = index < 0 ? 0 : UINT32_C(1) << index;
+	}
 	ad_timer_init(&launcher->stuck, loop, is_stuck, launcher);
 	ad_defer_init(&launcher->gone_already, loop, gone_already, launcher);
 	r = start(launcher, helper_path, reterr);
@@ -671,14 +751,19 @@ int ad_launcher_new(struct ad_loop *loop, const char *helper_path, struct ad_lau
 
 /* ---- jobs */
 
+static int unreachable(int r, agentd_error **reterr)
+{
+	return r < 0 ? ad_fail(reterr, r, NULL, "the helper cannot be reached") : 0;
+}
+
 /* A request beyond what goes in one message goes in a file without a name. */
 static int post_large(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn, size_t size,
-		      agentd_error **reterr)
+		      int fds[static SPAWN_FDS_MAX], size_t fd_count, agentd_error **reterr)
 {
 	struct ad_msg msg = { .type = AD_MSG_SPAWN_FD, .job = spawn->job };
 	ad_autofree uint8_t *data = malloc(size);
 	uint8_t buf[AD_MSG_FIXED_MAX];
-	int fd, r;
+	ad_autoclose int fd = -1;
 
 	if (!data)
 		return ad_fail_nomem(reterr);
@@ -686,25 +771,32 @@ static int post_large(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 	fd = ad_sys_memfd_sealed("agentd-spawn", data, size);
 	if (fd < 0)
 		return ad_fail_errno(reterr, -fd, "Failed to spawn shell command");
-	r = post(launcher, buf, ad_msg_encode(&msg, buf), fd);
-	return r < 0 ? ad_fail(reterr, r, NULL, "the helper cannot be reached") : 0;
+	memmove(fds + 1, fds, fd_count * sizeof(*fds));
+	fds[0] = fd;
+	return unreachable(post(launcher, buf, ad_msg_encode(&msg, buf), fds, fd_count + 1),
+			   reterr);
 }
 
 static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn,
-		      agentd_error **reterr)
+		      const struct ad_launch_sandbox *sandbox, agentd_error **reterr)
 {
-	size_t size = ad_msg_spawn_size(spawn);
-	int r;
+	size_t size = ad_msg_spawn_size(spawn), fd_count = 0;
+	int fds[SPAWN_FDS_MAX];
 
 	if (size == SIZE_MAX) {
 		/* More than any kernel takes: the answer is known. */
 		ad_fail_errno(reterr, E2BIG, "Failed to spawn shell command");
 		return AGENTD_ERR_SYSTEM;
 	}
+	if (spawn->flags & AD_SPAWN_CREDENTIALS)
+		fds[fd_count++] = sandbox->credentials_fd;
+	if (spawn->flags & AD_SPAWN_NETNS)
+		fds[fd_count++] = sandbox->netns_fd;
 	if (size > sizeof(launcher->scratch))
-		return post_large(launcher, spawn, size, reterr);
-	r = post(launcher, launcher->scratch, ad_msg_spawn_encode(spawn, launcher->scratch), -1);
-	return r < 0 ? ad_fail(reterr, r, NULL, "the helper cannot be reached") : 0;
+		return post_large(launcher, spawn, size, fds, fd_count, reterr);
+	return unreachable(post(launcher, launcher->scratch,
+				ad_msg_spawn_encode(spawn, launcher->scratch), fds, fd_count),
+			   reterr);
 }
 
 static uint32_t new_id(struct ad_launcher *launcher)
@@ -747,12 +839,54 @@ static void fill_spawn(const struct ad_launcher *launcher, const struct ad_launc
 	}
 }
 
+/* Layers without which the command must not run. Whether there is anything to do for
+ * the others is the helper's to find out. */
+static uint32_t layers_wanted(const struct ad_launch_sandbox *sandbox)
+{
+	const struct ad_profile *profile = sandbox->profile;
+	uint32_t wanted = 0;
+
+	for (unsigned int i = 0; i < AD_LAYER_COUNT; i++) {
+		if (profile->strict[i] == AD_STRICT_REQUIRED)
+			wanted |= 1u << i;
+	}
+	wanted &= ~(1u << AD_LAYER_RLIMITS | 1u << AD_LAYER_CGROUP | 1u << AD_LAYER_IDMAP);
+	if (profile->host_net || sandbox->netns_fd >= 0)
+		wanted &= ~(1u << AD_LAYER_NETNS);
+	return wanted;
+}
+
+/* The flags for a sandbox, and its profile: *ret_memory is to be freed. */
+static int fill_sandbox(const struct ad_launch_sandbox *sandbox, struct ad_msg_spawn *spawn,
+			uint8_t **ret_memory, agentd_error **reterr)
+{
+	const struct ad_profile *profile = sandbox->profile;
+
+	if (profile->path_count >= AD_PROFILE_PATHS_MAX ||
+	    profile->name_count >= AD_PROFILE_NAMES_MAX)
+		return ad_fail(reterr, AGENTD_ERR_LIMIT, NULL,
+			       "more than %d paths or protected names in one sandbox",
+			       AD_PROFILE_PATHS_MAX - 1);
+	*ret_memory = malloc(ad_profile_size(profile));
+	if (!*ret_memory)
+		return ad_fail_nomem(reterr);
+	spawn->profile = *ret_memory;
+	spawn->profile_len = ad_profile_encode(profile, *ret_memory);
+	spawn->flags |= AD_SPAWN_SANDBOX;
+	if (sandbox->credentials_fd >= 0)
+		spawn->flags |= AD_SPAWN_CREDENTIALS;
+	if (sandbox->netns_fd >= 0)
+		spawn->flags |= AD_SPAWN_NETNS;
+	return 0;
+}
+
 int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *request,
 		 const struct ad_job_events *events, void *userdata, struct ad_job **ret,
 		 agentd_error **reterr)
 {
+	ad_autofree uint8_t *profile = NULL;
 	struct ad_msg_spawn spawn;
-	int saved = errno, r;
+	int saved = errno, r = 0;
 	struct ad_job *job;
 
 	if (launcher->lost || launcher->shutting_down)
@@ -769,9 +903,14 @@ int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *r
 	job->launcher = launcher;
 	job->merge_stderr = request->merge_stderr;
 	job->stdin_open = request->stdin_open;
+	job->sandboxed = request->sandbox != NULL;
+	job->layers_wanted = request->sandbox ? layers_wanted(request->sandbox) : 0;
 	job->events = events;
 	job->userdata = userdata;
-	r = post_spawn(launcher, &spawn, reterr);
+	if (request->sandbox)
+		r = fill_sandbox(request->sandbox, &spawn, &profile, reterr);
+	if (r == 0)
+		r = post_spawn(launcher, &spawn, request->sandbox, reterr);
 	errno = saved;
 	if (r < 0) {
 		free(job);

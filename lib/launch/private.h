@@ -14,6 +14,6 @@ int ad_launch_helper(const char *path, int sock, pid_t *ret_pid, agentd_error **
 char *ad_launch_default_path(void);
 
 /* The error for a FAILED report. Never NULL. */
-agentd_error *ad_launch_error(uint32_t stage, int os_errno, const char *text);
+agentd_error *ad_launch_error(const struct ad_launch_failure *failure);
 
 #endif

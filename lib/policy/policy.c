@@ -60,8 +60,10 @@ void agentd_policy_unref(agentd_policy *policy)
 
 	if (!policy || !ad_unref(&policy->refs))
 		return;
-	for (size_t i = 0; i < policy->path_count; i++)
+	for (size_t i = 0; i < policy->path_count; i++) {
 		free(policy->paths[i].path);
+		free(policy->paths[i].pointer);
+	}
 	free(policy->paths);
 	for (size_t i = 0; i < policy->host_count; i++)
 		free(policy->hosts[i]);
@@ -153,6 +155,16 @@ static int add_path(agentd_policy *policy, const char *path, uint32_t access, ag
 	policy->paths[policy->path_count++] = (struct ad_policy_path){ .path = copy,
 								       .access = access };
 	return 0;
+}
+
+int ad_policy_note_pointer(agentd_policy *policy, const char *path, const char *pointer)
+{
+	struct ad_policy_path *known = find_path(policy, path);
+
+	if (!known || known->pointer)
+		return 0;
+	known->pointer = strdup(pointer);
+	return known->pointer ? 0 : AGENTD_ERR_NOMEM;
 }
 
 int agentd_policy_allow_path(agentd_policy *policy, const char *path, uint32_t access,
@@ -509,6 +521,15 @@ static uint32_t path_access(const agentd_policy *policy, const char *path)
 			access |= policy->paths[i].access;
 	}
 	return access;
+}
+
+bool ad_policy_path_access(const agentd_policy *policy, const char *path, uint32_t *ret)
+{
+	uint32_t access = path_access(policy, path);
+	bool denied = ad_policy_path_denied(policy, path) != NULL;
+
+	*ret = denied ? 0 : access;
+	return denied || access;
 }
 
 /* What the ceiling denies beneath an allowed path needs no mention in the policy:

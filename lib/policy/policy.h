@@ -46,12 +46,18 @@ struct json_object *ad_limits_to_json(const struct agentd_limits *limits, bool *
 void ad_limits_merge(const struct agentd_limits *const *layers, size_t count, size_t n_policy,
 		     uint64_t machine_memory, struct agentd_limits *ret, uint32_t *requested);
 
+/* ---- layers of protection by name, in the order of enum ad_layer */
+
+enum { AD_POLICY_LAYER_COUNT = 14 };
+extern const char *const ad_policy_layers[AD_POLICY_LAYER_COUNT];
+
 /* ---- policy: read access for core; frozen policies only. NULL is a policy of
  * nothing but defaults. */
 
 struct ad_policy_path {
 	char *path;
 	uint32_t access; /* AGENTD_ACCESS_*; 0: denied */
+	char *pointer;   /* where its JSON first names it, or NULL */
 };
 
 struct ad_policy_host {
@@ -69,6 +75,9 @@ bool ad_policy_env_any(const agentd_policy *policy); /* whether it lets any name
 bool ad_policy_env_allowed(const agentd_policy *policy, const char *name);
 size_t ad_policy_path_count(const agentd_policy *policy);
 const struct ad_policy_path *ad_policy_path_at(const agentd_policy *policy, size_t i);
+/* The access that rules on path and what it lies beneath give together, 0 where it is
+ * denied. False: there is no rule. */
+bool ad_policy_path_access(const agentd_policy *policy, const char *path, uint32_t *ret);
 size_t ad_policy_host_count(const agentd_policy *policy);
 const struct ad_policy_host *ad_policy_host_at(const agentd_policy *policy, size_t i);
 size_t ad_policy_protected_count(const agentd_policy *policy);

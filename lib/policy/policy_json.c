@@ -128,11 +128,14 @@ static int read_path(const struct json_object *value, const char *pointer, void 
 	r = ad_json_get_string(value, pointer, &path, reterr);
 	if (r < 0)
 		return r;
-	if (!list->access)
-		return at(agentd_policy_deny_path(list->policy, path, reterr), pointer, reterr);
-	r = at(agentd_policy_allow_path(list->policy, path, list->access, reterr), pointer, reterr);
+	r = list->access ? agentd_policy_allow_path(list->policy, path, list->access, reterr) :
+			   agentd_policy_deny_path(list->policy, path, reterr);
 	if (r < 0)
-		return r;
+		return at(r, pointer, reterr);
+	if (ad_policy_note_pointer(list->policy, path, pointer) < 0)
+		return ad_fail_nomem(reterr);
+	if (!list->access)
+		return 0;
 	/* The denied ones were read first. */
 	denied = ad_policy_path_denied(list->policy, path);
 	if (denied)

@@ -11,7 +11,6 @@
 enum {
 	AD_POLICY_RULES_MAX = 4096, /* of one kind: what is searched linearly stays short */
 	AD_POLICY_HOST_SIZE = 256,  /* a normalised pattern and its NUL */
-	AD_POLICY_LAYER_COUNT = 14,
 };
 
 /* A host pattern, taken apart. */
@@ -51,8 +50,8 @@ struct agentd_policy {
 	struct ad_strlist env, protect;
 };
 
-extern const char *const ad_policy_layers[AD_POLICY_LAYER_COUNT];
-
+/* Remember where in its JSON a path is. AGENTD_ERR_NOMEM or 0. */
+int ad_policy_note_pointer(agentd_policy *policy, const char *path, const char *pointer);
 /* The denied path that hides path, or NULL. */
 const char *ad_policy_path_denied(const agentd_policy *policy, const char *path);
 /* The denied host that covers what the rule allows, or NULL. */

@@ -4,15 +4,10 @@
 #include <limits.h>
 #include <string.h>
 
-/* Every message: version 1, type 1, zero 2, job 4. */
-enum { HEADER = 8, SPAWN_FIXED = HEADER + 2 * 4 + 7 * 8 + 4 * 4 };
+#include "proto/wire.h"
 
-static uint8_t *put(uint8_t *at, uint64_t value, unsigned int bytes)
-{
-	for (unsigned int i = 0; i < bytes; i++)
-		*at++ = (uint8_t)(value >> (8 * i));
-	return at;
-}
+/* Every message: version 1, type 1, zero 2, job 4. */
+enum { HEADER = 8, SPAWN_FIXED = HEADER + 2 * 4 + 7 * 8 + 5 * 4 };
 
 static uint8_t *put_header(uint8_t *at, enum ad_msg_type type, uint32_t job)
 {
@@ -20,47 +15,6 @@ static uint8_t *put_header(uint8_t *at, enum ad_msg_type type, uint32_t job)
 	at = put(at, type, 1);
 	at = put(at, 0, 2);
 	return put(at, job, 4);
-}
-
-struct reader {
-	const uint8_t *at;
-	size_t left;
-	bool bad;
-};
-
-static uint64_t get(struct reader *in, unsigned int bytes)
-{
-	uint64_t value = 0;
-
-	if (in->left < bytes) {
-		in->bad = true;
-		in->left = 0;
-		return 0;
-	}
-	for (unsigned int i = 0; i < bytes; i++)
-		value |= (uint64_t)in->at[i] << (8 * i);
-	in->at += bytes;
-	in->left -= bytes;
-	return value;
-}
-
-static uint64_t get_below(struct reader *in, unsigned int bytes, uint64_t bound)
-{
-	uint64_t value = get(in, bytes);
-
-	if (value >= bound)
-		in->bad = true;
-	return value;
-}
-
-static uint32_t get_u32(struct reader *in)
-{
-	return (uint32_t)get(in, 4);
-}
-
-static uint8_t get_u8_below(struct reader *in, uint8_t bound)
-{
-	return (uint8_t)get_below(in, 1, bound);
 }
 
 static int32_t get_s32(struct reader *in)
@@ -109,9 +63,9 @@ size_t ad_msg_spawn_size(const struct ad_msg_spawn *spawn)
 
 	total += strlen(spawn->workdir) + 1;
 	if (total > AD_MSG_SPAWN_MAX || !measure(spawn->argv, &total) ||
-	    !measure(spawn->env, &total))
+	    !measure(spawn->env, &total) || spawn->profile_len > AD_MSG_SPAWN_MAX - total)
 		return SIZE_MAX;
-	return total;
+	return total + spawn->profile_len;
 }
 
 static uint8_t *put_strv(uint8_t *at, const char *const *strv, uint32_t *ret_count)
@@ -145,14 +99,18 @@ size_t ad_msg_spawn_encode(const struct ad_msg_spawn *spawn, uint8_t *buf)
 	at = put(at, limits->open_files, 8);
 	at = put(at, limits->cpu_ms_per_100ms, 8);
 	counts = at;
-	strings = at + 16;
+	strings = at + 20;
 	memcpy(strings, spawn->workdir, workdir_size);
 	at = put_strv(strings + workdir_size, spawn->argv, &argc);
 	at = put_strv(at, spawn->env, &envc);
 	counts = put(counts, workdir_size, 4);
 	counts = put(counts, argc, 4);
 	counts = put(counts, envc, 4);
-	put(counts, (uint64_t)(at - strings), 4);
+	counts = put(counts, (uint64_t)(at - strings), 4);
+	put(counts, spawn->profile_len, 4);
+	if (spawn->profile_len > 0)
+		memcpy(at, spawn->profile, spawn->profile_len);
+	at += spawn->profile_len;
 	return (size_t)(at - buf);
 }
 
@@ -160,7 +118,8 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 {
 	struct reader in = { .at = buf, .left = len };
 	struct ad_msg_limits *limits = &ret->limits;
-	uint32_t workdir_size, argc, envc, bytes;
+	uint32_t workdir_size, argc, envc, bytes, profile_len;
+	struct ad_profile profile;
 	const char *at;
 	size_t left;
 
@@ -180,10 +139,17 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 	argc = get_u32(&in);
 	envc = get_u32(&in);
 	bytes = get_u32(&in);
-	if (in.bad || in.left != bytes || (ret->flags & ~(uint32_t)AD_SPAWN_FLAGS) ||
-	    ret->requested >> AD_MSG_LIMIT_COUNT || argc == 0 || workdir_size == 0 ||
-	    workdir_size > bytes)
+	profile_len = get_u32(&in);
+	if (in.bad || in.left < bytes || in.left - bytes != profile_len ||
+	    (ret->flags & ~(uint32_t)AD_SPAWN_FLAGS) || ret->requested >> AD_MSG_LIMIT_COUNT ||
+	    argc == 0 || workdir_size == 0 || workdir_size > bytes)
 		return false;
+	if ((ret->flags & AD_SPAWN_SANDBOX) ?
+		    !ad_profile_decode(&profile, in.at + bytes, profile_len) :
+		    profile_len > 0 || (ret->flags & (AD_SPAWN_CREDENTIALS | AD_SPAWN_NETNS)))
+		return false;
+	ret->profile = profile_len > 0 ? in.at + bytes : NULL;
+	ret->profile_len = profile_len;
 	/* Exactly one NUL ends each string, the last one the message. */
 	at = (const char *)in.at;
 	left = bytes;
@@ -232,6 +198,11 @@ static uint8_t *put_receipt(uint8_t *at, const struct ad_msg_receipt *receipt)
 	at = put(at, receipt->cpu_time, 1);
 	at = put(at, receipt->io, 1);
 	at = put(at, receipt->tree_kill, 1);
+	at = put(at, receipt->landlock_abi, 1);
+	for (size_t i = 0; i < AD_LAYER_COUNT; i++) {
+		at = put(at, receipt->layers[i], 1);
+		at = put(at, receipt->layer_errno[i], 2);
+	}
 	at = put(at, receipt->uid, 4);
 	return put(at, receipt->gid, 4);
 }
@@ -244,6 +215,11 @@ static void get_receipt(struct reader *in, struct ad_msg_receipt *ret)
 	ret->cpu_time = get_u8_below(in, AD_MSG_MEANS_COUNT);
 	ret->io = get_u8_below(in, AD_MSG_MEANS_COUNT);
 	ret->tree_kill = get_u8_below(in, AD_MSG_MEANS_COUNT);
+	ret->landlock_abi = (uint8_t)get(in, 1);
+	for (size_t i = 0; i < AD_LAYER_COUNT; i++) {
+		ret->layers[i] = get_u8_below(in, AD_MSG_LAYER_STATES);
+		ret->layer_errno[i] = (uint16_t)get_below(in, 2, 4096);
+	}
 	ret->uid = get_u32(in);
 	ret->gid = get_u32(in);
 }
@@ -312,12 +288,17 @@ size_t ad_msg_encode(const struct ad_msg *msg, uint8_t *buf)
 		break;
 	case AD_MSG_FAILED:
 		at = put(at, msg->u.failed.stage, 4);
+		at = put(at, msg->u.failed.index, 4);
 		at = put(at, (uint32_t)msg->u.failed.os_errno, 4);
 		at = put_text(at, msg->u.failed.text);
 		break;
 	case AD_MSG_LIMIT:
 		at = put(at, msg->u.limit.limit, 4);
 		at = put(at, msg->u.limit.fatal, 1);
+		break;
+	case AD_MSG_DENIED:
+		at = put(at, msg->u.denied.kind, 4);
+		at = put_text(at, msg->u.denied.target);
 		break;
 	case AD_MSG_EXITED:
 	case AD_MSG_CLOSED:
@@ -358,12 +339,17 @@ bool ad_msg_decode(struct ad_msg *ret, const uint8_t *buf, size_t len)
 		break;
 	case AD_MSG_FAILED:
 		ret->u.failed.stage = (uint32_t)get_below(&in, 4, AD_STAGE_COUNT);
+		ret->u.failed.index = (uint32_t)get_below(&in, 4, AD_PROFILE_PATHS_MAX);
 		ret->u.failed.os_errno = (int32_t)get_below(&in, 4, 4096);
 		get_text(&in, ret->u.failed.text);
 		break;
 	case AD_MSG_LIMIT:
 		ret->u.limit.limit = (uint32_t)get_below(&in, 4, AD_MSG_LIMIT_COUNT);
 		ret->u.limit.fatal = get_below(&in, 1, 2) == 1;
+		break;
+	case AD_MSG_DENIED:
+		ret->u.denied.kind = (uint32_t)get_below(&in, 4, AD_MSG_DENIED_KINDS);
+		get_text(&in, ret->u.denied.target);
 		break;
 	case AD_MSG_EXITED:
 	case AD_MSG_CLOSED:

@@ -9,8 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/profile.h"
+
 /* In every message: helper and library must be of the same version. */
-enum { AD_MSG_VERSION = 1 };
+enum { AD_MSG_VERSION = 2 };
 
 enum {
 	AD_MSG_INLINE_MAX = 32 * 1024,       /* larger spawn messages come in a memfd */
@@ -22,7 +24,7 @@ enum {
 enum ad_msg_type {
 	/* library to helper */
 	AD_MSG_SPAWN = 1,    /* see struct ad_msg_spawn */
-	AD_MSG_SPAWN_FD = 2, /* one descriptor: a sealed memfd that holds a SPAWN */
+	AD_MSG_SPAWN_FD = 2, /* a sealed memfd that holds a SPAWN, then the SPAWN's own */
 	AD_MSG_KILL = 3,
 	AD_MSG_SIGNAL = 4,
 	/* helper and supervisors to library */
@@ -32,7 +34,8 @@ enum ad_msg_type {
 	AD_MSG_LIMIT = 19,
 	AD_MSG_EXITED = 20,
 	AD_MSG_CLOSED = 21, /* last */
-	AD_MSG_ENDED = 22   /* EXITED and CLOSED at once; last */
+	AD_MSG_ENDED = 22,  /* EXITED and CLOSED at once; last */
+	AD_MSG_DENIED = 23  /* something the sandbox stopped */
 };
 
 /* ---- starting */
@@ -41,7 +44,11 @@ enum {
 	AD_SPAWN_STDIN = 1, /* a pipe, else /dev/null */
 	AD_SPAWN_MERGE_STDERR = 2,
 	AD_SPAWN_CGROUP_REQUIRED = 4, /* see ad_launch_request.cgroup_required */
-	AD_SPAWN_FLAGS = 7
+	AD_SPAWN_SANDBOX = 8,         /* it has a profile */
+	/* Descriptors that come with the message, in this order. */
+	AD_SPAWN_CREDENTIALS = 16, /* a sealed memfd; sandbox only */
+	AD_SPAWN_NETNS = 32,       /* a network namespace; sandbox only */
+	AD_SPAWN_FLAGS = 63
 };
 
 /* Limits that the helper or a supervisor watches, and so may report. */
@@ -50,6 +57,7 @@ enum ad_msg_limit {
 	AD_MSG_LIMIT_PIDS,
 	AD_MSG_LIMIT_CPU_TIME,
 	AD_MSG_LIMIT_IO,
+	AD_MSG_LIMIT_SYSCALL, /* killed for a system call */
 	AD_MSG_LIMIT_COUNT
 };
 
@@ -65,6 +73,8 @@ struct ad_msg_spawn {
 	const char *workdir; /* "": stay where the helper is */
 	/* Encoding reads these; decoding sets them to NULL: see ad_msg_spawn_vectors(). */
 	const char *const *argv, *const *env;
+	const uint8_t *profile; /* encoded; NULL: no sandbox */
+	size_t profile_len;
 	/* Set by decoding. */
 	size_t argc, envc;
 	const char *strings; /* argc, then envc strings, in the message */
@@ -97,6 +107,9 @@ enum ad_msg_stage {
 	AD_STAGE_EXEC,
 	AD_STAGE_LIMIT, /* a limit that nothing here can enforce; text names it */
 	AD_STAGE_LOST,  /* the supervisor died under the command */
+	AD_STAGE_LAYER, /* a layer of the sandbox cannot be put up; index: enum ad_layer */
+	AD_STAGE_PATH,  /* a path of the profile; index: which; text: what is wrong */
+	AD_STAGE_VIEW,  /* the rest of the file system view; text: what */
 	AD_STAGE_COUNT
 };
 
@@ -107,13 +120,27 @@ enum ad_msg_means {
 	AD_MSG_MEANS_WATCHDOG,
 	AD_MSG_MEANS_CGROUP1,
 	AD_MSG_MEANS_CGROUP2,
+	AD_MSG_MEANS_PIDNS, /* the end of its pid namespace ends the tree */
 	AD_MSG_MEANS_COUNT
+};
+
+/* What became of a layer of the sandbox. */
+enum ad_msg_layer_state {
+	AD_MSG_LAYER_NONE, /* no sandbox, or not wanted */
+	AD_MSG_LAYER_ENFORCED,
+	AD_MSG_LAYER_DEGRADED, /* not to be had, and the policy does not insist */
+	AD_MSG_LAYER_STATES
 };
 
 struct ad_msg_receipt {
 	uint8_t memory, pids, cpu, cpu_time, io, tree_kill; /* enum ad_msg_means */
-	uint32_t uid, gid;
+	uint8_t landlock_abi;
+	uint8_t layers[AD_LAYER_COUNT];       /* enum ad_msg_layer_state */
+	uint16_t layer_errno[AD_LAYER_COUNT]; /* why one is degraded */
+	uint32_t uid, gid;                    /* outside */
 };
+
+enum ad_msg_denied_kind { AD_MSG_DENIED_SYSCALL, AD_MSG_DENIED_PATH, AD_MSG_DENIED_KINDS };
 
 enum { AD_STARTED_STDERR = 1, AD_STARTED_STDIN = 2, AD_STARTED_FLAGS = 3 };
 
@@ -142,6 +169,7 @@ struct ad_msg {
 		} started;
 		struct {
 			uint32_t stage; /* enum ad_msg_stage */
+			uint32_t index; /* as the stage says */
 			int32_t os_errno;
 			char text[AD_MSG_TEXT_MAX]; /* what it was about: a path */
 		} failed;
@@ -149,6 +177,10 @@ struct ad_msg {
 			uint32_t limit; /* enum ad_msg_limit */
 			bool fatal;
 		} limit;
+		struct {
+			uint32_t kind; /* enum ad_msg_denied_kind */
+			char target[AD_MSG_TEXT_MAX];
+		} denied;
 		struct {
 			int32_t wait_status;
 			uint64_t at_ns;

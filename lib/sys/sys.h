@@ -38,7 +38,7 @@ ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len);
 
 /* ---- messages with descriptors */
 
-enum { AD_SYS_FDS_MAX = 4 };
+enum { AD_SYS_FDS_MAX = 8 };
 
 struct ad_sys_msg {
 	void *data;

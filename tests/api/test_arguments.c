@@ -349,7 +349,8 @@ END_TEST
  * at the end of a page, so that reading past it crashes. */
 typedef int (*use_fn)(void *data, void *userdata, agentd_error **reterr);
 
-static void check_sizes(const char *what, const void *good, size_t size, use_fn use, void *userdata)
+static void check_sizes(const char *what, const void *good, size_t size, size_t first, use_fn use,
+			void *userdata)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	uint8_t *map = mmap(NULL, page * 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
@@ -374,7 +375,7 @@ static void check_sizes(const char *what, const void *good, size_t size, use_fn 
 		ck_assert_int_eq(use(at, userdata, NULL), AGENTD_ERR_ABI);
 	}
 	/* smaller than in the first release: no such library ever was */
-	claim = (uint32_t)size - 8;
+	claim = (uint32_t)first - 8;
 	at = end - claim;
 	memcpy(at, good, claim);
 	memcpy(at, &claim, sizeof(claim));
@@ -477,12 +478,16 @@ START_TEST(claimed_sizes)
 	agentd_limits_init(&limits, sizeof(limits));
 	ck_assert_int_eq(agentd_policy_new(&policy, NULL), 0);
 	ck_assert_int_eq(agentd_params_new_shell("true", 0, &with.params, NULL), 0);
-	check_sizes("agentd_limits", &limits, sizeof(limits), use_policy_limits, policy);
-	check_sizes("agentd_limits", &limits, sizeof(limits), use_context_limits, world->ctx);
-	check_sizes("agentd_limits", &limits, sizeof(limits), use_exec_limits, &with);
-	check_sizes("agentd_exec_opts", &eopts, sizeof(eopts), use_exec_opts, &with);
-	check_sizes("agentd_sink_ops", &sops, sizeof(sops), use_sink_ops, NULL);
-	check_sizes("agentd_runner_opts", &ropts, sizeof(ropts), use_runner_opts, NULL);
+	check_sizes("agentd_limits", &limits, sizeof(limits), sizeof(limits), use_policy_limits,
+		    policy);
+	check_sizes("agentd_limits", &limits, sizeof(limits), sizeof(limits), use_context_limits,
+		    world->ctx);
+	check_sizes("agentd_limits", &limits, sizeof(limits), sizeof(limits), use_exec_limits,
+		    &with);
+	check_sizes("agentd_exec_opts", &eopts, sizeof(eopts), sizeof(eopts), use_exec_opts, &with);
+	check_sizes("agentd_sink_ops", &sops, sizeof(sops), sizeof(sops), use_sink_ops, NULL);
+	check_sizes("agentd_runner_opts", &ropts, sizeof(ropts),
+		    offsetof(struct agentd_runner_opts, sandbox_tmp_bytes), use_runner_opts, NULL);
 	agentd_policy_unref(policy);
 	agentd_params_unref(with.params);
 	t_world_free(world);
@@ -504,6 +509,12 @@ START_TEST(reserved_and_flags)
 	ropts.reserved0 = 1;
 	REFUSED(AGENTD_ERR_ABI, "reserved0", use_runner_opts(&ropts, NULL, &err));
 	ropts.reserved0 = 0;
+	ropts.reserved1 = 1;
+	REFUSED(AGENTD_ERR_ABI, "reserved1", use_runner_opts(&ropts, NULL, &err));
+	ropts.reserved1 = 0;
+	ropts.sandbox_prewarm = 65;
+	REFUSED(AGENTD_ERR_INVALID, "sandbox_prewarm", use_runner_opts(&ropts, NULL, &err));
+	ropts.sandbox_prewarm = 0;
 	ropts.flags = 0x80000000U;
 	REFUSED(AGENTD_ERR_INVALID, "flags", use_runner_opts(&ropts, NULL, &err));
 	ropts.flags = 0;
@@ -755,6 +766,10 @@ START_TEST(refusals_are_results)
 	t_run_free(&run);
 
 	/* none is named and none is strong enough */
+	ck_assert_int_eq(agentd_policy_new(&policy, NULL), 0);
+	ck_assert_int_eq(agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_VM, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(world->ctx, policy, NULL), 0);
+	agentd_policy_unref(policy);
 	ck_assert_int_eq(agentd_context_set_backend(world->ctx, NULL, NULL), 0);
 	t_run(&run, world, "echo > marker", 0);
 	t_expect_status(&run, AGENTD_STATUS_DENIED);

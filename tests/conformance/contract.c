@@ -962,6 +962,10 @@ START_TEST(bad_names)
 		" paper", "paper\n", "p/q",    "p.q",    "a23456789012345678901234567890123"
 	};
 	static const char *const taken[] = { "host", "host-direct", "none", "workstation" };
+	static const char *const sandboxes[] = {
+		"sandbox",  "linux-native", "linux",     "native",
+		"landlock", "container",    "namespace", "mount-ns"
+	};
 	struct fake fake = { 0 };
 	struct t_world *world = t_world_new(NULL);
 	struct agentd_backend_ops ops;
@@ -975,6 +979,10 @@ START_TEST(bad_names)
 	for (size_t i = 0; i < T_COUNT(taken); i++) {
 		ops = ops_of(taken[i]);
 		expect_refused(world->runner, &ops, &fake, AGENTD_ERR_STATE, "host");
+	}
+	for (size_t i = 0; i < T_COUNT(sandboxes); i++) {
+		ops = ops_of(sandboxes[i]);
+		expect_refused(world->runner, &ops, &fake, AGENTD_ERR_STATE, "sandbox");
 	}
 	/* the longest name there may be */
 	ops = ops_of("a2345678901234567890123456789012");
@@ -1137,7 +1145,7 @@ START_TEST(strongest_is_taken)
 	ops.isolation = 10;
 	ck_assert_int_eq(agentd_runner_add_backend(world->runner, &ops, &weak, NULL), 0);
 	ops.name = "strong";
-	ops.isolation = AGENTD_ISOLATION_SANDBOX;
+	ops.isolation = AGENTD_ISOLATION_SANDBOX + 1; /* than the built-in one */
 	ck_assert_int_eq(agentd_runner_add_backend(world->runner, &ops, &strong, NULL), 0);
 	ops.name = "broken";
 	ops.isolation = AGENTD_ISOLATION_VM;

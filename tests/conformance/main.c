@@ -9,6 +9,7 @@ int main(int argc, char **argv)
 {
 	static const struct conf_backend known[] = {
 		{ "host", NULL, CONF_TREE | CONF_LIMITS | CONF_HOST_FS },
+		{ "sandbox", NULL, CONF_TREE | CONF_LIMITS },
 		{ "test-attach", test_backend_add_attach, CONF_HOST_FS },
 		{ "test-deliver", test_backend_add_deliver, CONF_HOST_FS },
 	};
@@ -17,6 +18,6 @@ int main(int argc, char **argv)
 		if (strcmp(argv[1], known[i].name) == 0)
 			return conformance_main(&known[i]);
 	}
-	fprintf(stderr, "usage: conformance host|test-attach|test-deliver\n");
+	fprintf(stderr, "usage: conformance host|sandbox|test-attach|test-deliver\n");
 	return 2;
 }

@@ -135,10 +135,10 @@ class Basics(Case):
 
     def test_backend_by_policy(self):
         path = self.path("result.json")
-        done = self.run_raw("--min-isolation", "none", "--result", path, "echo x")
-        self.assertEqual((done.returncode, done.stdout), (0, b"x\n"))
+        done = self.run_raw("--result", path, "echo x")
+        self.assertEqual((done.returncode, done.stdout), (0, b"x\n"), done.stderr)
         result = self.read_result(path)
-        self.assertEqual(result["backend"], "host")
+        self.assertEqual(result["backend"], "sandbox")
         self.assertIsNone(result["receipt"]["requested"]["backend"])
 
     def test_exit_code_is_the_commands(self):
@@ -238,7 +238,7 @@ class Basics(Case):
 
 class Refusals(Case):
     def test_default_policy_does_not_accept_the_host_backend(self):
-        for args in ([], ["--backend", "host"], ["--backend", "host", "--min-isolation", "vm"]):
+        for args in (["--backend", "host"], ["--min-isolation", "vm"], ["--backend", "host", "--min-isolation", "vm"]):
             path = self.path("result.json")
             done = self.run_raw("--result", path, *args, "touch ran")
             self.assertEqual(done.returncode, 126, done.stderr)
@@ -337,16 +337,16 @@ class Refusals(Case):
     def test_files_that_cannot_be_read(self):
         for option in ("policy", "context", "params"):
             command = [] if option == "params" else ["touch ran"]
-            self.assert_usage(self.run_host(f"--{option}", "/nonexistent/file", *command),
-                              f"--{option}: /nonexistent/file: No such file or directory")
+            self.assert_usage(self.run_host(f"--{option}", self.path("missing/file"), *command),
+                              f"--{option}: {self.path('missing/file')}: No such file or directory")
             self.assert_usage(self.run_host(f"--{option}", self.dir, *command),
                               f"--{option}: {self.dir}: Is a directory")
         self.assertEqual(os.listdir(self.dir), [])
 
     def test_reports_that_cannot_be_written(self):
         for option in ("result", "events"):
-            self.assert_usage(self.run_host(f"--{option}", "/nonexistent/file", "touch ran"),
-                              f"--{option}", "/nonexistent/file")
+            self.assert_usage(self.run_host(f"--{option}", self.path("missing/file"), "touch ran"),
+                              f"--{option}", self.path("missing/file"))
             self.assertFalse(os.path.exists(self.path("ran")))
             done = self.run_host(f"--{option}", "/dev/full", "echo x")
             self.assertEqual(done.returncode, 125)
@@ -438,6 +438,34 @@ class Where(Case):
                               ("allow-host", "example.org")):
             self.assert_usage(self.run_host("--context", context, f"--{option}", value, "true"),
                               f"--{option}", context)
+
+    def test_layers(self):
+        self.assert_usage(self.run_host("--layer", "landlock", "true"), "--layer", "landlock")
+        self.assert_usage(self.run_host("--layer", "landlock=maybe", "true"), "maybe", "degradable")
+        self.assert_usage(self.run_host("--layer", "moat=off", "true"), "moat")
+        done = self.run_host("--layer", "landlock=degradable", "--layer", "keyring=off", "true")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_protected_names(self):
+        self.assert_usage(self.run_host("--protect", "/etc", "true"), "--protect", "/etc")
+        self.assertEqual(self.run_host("--no-protect", "--protect", "a/b", "true").returncode, 0)
+        policy = self.write("policy.json", {"min_isolation": "none"})
+        self.assert_usage(self.run_host("--policy", policy, "--no-protect", "true"),
+                          "--no-protect")
+
+    def test_token_file(self):
+        token = self.write("token", "s3cret\n")
+        # Refused, not forgotten: the host backend has no private files.
+        done, result = self.result("--token-file", token, "touch ran")
+        self.assertEqual((done.returncode, result["cause"]), (126, "isolation"))
+        self.assertIn("credentials", result["error"]["message"])
+        self.assertNotIn(b"s3cret", done.stderr)
+        self.assertFalse(os.path.exists(self.path("ran")))
+        self.assert_usage(self.run_host("--token-file", self.path("none"), "true"), "--token-file")
+        self.assert_usage(self.run_host("--token-file", self.write("token", "a\0b"), "true"),
+                          "byte 0")
+        done = self.run_host("--token-file", self.write("token", ""), "true")
+        self.assertEqual(done.returncode, 125)
 
     def test_bad_context_file(self):
         for text, word in (('{"nosuch": 1}', "nosuch"), ('{"workdir": "relative"}', "/workdir"),
@@ -832,7 +860,7 @@ class Reports(Case):
 
     def test_events_of_a_refusal(self):
         path = self.path("events")
-        done = self.run_raw("--events", path, "touch ran")
+        done = self.run_raw("--backend", "host", "--events", path, "touch ran")
         self.assertEqual(done.returncode, 126)
         with open(path, encoding="utf-8") as file:
             events = [json.loads(line) for line in file]

@@ -210,10 +210,31 @@ void t_world_note_helpers(struct t_world *world)
 	}
 }
 
+/* For every backend; a sandbox also has to be told where programs are. */
+static agentd_policy *world_policy(const struct t_world *world)
+{
+	static const char *const programs[] = { "/usr", "/bin", "/sbin", "/lib", "/lib64" };
+	const uint32_t all = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC;
+	agentd_policy *policy = t_policy_none();
+
+	if (!world->opts.backend || strcmp(world->opts.backend, "sandbox") != 0)
+		return policy;
+	for (size_t i = 0; i < T_COUNT(programs); i++) {
+		if (access(programs[i], F_OK) == 0)
+			ck_assert_int_eq(agentd_policy_allow_path(policy, programs[i],
+								  AGENTD_ACCESS_READ |
+									  AGENTD_ACCESS_EXEC,
+								  NULL),
+					 0);
+	}
+	ck_assert_int_eq(agentd_policy_allow_path(policy, world->home, all, NULL), 0);
+	return policy;
+}
+
 agentd_context *t_world_context(struct t_world *world)
 {
 	static const char *const sh[] = { "sh", "-c", NULL };
-	agentd_policy *policy = t_policy_none();
+	agentd_policy *policy = world_policy(world);
 	agentd_context *ctx = NULL;
 	const char *backend = world->opts.backend ? world->opts.backend : "host";
 
@@ -275,6 +296,7 @@ void t_world_start(struct t_world *world)
 		.max_running = world->opts.max_running,
 		.max_queued = world->opts.max_queued,
 		.heartbeat_ms = world->opts.heartbeat_ms,
+		.sandbox_prewarm = world->opts.sandbox_prewarm,
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
 	};
@@ -290,7 +312,13 @@ void t_world_start(struct t_world *world)
 		ck_assert_ptr_nonnull(world->base);
 	}
 	opts.event_base = world->base;
-	opts.policy = t_policy_none();
+	if (world->opts.runner_policy)
+		ck_assert_int_eq(agentd_policy_from_json(world->opts.runner_policy,
+							 strlen(world->opts.runner_policy),
+							 &opts.policy, NULL),
+				 0);
+	else
+		opts.policy = world_policy(world);
 	if (world->opts.limits)
 		ck_assert_int_eq(agentd_policy_set_limits(opts.policy, world->opts.limits, NULL),
 				 0);

@@ -236,10 +236,12 @@ static void on_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdout
 		ck_assert_int_eq(ad_job_kill(job), 0);
 }
 
-static void on_failed(struct ad_job *job, agentd_error *err, void *userdata)
+static void on_failed(struct ad_job *job, agentd_error *err,
+		      const struct ad_launch_failure *failure, void *userdata)
 {
 	struct run *run = userdata;
 
+	(void)failure;
 	ck_assert_ptr_eq(job, run->job);
 	ck_assert_int_eq(run->failed + run->closed, 0);
 	ck_assert_ptr_nonnull(err);
@@ -1616,12 +1618,12 @@ START_TEST(helper_of_another_kind)
 	expect_lost("/bin/true", AGENTD_ERR_BACKEND, "ended before it was ready");
 	expect_lost_script("printf 'garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "another version");
-	expect_lost_script("printf '\\001garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
+	expect_lost_script("printf '\\002garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "malformed");
 	expect_lost_script("head -c 5000 /dev/zero >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "malformed");
 	/* A report about a job that never was. */
-	expect_lost_script("printf '\\001\\025\\0\\0\\011\\0\\0\\0"
+	expect_lost_script("printf '\\002\\025\\0\\0\\011\\0\\0\\0"
 			   "\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0' >&3;"
 			   "exec sleep 1",
 			   AGENTD_ERR_PROTOCOL, "malformed");

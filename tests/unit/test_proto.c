@@ -32,16 +32,23 @@ static uint64_t random_next(void)
 
 static struct ad_msg_receipt receipt(void)
 {
-	return (struct ad_msg_receipt){
+	struct ad_msg_receipt ret = {
 		.memory = AD_MSG_MEANS_CGROUP1,
 		.pids = AD_MSG_MEANS_WATCHDOG,
 		.cpu = AD_MSG_MEANS_NONE,
 		.cpu_time = AD_MSG_MEANS_RLIMIT,
 		.io = AD_MSG_MEANS_WATCHDOG,
-		.tree_kill = AD_MSG_MEANS_CGROUP2,
+		.tree_kill = AD_MSG_MEANS_PIDNS,
+		.landlock_abi = 255,
 		.uid = 65534,
 		.gid = 0xfffffffe,
 	};
+
+	for (int i = 0; i < AD_LAYER_COUNT; i++) {
+		ret.layers[i] = (uint8_t)(i % AD_MSG_LAYER_STATES);
+		ret.layer_errno[i] = (uint16_t)(4095 - i);
+	}
+	return ret;
 }
 
 static void check_receipt(const struct ad_msg_receipt *a, const struct ad_msg_receipt *b)
@@ -52,6 +59,9 @@ static void check_receipt(const struct ad_msg_receipt *a, const struct ad_msg_re
 	ck_assert_uint_eq(a->cpu_time, b->cpu_time);
 	ck_assert_uint_eq(a->io, b->io);
 	ck_assert_uint_eq(a->tree_kill, b->tree_kill);
+	ck_assert_uint_eq(a->landlock_abi, b->landlock_abi);
+	ck_assert_mem_eq(a->layers, b->layers, sizeof(a->layers));
+	ck_assert_mem_eq(a->layer_errno, b->layer_errno, sizeof(a->layer_errno));
 	ck_assert_uint_eq(a->uid, b->uid);
 	ck_assert_uint_eq(a->gid, b->gid);
 }
@@ -59,8 +69,9 @@ static void check_receipt(const struct ad_msg_receipt *a, const struct ad_msg_re
 static size_t all_messages(struct ad_msg *ret)
 {
 	static const enum ad_msg_type types[] = {
-		AD_MSG_SPAWN_FD, AD_MSG_KILL,  AD_MSG_SIGNAL, AD_MSG_HELLO,  AD_MSG_STARTED,
-		AD_MSG_FAILED,   AD_MSG_LIMIT, AD_MSG_EXITED, AD_MSG_CLOSED, AD_MSG_ENDED,
+		AD_MSG_SPAWN_FD, AD_MSG_KILL,   AD_MSG_SIGNAL, AD_MSG_HELLO,
+		AD_MSG_STARTED,  AD_MSG_FAILED, AD_MSG_LIMIT,  AD_MSG_EXITED,
+		AD_MSG_CLOSED,   AD_MSG_ENDED,  AD_MSG_DENIED,
 	};
 	const size_t count = sizeof(types) / sizeof(types[0]);
 
@@ -86,12 +97,17 @@ static size_t all_messages(struct ad_msg *ret)
 			break;
 		case AD_MSG_FAILED:
 			msg->u.failed.stage = AD_STAGE_COUNT - 1;
+			msg->u.failed.index = AD_PROFILE_PATHS_MAX - 1;
 			msg->u.failed.os_errno = 133;
 			memset(msg->u.failed.text, 'x', AD_MSG_TEXT_MAX - 1);
 			break;
 		case AD_MSG_LIMIT:
-			msg->u.limit.limit = AD_MSG_LIMIT_IO;
+			msg->u.limit.limit = AD_MSG_LIMIT_SYSCALL;
 			msg->u.limit.fatal = true;
+			break;
+		case AD_MSG_DENIED:
+			msg->u.denied.kind = AD_MSG_DENIED_PATH;
+			strcpy(msg->u.denied.target, "/some/where/.git/hooks");
 			break;
 		case AD_MSG_EXITED:
 		case AD_MSG_CLOSED:
@@ -161,12 +177,17 @@ START_TEST(fields_survive)
 			break;
 		case AD_MSG_FAILED:
 			ck_assert_uint_eq(got.u.failed.stage, AD_STAGE_COUNT - 1);
+			ck_assert_uint_eq(got.u.failed.index, AD_PROFILE_PATHS_MAX - 1);
 			ck_assert_int_eq(got.u.failed.os_errno, 133);
 			ck_assert_uint_eq(strlen(got.u.failed.text), AD_MSG_TEXT_MAX - 1);
 			break;
 		case AD_MSG_LIMIT:
-			ck_assert_uint_eq(got.u.limit.limit, AD_MSG_LIMIT_IO);
+			ck_assert_uint_eq(got.u.limit.limit, AD_MSG_LIMIT_SYSCALL);
 			ck_assert(got.u.limit.fatal);
+			break;
+		case AD_MSG_DENIED:
+			ck_assert_uint_eq(got.u.denied.kind, AD_MSG_DENIED_PATH);
+			ck_assert_str_eq(got.u.denied.target, "/some/where/.git/hooks");
 			break;
 		case AD_MSG_ENDED:
 			ck_assert_int_eq(got.u.ended.wait_status, -1);
@@ -229,6 +250,20 @@ static void refuse_with(const struct ad_msg *msg, size_t at, uint8_t value)
 		      at);
 }
 
+/* Offsets in a receipt, and what it takes. */
+enum { RECEIPT_LAYERS = 7, RECEIPT_SIZE = RECEIPT_LAYERS + 3 * AD_LAYER_COUNT + 2 * 4 };
+
+/* Every byte of the receipt that has a bound. */
+static void refuse_receipts(const struct ad_msg *msg, size_t at)
+{
+	for (size_t i = 0; i < 6; i++)
+		refuse_with(msg, at + i, AD_MSG_MEANS_COUNT);
+	for (size_t i = 0; i < AD_LAYER_COUNT; i++) {
+		refuse_with(msg, at + RECEIPT_LAYERS + 3 * i, AD_MSG_LAYER_STATES);
+		refuse_with(msg, at + RECEIPT_LAYERS + 3 * i + 2, 0x10); /* errno 4096 */
+	}
+}
+
 START_TEST(values_out_of_range)
 {
 	struct ad_msg sent[TEXTS_MAX];
@@ -249,16 +284,22 @@ START_TEST(values_out_of_range)
 		case AD_MSG_HELLO:
 			refuse_with(&sent[i], 4, 1);     /* a job */
 			refuse_with(&sent[i], 11, 0x80); /* pid below 0 */
-			refuse_with(&sent[i], 12, AD_MSG_MEANS_COUNT);
-			refuse_with(&sent[i], 28, 0); /* NUL in the text */
+			refuse_receipts(&sent[i], 12);
+			refuse_with(&sent[i], 12 + RECEIPT_SIZE + 2, 0); /* NUL in the text */
 			break;
 		case AD_MSG_STARTED:
 			refuse_with(&sent[i], 12, AD_STARTED_FLAGS + 1);
-			refuse_with(&sent[i], 21, AD_MSG_MEANS_COUNT);
+			refuse_receipts(&sent[i], 16);
 			break;
 		case AD_MSG_FAILED:
 			refuse_with(&sent[i], 8, AD_STAGE_COUNT);
+			refuse_with(&sent[i], 13, AD_PROFILE_PATHS_MAX >> 8);
 			refuse_with(&sent[i], 15, 0xff);
+			refuse_with(&sent[i], 17, 0x10); /* errno 4096 */
+			break;
+		case AD_MSG_DENIED:
+			refuse_with(&sent[i], 8, AD_MSG_DENIED_KINDS);
+			refuse_with(&sent[i], 14, 0); /* NUL in the text */
 			break;
 		case AD_MSG_LIMIT:
 			refuse_with(&sent[i], 8, AD_MSG_LIMIT_COUNT);
@@ -312,13 +353,223 @@ START_TEST(random_messages)
 }
 END_TEST
 
+/* ---- profiles */
+
+static struct ad_profile_path some_paths[] = {
+	{ "/usr", "/usr", AD_ACCESS_READ | AD_ACCESS_EXEC },
+	{ "/some/\xff", "/", AD_ACCESS_ALL },
+	{ "/usr/local", "/usr/local", 0 },
+};
+static const char *const some_names[] = { ".git/hooks", "x" };
+
+static struct ad_profile some_profile(void)
+{
+	struct ad_profile profile = {
+		.uid = 65530,
+		.gid = 0xfffffffe,
+		.prewarm = UINT32_MAX,
+		.tmp_bytes = UINT64_MAX,
+		.host_net = true,
+		.workdir_access = AD_ACCESS_ALL,
+		.path_count = sizeof(some_paths) / sizeof(some_paths[0]),
+		.name_count = sizeof(some_names) / sizeof(some_names[0]),
+		.paths = some_paths,
+		.names = some_names,
+	};
+
+	for (int i = 0; i < AD_LAYER_COUNT; i++)
+		profile.strict[i] = (uint8_t)(i % AD_STRICT_COUNT);
+	return profile;
+}
+
+static uint8_t *encode_profile(const struct ad_profile *profile, size_t *ret_len)
+{
+	size_t size = ad_profile_size(profile);
+	uint8_t *buf = malloc(size);
+
+	ck_assert_ptr_nonnull(buf);
+	*ret_len = ad_profile_encode(profile, buf);
+	ck_assert_uint_eq(*ret_len, size);
+	return buf;
+}
+
+static void check_profile(const struct ad_profile *sent)
+{
+	struct ad_profile_path *paths = calloc(sent->path_count + 1, sizeof(*paths));
+	const char **names = calloc(sent->name_count + 1, sizeof(*names));
+	size_t len, again;
+	uint8_t *buf = encode_profile(sent, &len), *copy;
+	struct ad_profile got;
+
+	ck_assert(paths && names);
+	ck_assert(ad_profile_decode(&got, buf, len));
+	ck_assert_ptr_null(got.paths);
+	ck_assert_ptr_null(got.names);
+	ck_assert_uint_eq(got.path_count, sent->path_count);
+	ck_assert_uint_eq(got.name_count, sent->name_count);
+	ad_profile_fill(&got, paths, names);
+	ck_assert_uint_eq(got.uid, sent->uid);
+	ck_assert_uint_eq(got.gid, sent->gid);
+	ck_assert_uint_eq(got.prewarm, sent->prewarm);
+	ck_assert_uint_eq(got.tmp_bytes, sent->tmp_bytes);
+	ck_assert_int_eq(got.host_net, sent->host_net);
+	ck_assert_uint_eq(got.workdir_access, sent->workdir_access);
+	ck_assert_mem_eq(got.strict, sent->strict, sizeof(got.strict));
+	for (size_t i = 0; i < got.path_count; i++) {
+		ck_assert_str_eq(got.paths[i].source, sent->paths[i].source);
+		ck_assert_str_eq(got.paths[i].target, sent->paths[i].target);
+		ck_assert_uint_eq(got.paths[i].access, sent->paths[i].access);
+	}
+	for (size_t i = 0; i < got.name_count; i++)
+		ck_assert_str_eq(got.names[i], sent->names[i]);
+	copy = encode_profile(&got, &again);
+	ck_assert_uint_eq(again, len);
+	ck_assert_mem_eq(copy, buf, len);
+	free(copy);
+	free(buf);
+	free(paths);
+	free(names);
+}
+
+START_TEST(profiles_round_trip)
+{
+	struct ad_profile profile = some_profile();
+
+	check_profile(&profile);
+	profile.path_count = 0;
+	check_profile(&profile);
+	profile.name_count = 0;
+	profile.host_net = false;
+	check_profile(&profile);
+	profile.path_count = 1;
+	check_profile(&profile);
+}
+END_TEST
+
+START_TEST(profiles_of_other_lengths)
+{
+	struct ad_profile profile = some_profile(), got;
+	size_t len;
+	uint8_t *buf = encode_profile(&profile, &len), *longer = malloc(len + 1);
+
+	for (size_t cut = 0; cut < len; cut++) {
+		uint8_t *copy = exact(buf, cut);
+
+		ck_assert_msg(!ad_profile_decode(&got, copy, cut), "cut to %zu", cut);
+		free(copy);
+	}
+	ck_assert_ptr_nonnull(longer);
+	memcpy(longer, buf, len);
+	longer[len] = 0;
+	ck_assert(!ad_profile_decode(&got, longer, len + 1));
+	longer[len] = '/';
+	ck_assert(!ad_profile_decode(&got, longer, len + 1));
+	free(longer);
+	free(buf);
+}
+END_TEST
+
+/* Offsets in an encoded profile. */
+enum {
+	PROFILE_HOST_NET = 3 * 4 + 8,
+	PROFILE_WORKDIR,
+	PROFILE_STRICT,
+	PROFILE_COUNTS = PROFILE_STRICT + AD_LAYER_COUNT,
+	PROFILE_ACCESS = PROFILE_COUNTS + 2 * 4,
+	PROFILE_STRINGS = PROFILE_ACCESS + 3,
+};
+
+static void refuse_profile(size_t at, uint8_t value)
+{
+	struct ad_profile profile = some_profile(), got;
+	size_t len;
+	uint8_t *buf = encode_profile(&profile, &len);
+
+	ck_assert_uint_lt(at, len);
+	ck_assert(ad_profile_decode(&got, buf, len));
+	buf[at] = value;
+	ck_assert_msg(!ad_profile_decode(&got, buf, len), "%d at %zu", value, at);
+	free(buf);
+}
+
+START_TEST(bad_profiles)
+{
+	struct ad_profile profile = some_profile();
+	size_t len = ad_profile_size(&profile);
+
+	refuse_profile(PROFILE_HOST_NET, 2);
+	refuse_profile(PROFILE_WORKDIR, AD_ACCESS_ALL + 1);
+	for (size_t i = 0; i < AD_LAYER_COUNT; i++)
+		refuse_profile(PROFILE_STRICT + i, AD_STRICT_COUNT);
+	for (size_t i = 0; i < 2; i++) {
+		static const uint8_t counts[] = { 0, 1, 4, 0xff };
+		size_t at = PROFILE_COUNTS + 4 * i;
+
+		for (size_t j = 0; j < sizeof(counts); j++)
+			refuse_profile(at, counts[j]);
+		refuse_profile(at + 1, AD_PROFILE_PATHS_MAX >> 8);
+		refuse_profile(at + 3, 0x80);
+	}
+	for (size_t i = 0; i < 3; i++)
+		refuse_profile(PROFILE_ACCESS + i, AD_ACCESS_ALL + 1);
+	/* Sources and targets are absolute, names are not; none is empty. */
+	refuse_profile(PROFILE_STRINGS, 'x');
+	refuse_profile(PROFILE_STRINGS, 0);
+	refuse_profile(PROFILE_STRINGS + sizeof("/usr"), 'x');
+	refuse_profile(len - 2, '/');
+	refuse_profile(len - 2, 0);
+	refuse_profile(len - 1, 'x');
+}
+END_TEST
+
+START_TEST(random_profiles)
+{
+	struct ad_profile profile = some_profile(), got;
+	size_t full, accepted = 0;
+	uint8_t *pattern = encode_profile(&profile, &full);
+
+	for (int i = 0; i < MUTATIONS; i++) {
+		size_t len = random_next() % 4 == 0 ? random_next() % (full + 1) : full, again;
+		uint8_t *copy = exact(pattern, len);
+
+		for (size_t changes = random_next() % 4; len > 0 && changes > 0; changes--)
+			copy[random_next() % len] = (uint8_t)random_next();
+		if (ad_profile_decode(&got, copy, len)) {
+			struct ad_profile_path *paths = calloc(got.path_count + 1, sizeof(*paths));
+			const char **names = calloc(got.name_count + 1, sizeof(*names));
+			uint8_t *other;
+
+			accepted++;
+			ck_assert(paths && names);
+			ad_profile_fill(&got, paths, names);
+			other = encode_profile(&got, &again);
+			ck_assert_uint_eq(again, len);
+			ck_assert_mem_eq(other, copy, len);
+			free(other);
+			free(paths);
+			free(names);
+		}
+		free(copy);
+	}
+	ck_assert_uint_gt(accepted, MUTATIONS / 10);
+	free(pattern);
+}
+END_TEST
+
 /* ---- spawn */
+
+static uint8_t profile_bytes[512];
+static size_t profile_len;
 
 static const char *const some_argv[] = { "bash", "-lc", "", "echo \n\xff", NULL };
 static const char *const some_env[] = { "A=1", "", "PATH=/bin", NULL };
 
 static struct ad_msg_spawn some_spawn(void)
 {
+	struct ad_profile profile = some_profile();
+
+	ck_assert_uint_le(ad_profile_size(&profile), sizeof(profile_bytes));
+	profile_len = ad_profile_encode(&profile, profile_bytes);
 	return (struct ad_msg_spawn){
 		.job = 0xdeadbeef,
 		.flags = AD_SPAWN_FLAGS,
@@ -327,6 +578,8 @@ static struct ad_msg_spawn some_spawn(void)
 		.workdir = "/some/where",
 		.argv = some_argv,
 		.env = some_env,
+		.profile = profile_bytes,
+		.profile_len = profile_len,
 	};
 }
 
@@ -369,6 +622,11 @@ static void check_spawn(const struct ad_msg_spawn *sent)
 	ck_assert_uint_eq(got.requested, sent->requested);
 	ck_assert_mem_eq(&got.limits, &sent->limits, sizeof(got.limits));
 	ck_assert_str_eq(got.workdir, sent->workdir);
+	ck_assert_uint_eq(got.profile_len, sent->profile_len);
+	if (sent->profile)
+		ck_assert_mem_eq(got.profile, sent->profile, sent->profile_len);
+	else
+		ck_assert_ptr_null(got.profile);
 	argv = calloc(got.argc + 1, sizeof(*argv));
 	env = calloc(got.envc + 1, sizeof(*env));
 	ck_assert(argv && env);
@@ -388,7 +646,11 @@ START_TEST(spawn_round_trips)
 	check_spawn(&spawn);
 	spawn.env = none;
 	spawn.workdir = "";
-	spawn.flags = spawn.requested = 0;
+	spawn.requested = 0;
+	check_spawn(&spawn);
+	spawn.flags = 0;
+	spawn.profile = NULL;
+	spawn.profile_len = 0;
 	check_spawn(&spawn);
 	spawn.argv = lonely;
 	check_spawn(&spawn);
@@ -419,7 +681,7 @@ START_TEST(spawn_of_other_lengths)
 }
 END_TEST
 
-/* Offsets of the four counts behind the limits. */
+/* Offsets of the five counts behind the limits. */
 enum { SPAWN_COUNTS = 8 + 8 + 7 * 8 };
 
 START_TEST(spawn_with_wrong_counts)
@@ -428,7 +690,7 @@ START_TEST(spawn_with_wrong_counts)
 	size_t len;
 	uint8_t *buf = encode_spawn(&spawn, &len);
 
-	for (size_t field = 0; field < 4; field++) {
+	for (size_t field = 0; field < 5; field++) {
 		static const uint32_t values[] = { 0, 1, 2, 0x7fffffff, 0x80000000, 0xffffffff };
 		uint8_t *at = buf + SPAWN_COUNTS + field * 4, was[4];
 
@@ -443,9 +705,17 @@ START_TEST(spawn_with_wrong_counts)
 	}
 	ck_assert(ad_msg_spawn_decode(&got, buf, len));
 	/* The end of the last string. */
-	buf[len - 1] = 'x';
+	buf[len - profile_len - 1] = 'x';
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
-	buf[len - 1] = 0;
+	buf[len - profile_len - 1] = 0;
+	/* A bad profile, one without the flag, and descriptors of no sandbox. */
+	buf[len - profile_len + PROFILE_HOST_NET] = 2;
+	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
+	buf[len - profile_len + PROFILE_HOST_NET] = 1;
+	ck_assert(ad_msg_spawn_decode(&got, buf, len));
+	buf[8] = AD_SPAWN_STDIN;
+	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
+	buf[8] = AD_SPAWN_FLAGS;
 	/* Flags and requests nobody knows; no job. */
 	buf[8] = AD_SPAWN_FLAGS + 1;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
@@ -456,6 +726,25 @@ START_TEST(spawn_with_wrong_counts)
 	memset(buf + 4, 0, 4);
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
 	free(buf);
+}
+END_TEST
+
+START_TEST(spawn_without_sandbox)
+{
+	static const uint32_t bad[] = { AD_SPAWN_SANDBOX, AD_SPAWN_CREDENTIALS, AD_SPAWN_NETNS };
+	struct ad_msg_spawn spawn = some_spawn(), got;
+
+	spawn.profile = NULL;
+	spawn.profile_len = 0;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		uint8_t *buf;
+		size_t len;
+
+		spawn.flags = bad[i];
+		buf = encode_spawn(&spawn, &len);
+		ck_assert_msg(!ad_msg_spawn_decode(&got, buf, len), "flags %u", bad[i]);
+		free(buf);
+	}
 }
 END_TEST
 
@@ -518,6 +807,11 @@ int main(void)
 	tcase_add_test(tc, spawn_round_trips);
 	tcase_add_test(tc, spawn_of_other_lengths);
 	tcase_add_test(tc, spawn_with_wrong_counts);
+	tcase_add_test(tc, profiles_round_trip);
+	tcase_add_test(tc, profiles_of_other_lengths);
+	tcase_add_test(tc, bad_profiles);
+	tcase_add_test(tc, random_profiles);
+	tcase_add_test(tc, spawn_without_sandbox);
 	tcase_add_test(tc, spawn_too_large);
 	tcase_add_test(tc, random_spawns);
 	return unit_run("proto", tc);

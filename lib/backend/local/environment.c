@@ -1,29 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-#include "backend/host/private.h"
+#include "backend/local/local.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "util/util.h"
-
-static const struct {
-	const char *name, *value; /* NULL: only if the host program has it */
-	bool from_host;
-} defaults[] = {
-	{ "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", false },
-	{ "HOME", "/", true },
-	{ "USER", NULL, true },
-	{ "LOGNAME", NULL, true },
-	{ "LANG", "C.UTF-8", false },
-	{ "TMPDIR", "/tmp", false },
-	{ "SHELL", "/bin/bash", false },
-};
-
-int host_environment_init(struct host_environment *environment)
+int ad_local_environment_init(struct ad_local_environment *environment,
+			      const struct ad_local_default *defaults, size_t count)
 {
-	*environment = (struct host_environment){ .count = 0 };
-	_Static_assert(AD_COUNT(defaults) <= AD_COUNT(environment->vars), "room for all");
-	for (size_t i = 0; i < AD_COUNT(defaults); i++) {
+	*environment = (struct ad_local_environment){ .count = 0 };
+	assert(count <= AD_COUNT(environment->vars));
+	for (size_t i = 0; i < count; i++) {
 		const char *value = defaults[i].from_host ? secure_getenv(defaults[i].name) : NULL;
 		ad_autobuf struct ad_buf var = { 0 };
 
@@ -34,7 +21,7 @@ int host_environment_init(struct host_environment *environment)
 		ad_buf_printf(&var, "%s=%s", defaults[i].name, value);
 		environment->vars[environment->count] = ad_buf_steal(&var);
 		if (!environment->vars[environment->count]) {
-			host_environment_free(environment);
+			ad_local_environment_free(environment);
 			return AGENTD_ERR_NOMEM;
 		}
 		environment->count++;
@@ -42,7 +29,7 @@ int host_environment_init(struct host_environment *environment)
 	return 0;
 }
 
-void host_environment_free(struct host_environment *environment)
+void ad_local_environment_free(struct ad_local_environment *environment)
 {
 	for (size_t i = 0; i < environment->count; i++)
 		free(environment->vars[i]);
@@ -61,13 +48,13 @@ static bool named(const char *const *strv, const char *var)
 	return false;
 }
 
-const char **host_environment_merge(const struct host_environment *environment,
-				    const char *const *wanted)
+const char **ad_local_environment_merge(const struct ad_local_environment *environment,
+					const char *extra, const char *const *wanted)
 {
 	static const char *const none[] = { NULL };
 	const char *const *theirs = wanted ? wanted : none;
 	size_t count = ad_strv_len(theirs), at = 0;
-	const char **ret = reallocarray(NULL, environment->count + count + 1, sizeof(*ret));
+	const char **ret = reallocarray(NULL, environment->count + count + 2, sizeof(*ret));
 
 	if (!ret)
 		return NULL;
@@ -75,6 +62,8 @@ const char **host_environment_merge(const struct host_environment *environment,
 		if (!named(theirs, environment->vars[i]))
 			ret[at++] = environment->vars[i];
 	}
+	if (extra && !named(theirs, extra))
+		ret[at++] = extra;
 	for (; *theirs; theirs++) {
 		if (strchr(*theirs, '='))
 			ret[at++] = *theirs;

@@ -1,18 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-#include "backend/host/private.h"
+#include "backend/local/local.h"
 
 #include <stdio.h>
 
 #include <agentd/result.h>
 
-#include "util/util.h"
-
-enum { MEANS_COUNT = AD_MEANS_CGROUP2 + 1 };
-
 /* A limit, and what each means of enforcing it comes to. NULL: cannot be. */
 struct line {
 	const char *layer;
-	const char *reasons[MEANS_COUNT];
+	const char *reasons[AD_MEANS_COUNT];
 };
 
 static const struct line memory_line = {
@@ -52,7 +48,8 @@ static const struct line tree_kill_line = {
 	"tree-kill",
 	{ [AD_MEANS_NONE] = "process group only: no cgroup.kill, no /proc",
 	  [AD_MEANS_WATCHDOG] = "child subreaper and /proc (no cgroup.kill)",
-	  [AD_MEANS_CGROUP2] = "cgroup.kill, child subreaper and /proc" },
+	  [AD_MEANS_CGROUP2] = "cgroup.kill, child subreaper and /proc",
+	  [AD_MEANS_PIDNS] = "the end of its pid namespace" },
 };
 
 static int32_t state_of(uint8_t means)
@@ -73,11 +70,14 @@ static const char *reason_of(const struct line *line, uint8_t means)
 	return line->reasons[means] ? line->reasons[means] : "";
 }
 
-static const char confines_nothing[] = "the host backend confines nothing";
-static const char *const absent_layers[] = { "paths", "network", "protected-names" };
+void ad_local_rlimits_text(const struct agentd_limits *limits, char *buf, size_t size)
+{
+	snprintf(buf, size, "core 0%s%s", limits->file_bytes ? ", file size" : "",
+		 limits->open_files_max ? ", open files" : "");
+}
 
-void host_receipt_report(agentd_task *task, const struct agentd_limits *limits,
-			 const struct ad_launch_receipt *receipt)
+void ad_local_report(agentd_task *task, const struct agentd_limits *limits,
+		     const struct ad_launch_receipt *receipt)
 {
 	const struct {
 		const struct line *line;
@@ -91,26 +91,16 @@ void host_receipt_report(agentd_task *task, const struct agentd_limits *limits,
 		{ &io_line, receipt->io, limits->io_bytes != 0 },
 		{ &tree_kill_line, receipt->tree_kill, true },
 	};
-	char text[128];
 
 	for (size_t i = 0; i < AD_COUNT(lines); i++) {
 		if (lines[i].wanted)
 			agentd_task_protection(task, lines[i].line->layer, state_of(lines[i].means),
 					       reason_of(lines[i].line, lines[i].means));
 	}
-	snprintf(text, sizeof(text), "core 0%s%s", limits->file_bytes ? ", file size" : "",
-		 limits->open_files_max ? ", open files" : "");
-	agentd_task_protection(task, "rlimits", AGENTD_LAYER_ENFORCED, text);
 	agentd_task_protection(task, "environment", AGENTD_LAYER_ENFORCED, "built from nothing");
-	snprintf(text, sizeof(text), "uid %u, gid %u: the host program's", receipt->uid,
-		 receipt->gid);
-	agentd_task_protection(task, "credentials", AGENTD_LAYER_ENFORCED, text);
-	for (size_t i = 0; i < AD_COUNT(absent_layers); i++)
-		agentd_task_protection(task, absent_layers[i], AGENTD_LAYER_ABSENT,
-				       confines_nothing);
 }
 
-void host_receipt_probe(agentd_backend_report *report, const struct ad_launch_receipt *best)
+void ad_local_report_best(agentd_backend_report *report, const struct ad_launch_receipt *best)
 {
 	const struct {
 		const struct line *line;
@@ -124,11 +114,6 @@ void host_receipt_probe(agentd_backend_report *report, const struct ad_launch_re
 	for (size_t i = 0; i < AD_COUNT(lines); i++)
 		agentd_backend_report_layer(report, lines[i].line->layer, state_of(lines[i].means),
 					    reason_of(lines[i].line, lines[i].means));
-	agentd_backend_report_layer(report, "rlimits", AGENTD_LAYER_ENFORCED,
-				    "core, file size, open files");
 	agentd_backend_report_layer(report, "environment", AGENTD_LAYER_ENFORCED,
 				    "built from nothing");
-	for (size_t i = 0; i < AD_COUNT(absent_layers); i++)
-		agentd_backend_report_layer(report, absent_layers[i], AGENTD_LAYER_ABSENT,
-					    confines_nothing);
 }

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef AD_BACKEND_SANDBOX_PRIVATE_H
+#define AD_BACKEND_SANDBOX_PRIVATE_H
+
+#include "backend/local/local.h"
+#include "backend/sandbox/sandbox.h"
+#include "proto/profile.h"
+
+/* ---- profile.c: from a specification to what the helper is told */
+
+struct sandbox_profile {
+	struct ad_profile profile; /* path i is mount i of the specification */
+	struct ad_profile_path *paths;
+	const char **names;
+};
+
+/* Borrows the specification's strings. AGENTD_ERR_NOMEM or 0. */
+int sandbox_profile_init(struct sandbox_profile *ret, const agentd_spec *spec,
+			 const struct ad_sandbox_opts *opts);
+void sandbox_profile_free(struct sandbox_profile *profile);
+/* AD_STRICT_* of a layer. Without the first three there is no sandbox at all: they are
+ * required whatever a policy says. */
+uint8_t sandbox_strictness(const agentd_spec *spec, enum ad_layer layer);
+
+/* ---- layers.c: what became of it, in words */
+
+void sandbox_report(agentd_task *task, const agentd_spec *spec, const struct agentd_limits *limits,
+		    const struct ad_launch_receipt *receipt);
+void sandbox_report_best(agentd_backend_report *report, const struct ad_launch_receipt *best);
+agentd_error *sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
+			      agentd_error *err);
+void sandbox_denied(agentd_task *task, const char *kind, const char *target);
+
+#endif

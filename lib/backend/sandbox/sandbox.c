@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+#include "backend/sandbox/sandbox.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <agentd/policy.h>
+
+#include "backend/sandbox/private.h"
+
+struct sandbox {
+	struct ad_local local; /* first */
+	struct ad_sandbox_opts opts;
+};
+
+static const struct ad_local_kind kind = {
+	.report = sandbox_report,
+	.report_best = sandbox_report_best,
+	.explain = sandbox_explain,
+	.denied = sandbox_denied,
+};
+
+/* Nothing of the host program's own. */
+static int init_environment(struct sandbox *sandbox)
+{
+	const struct ad_local_default defaults[] = {
+		{ "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", false },
+		{ "HOME", AD_PROFILE_HOME, false },
+		{ "USER", "agent", false },
+		{ "LOGNAME", "agent", false },
+		{ "LANG", "C.UTF-8", false },
+		{ "TMPDIR", "/tmp", false },
+		{ "SHELL", access("/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh", false },
+	};
+
+	return ad_local_init(&sandbox->local, &kind, sandbox->opts.launcher, defaults,
+			     AD_COUNT(defaults));
+}
+
+/* What of the specification this backend cannot honour, or refuses to. */
+static int check(const agentd_spec *spec, agentd_error **reterr)
+{
+	if (agentd_spec_rootfs(spec))
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/rootfs",
+			       "the sandbox backend does not support a root file system of one's "
+			       "own; allow the paths that commands need");
+	if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
+			       "the sandbox backend does not support a network of allowed hosts "
+			       "yet; the network modes are \"none\" and \"full\"");
+	if (!agentd_spec_workdir(spec))
+		return ad_fail(reterr, AGENTD_ERR_INVALID, "/workdir", "there is no workdir");
+	if (agentd_spec_workdir_access(spec) == 0)
+		return ad_fail(reterr, AGENTD_ERR_DENIED, "/workdir",
+			       "the policy denies the working directory \"%s\"",
+			       agentd_spec_workdir(spec));
+	return 0;
+}
+
+static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_spec *spec,
+				  void **ret_state, agentd_error **reterr)
+{
+	struct sandbox *sandbox = self;
+	struct sandbox_profile profile;
+	struct ad_launch_sandbox request = {
+		.profile = &profile.profile,
+		.credentials_fd = agentd_spec_credentials_fd(spec),
+		.netns_fd = agentd_spec_netns(spec),
+	};
+	int r = check(spec, reterr);
+
+	if (r < 0)
+		return r;
+	if (sandbox_profile_init(&profile, spec, &sandbox->opts) < 0)
+		return ad_fail_nomem(reterr);
+	r = ad_local_task_start(&sandbox->local, task, spec, &request,
+				request.credentials_fd >= 0 ?
+					"AGENTD_TOKEN_FILE=" AD_PROFILE_TOKEN :
+					NULL,
+				ret_state, reterr);
+	sandbox_profile_free(&profile);
+	return r;
+}
+
+static int32_t sandbox_open(void *userdata, struct event_base *base, void **ret_self)
+{
+	const struct ad_sandbox_opts *opts = userdata;
+	struct sandbox *sandbox = malloc(sizeof(*sandbox));
+
+	(void)base;
+	if (!sandbox)
+		return AGENTD_ERR_NOMEM;
+	sandbox->opts = *opts;
+	if (init_environment(sandbox) < 0) {
+		free(sandbox);
+		return AGENTD_ERR_NOMEM;
+	}
+	*ret_self = sandbox;
+	return 0;
+}
+
+static void sandbox_close(void *self)
+{
+	struct sandbox *sandbox = self;
+
+	ad_local_clear(&sandbox->local);
+	free(sandbox);
+}
+
+const struct agentd_backend_ops *ad_sandbox_backend_ops(void)
+{
+	static const char *const aliases[] = { "linux-native", "linux",     "native",   "landlock",
+					       "container",    "namespace", "mount-ns", NULL };
+	static const struct agentd_backend_ops ops = {
+		.size = sizeof(ops),
+		.abi = AGENTD_BACKEND_ABI,
+		.name = "sandbox",
+		.aliases = aliases,
+		.isolation = AGENTD_ISOLATION_SANDBOX,
+		.open = sandbox_open,
+		.close = sandbox_close,
+		.probe_start = ad_local_probe_start,
+		.task_start = sandbox_task_start,
+		.task_kill = ad_local_task_kill,
+		.task_free = ad_local_task_free,
+		.task_signal = ad_local_task_signal,
+		.task_write = ad_local_task_write,
+		.task_close_stdin = ad_local_task_close_stdin,
+	};
+
+	return &ops;
+}

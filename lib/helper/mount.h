@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* Mounts by descriptor, on the calls of Linux 5.2 (open_tree, move_mount) and 5.12
+ * (mount_setattr). Failure is a negative errno. */
+#ifndef AD_HELPER_MOUNT_H
+#define AD_HELPER_MOUNT_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+/* A detached, private copy of the tree at dir/path (path NULL: dir itself), with these
+ * MOUNT_ATTR_* set on all of it. A descriptor. */
+int mount_copy(int dir, const char *path, uint64_t attributes);
+/* Set attributes on what fd is the root of. */
+int mount_set(int fd, uint64_t attributes);
+/* Show what fd is the root of with the ids of a user namespace. */
+int mount_map_ids(int fd, int userns);
+/* Put a detached tree in its place. */
+int mount_attach(int fd, int point);
+/* A detached, empty tmpfs; options as "mode=755,size=1m". */
+int mount_new_tmpfs(const char *options);
+/* Open path, relative and without leaving dir or following any symbolic link. */
+int open_beneath(int dir, const char *path, uint64_t flags);
+int write_file(const char *path, const char *text);
+
+#endif

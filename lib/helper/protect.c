@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: MIT */
+/* Protected names: what a command must not leave behind in a writable directory, since
+ * it would run later, outside of the sandbox: hooks of git, start-up files of shells.
+ *
+ * What is there when the command starts is mounted on itself, read-only. A mount point
+ * can be neither removed nor renamed; its parents could be, so they are mounted on
+ * themselves as well. Likewise the parents of what is hidden, and of what is mounted
+ * into a writable directory: their names lead to the same things afterwards.
+ *
+ * What is not there cannot be protected that way, and programs may have good reasons to
+ * make it and remove it again. It is looked at when all of the command is dead, and moved
+ * aside. But where not even the directory was there (.git, for .git/hooks), the command
+ * has made all of it, as git init and git clone do, and whoever uses it uses a thing of
+ * the command's.
+ *
+ * A symbolic link cannot be mounted on: it is put back if it has changed. What it leads
+ * to is protected where that is. */
+#include "helper/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "helper/mount.h"
+
+/* To be looked at in the end: a path below a root where there was nothing, or a link. */
+struct late {
+	const char *root; /* a writable directory of the view */
+	char *name;       /* below it */
+	char *link;       /* where the symbolic link led; NULL: nothing was there */
+};
+
+struct guard {
+	struct protection *protection;
+	const struct sandbox *sandbox;
+	const char *root;
+	int root_fd;
+	char **mounted; /* what is mounted on itself by now */
+	size_t mounted_count;
+	struct fault *fault;
+};
+
+static bool guard_fault(const struct guard *guard, int error, const char *name)
+{
+	return fault_set(guard->fault, AD_STAGE_VIEW, 0, error, "protecting %s/%s", guard->root,
+			 name);
+}
+
+/* ---- bookkeeping */
+
+static bool add_late(struct guard *guard, const char *name, const char *link)
+{
+	struct protection *protection = guard->protection;
+	struct late *late;
+
+	for (size_t i = 0; i < protection->count; i++) {
+		late = &protection->late[i];
+		if (strcmp(late->root, guard->root) == 0 && strcmp(late->name, name) == 0)
+			return true;
+	}
+	late = reallocarray(protection->late, protection->count + 1, sizeof(*late));
+	if (!late)
+		return guard_fault(guard, ENOMEM, name);
+	protection->late = late;
+	late += protection->count++;
+	*late = (struct late){ .root = guard->root, .name = strdup(name) };
+	if (link)
+		late->link = strdup(link);
+	return late->name && (late->link || !link) ? true : guard_fault(guard, ENOMEM, name);
+}
+
+static bool is_mounted(const struct guard *guard, const char *path)
+{
+	for (size_t i = 0; i < guard->mounted_count; i++) {
+		if (strcmp(guard->mounted[i], path) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool note_mounted(struct guard *guard, const char *path)
+{
+	char **grown = reallocarray(guard->mounted, guard->mounted_count + 1, sizeof(*grown));
+
+	if (!grown)
+		return false;
+	guard->mounted = grown;
+	grown[guard->mounted_count] = strdup(path);
+	return grown[guard->mounted_count++] != NULL;
+}
+
+/* ---- mounts */
+
+/* Mount on itself what fd is, unless it is already. */
+static bool mount_on_itself(struct guard *guard, int fd, const char *name, uint64_t attributes)
+{
+	char path[PATH_MAX];
+	int copy, r;
+
+	snprintf(path, sizeof(path), "%s/%s", guard->root, name);
+	if (is_mounted(guard, path))
+		return true;
+	copy = mount_copy(fd, NULL, attributes);
+	if (copy < 0)
+		return guard_fault(guard, -copy, name);
+	r = mount_attach(copy, fd);
+	close(copy);
+	if (r < 0)
+		return guard_fault(guard, -r, name);
+	return note_mounted(guard, path) ? true : guard_fault(guard, ENOMEM, name);
+}
+
+/* ---- the way to a name */
+
+enum met {
+	MET_IT,      /* all of it, and no link */
+	MET_NOTHING, /* it ends before the last part */
+	MET_MISSING, /* all but the last part */
+	MET_LINK,
+	MET_FILE, /* where a directory would have to be */
+	MET_ERROR
+};
+
+/* Go from the root to name and mount all directories in between on themselves.
+ * Afterwards `at` has the part of name that was reached, and *ret_fd is what is there,
+ * or -1. */
+static enum met walk(struct guard *guard, const char *name, char at[static PATH_MAX], int *ret_fd)
+{
+	const char *rest = name;
+
+	at[0] = '\0';
+	for (;;) {
+		size_t len = strcspn(rest, "/"), have = strlen(at);
+		bool last = rest[len] == '\0';
+		struct stat st;
+		int fd;
+
+		if (have + len + 2 > PATH_MAX) {
+			guard_fault(guard, ENAMETOOLONG, name);
+			return MET_ERROR;
+		}
+		snprintf(at + have, PATH_MAX - have, "%s%.*s", have ? "/" : "", (int)len, rest);
+		*ret_fd = fd = open_beneath(guard->root_fd, at, O_PATH | O_NOFOLLOW);
+		if (fd == -ENOENT)
+			return last ? MET_MISSING : MET_NOTHING;
+		if (fd < 0 || fstat(fd, &st) < 0) {
+			guard_fault(guard, fd < 0 ? -fd : errno, at);
+			return MET_ERROR;
+		}
+		if (S_ISLNK(st.st_mode))
+			return MET_LINK;
+		if (last)
+			return MET_IT;
+		if (!S_ISDIR(st.st_mode))
+			return MET_FILE;
+		if (!mount_on_itself(guard, fd, at, 0)) {
+			close(fd);
+			return MET_ERROR;
+		}
+		close(fd);
+		rest += len + 1;
+	}
+}
+
+/* The directories between a writable directory and what is mounted in it. */
+static bool pin_parents(struct guard *guard, const char *path)
+{
+	size_t len = strlen(guard->root);
+	char at[PATH_MAX];
+	enum met met;
+	int fd = -1;
+
+	if (strncmp(path, guard->root, len) != 0 || path[len] != '/')
+		return true;
+	met = walk(guard, path + len + 1, at, &fd);
+	if (fd >= 0)
+		close(fd);
+	return met != MET_ERROR;
+}
+
+static bool writable_root(const struct sandbox *sandbox, size_t i, const char **ret);
+static bool protect_name(struct guard *guard, const char *name);
+
+/* What a link leads to, if that is in a writable directory. */
+static bool protect_where_it_is(struct guard *guard, const char *name)
+{
+	char path[PATH_MAX], real[PATH_MAX], link[64];
+	const char *root;
+	bool ok = true;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", guard->root, name);
+	fd = open(path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, real, sizeof(real) - 1);
+	real[n < 0 ? 0 : n] = '\0';
+	for (size_t i = 0; ok && writable_root(guard->sandbox, i, &root); i++) {
+		size_t len = root ? strlen(root) : 0;
+		struct guard other = *guard;
+
+		if (!root || strncmp(real, root, len) != 0 || real[len] != '/')
+			continue;
+		other.root = root;
+		other.root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		ok = other.root_fd >= 0 && protect_name(&other, real + len + 1);
+		guard->mounted = other.mounted;
+		guard->mounted_count = other.mounted_count;
+		if (other.root_fd >= 0)
+			close(other.root_fd);
+	}
+	close(fd);
+	return ok;
+}
+
+static bool protect_link(struct guard *guard, int fd, const char *at, const char *name)
+{
+	char text[PATH_MAX];
+	ssize_t n = readlinkat(fd, "", text, sizeof(text) - 1);
+
+	if (n < 0)
+		return guard_fault(guard, errno, at);
+	text[n] = '\0';
+	return add_late(guard, at, text) && protect_where_it_is(guard, name);
+}
+
+static bool protect_name(struct guard *guard, const char *name)
+{
+	char at[PATH_MAX];
+	int fd = -1;
+	bool ok;
+
+	switch (walk(guard, name, at, &fd)) {
+	case MET_IT:
+	case MET_FILE:
+		ok = mount_on_itself(guard, fd, at, MOUNT_ATTR_RDONLY);
+		break;
+	case MET_LINK:
+		ok = protect_link(guard, fd, at, name);
+		break;
+	case MET_MISSING:
+		ok = add_late(guard, name, NULL);
+		break;
+	case MET_NOTHING:
+		ok = true;
+		break;
+	default:
+		ok = false;
+		break;
+	}
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* ---- all writable directories */
+
+/* The i-th place that may be one: the working directory, then the policy's paths. NULL:
+ * this is none. False: there are no more. */
+static bool writable_root(const struct sandbox *sandbox, size_t i, const char **ret)
+{
+	const struct template_spec *spec = sandbox->spec;
+	const struct ad_profile *profile = &spec->profile;
+
+	if (i > profile->path_count)
+		return false;
+	if (i == 0)
+		*ret = profile->workdir_access & AD_ACCESS_WRITE ? spec->workdir : NULL;
+	else if ((profile->paths[i - 1].access & AD_ACCESS_WRITE) &&
+		 strcmp(profile->paths[i - 1].target, spec->workdir) != 0)
+		*ret = profile->paths[i - 1].target;
+	else
+		*ret = NULL;
+	return true;
+}
+
+/* What is denied is hidden where it really is. */
+static bool pin_denied(struct guard *guard, const char *source)
+{
+	char real[PATH_MAX];
+
+	return pin_parents(guard, realpath(source, real) ? real : source);
+}
+
+/* What else is mounted in this one. */
+static bool pin_all(struct guard *guard)
+{
+	const struct template_spec *spec = guard->sandbox->spec;
+	const struct ad_profile *profile = &spec->profile;
+	bool ok = pin_parents(guard, spec->workdir);
+
+	for (size_t i = 0; ok && i < profile->path_count; i++)
+		ok = profile->paths[i].access ? pin_parents(guard, profile->paths[i].target) :
+						pin_denied(guard, profile->paths[i].source);
+	return ok;
+}
+
+static bool protect_root(struct guard *guard)
+{
+	const struct ad_profile *profile = &guard->sandbox->spec->profile;
+	bool ok;
+
+	guard->root_fd = open(guard->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	/* A file, or a link to what another entry shows. */
+	if (guard->root_fd < 0 && (errno == ENOTDIR || errno == ENOENT))
+		return true;
+	if (guard->root_fd < 0)
+		return guard_fault(guard, errno, "");
+	ok = pin_all(guard);
+	for (size_t i = 0; ok && i < profile->name_count; i++)
+		ok = protect_name(guard, profile->names[i]);
+	close(guard->root_fd);
+	return ok;
+}
+
+bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
+		   struct fault *fault)
+{
+	struct guard guard = { .protection = protection, .sandbox = sandbox, .fault = fault };
+	bool ok = true;
+
+	for (size_t i = 0; ok && writable_root(sandbox, i, &guard.root); i++) {
+		if (guard.root)
+			ok = protect_root(&guard);
+	}
+	for (size_t i = 0; i < guard.mounted_count; i++)
+		free(guard.mounted[i]);
+	free(guard.mounted);
+	return ok;
+}
+
+/* ---- afterwards */
+
+static bool same_link(int dir, const char *name, const char *link)
+{
+	char text[PATH_MAX];
+	ssize_t n = readlinkat(dir, name, text, sizeof(text) - 1);
+
+	if (n < 0)
+		return false;
+	text[n] = '\0';
+	return strcmp(text, link) == 0;
+}
+
+static void move_aside(int dir, const char *name)
+{
+	char aside[NAME_MAX + 1];
+
+	/* A name that somebody has already, on purpose: another one. */
+	for (int attempt = 0; attempt < 16; attempt++) {
+		uint32_t random = 0;
+
+		if (getrandom(&random, sizeof(random), 0) < 0)
+			return;
+		snprintf(aside, sizeof(aside), "%.200s.agentd-denied-%08" PRIx32, name, random);
+		if (renameat2(dir, name, dir, aside, RENAME_NOREPLACE) == 0 || errno != EEXIST)
+			return;
+	}
+}
+
+static void put_back(const char *link, int dir, const char *name)
+{
+	/* Only if that could not be moved away is there something. It has been told. */
+	if (symlinkat(link, dir, name) < 0)
+		return;
+}
+
+/* Is it as it was: absent, or that link? */
+static bool as_before(int dir, const char *name, const char *link)
+{
+	struct stat st;
+
+	if (link)
+		return same_link(dir, name, link);
+	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0;
+}
+
+/* False: something was wrong. */
+static bool set_right(const struct late *late)
+{
+	char parent[PATH_MAX];
+	const char *slash = strrchr(late->name, '/'), *name = slash ? slash + 1 : late->name;
+	int root = open(late->root, O_PATH | O_DIRECTORY | O_CLOEXEC), dir;
+	bool right;
+
+	if (root < 0)
+		return true;
+	snprintf(parent, sizeof(parent), "%.*s", slash ? (int)(slash - late->name) : 1,
+		 slash ? late->name : ".");
+	dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
+	close(root);
+	if (dir < 0)
+		return true;
+	right = as_before(dir, name, late->link);
+	if (!right) {
+		move_aside(dir, name);
+		if (late->link)
+			put_back(late->link, dir, name);
+	}
+	close(dir);
+	return right;
+}
+
+void protect_end(struct protection *protection, void (*told)(const char *path, void *userdata),
+		 void *userdata)
+{
+	for (size_t i = 0; i < protection->count; i++) {
+		struct late *late = &protection->late[i];
+		char path[PATH_MAX];
+
+		if (!set_right(late)) {
+			snprintf(path, sizeof(path), "%s/%s", late->root, late->name);
+			told(path, userdata);
+		}
+		free(late->name);
+		free(late->link);
+	}
+	free(protection->late);
+	*protection = (struct protection){ 0 };
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/* Pid 1 of a command's own pid namespace. It finishes the sandbox with what no two
+ * commands may share, then does a supervisor's work. */
+#include "helper/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "helper/mount.h"
+
+/* A tmpfs needs about 1 KiB of kernel memory for a file: with one for every 4 KiB of
+ * its size, empty files take no more than a quarter of it. */
+enum { BYTES_PER_INODE = 4096, INODES_MIN = 1024 };
+
+static bool mount_fault(struct fault *fault, const char *what)
+{
+	return fault_set(fault, AD_STAGE_VIEW, 0, errno, "%s", what);
+}
+
+/* ---- /run and /tmp */
+
+/* Hold on to what is mounted beneath, before it is covered. */
+static bool take_nested(const struct sandbox *sandbox, int *fds, struct fault *fault)
+{
+	for (size_t i = 0; i < sandbox->nested_count; i++) {
+		fds[i] = mount_copy(AT_FDCWD, sandbox->nested[i], 0);
+		if (fds[i] < 0) {
+			errno = -fds[i];
+			return mount_fault(fault, sandbox->nested[i]);
+		}
+	}
+	return true;
+}
+
+static bool put_back_nested(const struct sandbox *sandbox, const int *fds, struct fault *fault)
+{
+	int root = sandbox->nested_count ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	for (size_t i = 0; i < sandbox->nested_count; i++) {
+		struct stat st;
+		int point, r;
+
+		point = fstat(fds[i], &st) < 0 ?
+				-errno :
+				view_point(root, sandbox->nested[i], S_ISDIR(st.st_mode));
+		r = point < 0 ? point : mount_attach(fds[i], point);
+		if (point >= 0)
+			close(point);
+		close(fds[i]);
+		if (r < 0) {
+			errno = -r;
+			return mount_fault(fault, sandbox->nested[i]);
+		}
+	}
+	if (root >= 0)
+		close(root);
+	return true;
+}
+
+static bool private_files(const struct sandbox *sandbox, struct fault *fault)
+{
+	uint64_t size = sandbox->spec->profile.tmp_bytes, inodes = size / BYTES_PER_INODE;
+	char options[96];
+
+	snprintf(options, sizeof(options), "mode=755,size=%" PRIu64 ",nr_inodes=%" PRIu64, size,
+		 inodes < INODES_MIN ? (uint64_t)INODES_MIN : inodes);
+	if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, options) < 0)
+		return mount_fault(fault, "/run");
+	if (mkdir("/run/tmp", 0700) < 0 || chmod("/run/tmp", 01777) < 0 ||
+	    mkdir("/run/shm", 0700) < 0 || chmod("/run/shm", 01777) < 0 ||
+	    mkdir(SANDBOX_HOME, 0700) < 0 || mkdir(SANDBOX_TOKEN_DIR, 0700) < 0)
+		return mount_fault(fault, "directories in /run");
+	if (sandbox->own_tmp && mount("/run/tmp", "/tmp", NULL, MS_BIND, NULL) < 0)
+		return mount_fault(fault, "/tmp");
+	return true;
+}
+
+/* What is in there is memory. A cgroup would count it, a watchdog does not. */
+static bool limit_files(const struct sandbox *sandbox, uint64_t memory, struct fault *fault)
+{
+	char options[48];
+
+	if (memory == 0 || memory >= sandbox->spec->profile.tmp_bytes)
+		return true;
+	snprintf(options, sizeof(options), "size=%" PRIu64, memory);
+	if (mount(NULL, "/run", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options) < 0)
+		return mount_fault(fault, "/run");
+	return true;
+}
+
+static bool private_mounts(const struct sandbox *sandbox, struct fault *fault)
+{
+	int *nested = reallocarray(NULL, sandbox->nested_count + 1, sizeof(*nested));
+	bool ok;
+
+	if (!nested)
+		return mount_fault(fault, "out of memory");
+	ok = take_nested(sandbox, nested, fault) && private_files(sandbox, fault) &&
+	     put_back_nested(sandbox, nested, fault);
+	free(nested);
+	if (!ok)
+		return false;
+	/* Refused where parts of the host's are covered, as container managers do. */
+	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		return fault_set(fault, AD_STAGE_LAYER, AD_LAYER_PIDNS, errno, "mounting /proc");
+	/* Keys know no namespaces: those of the same user outside are listed there. */
+	if (mount("/dev/null", "/proc/keys", NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+		return mount_fault(fault, "/proc/keys");
+	if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+		  "newinstance,ptmxmode=0666,mode=620") < 0)
+		return mount_fault(fault, "/dev/pts");
+	return true;
+}
+
+/* ---- the token */
+
+static int copy_token(int memory)
+{
+	ssize_t size = ad_sys_memfd_size(memory);
+	void *map;
+	int fd, r = 0;
+
+	if (size <= 0)
+		return size < 0 ? (int)size : 0;
+	map = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, memory, 0);
+	if (map == MAP_FAILED)
+		return -errno;
+	fd = open(SANDBOX_TOKEN, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0400);
+	if (fd < 0)
+		r = -errno;
+	else if (write(fd, map, (size_t)size) != size)
+		r = -ENOSPC;
+	if (fd >= 0)
+		close(fd);
+	munmap(map, (size_t)size);
+	return r;
+}
+
+static bool put_token(int memory, struct fault *fault)
+{
+	int r = copy_token(memory);
+
+	close(memory);
+	return r == 0 ? true : fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
+}
+
+/* ---- the request */
+
+/* Decode what the helper has checked. The message and what it holds stay as they are. */
+static bool unpack(const struct ad_sys_msg *message, struct ad_msg_spawn *spawn,
+		   struct cgroup_entry *entry, int *ret_token)
+{
+	const struct zygote_request *request = message->data;
+	const uint8_t *bytes = (const uint8_t *)(request + 1);
+	size_t len = message->len - sizeof(*request), at = 0;
+	size_t expected = (size_t)request->spawn_fd + request->credentials + request->tasks +
+			  request->v2_procs;
+	const int *fds = message->fds;
+
+	if (message->fd_count != expected || request->tasks > AD_COUNT(entry->tasks))
+		return false;
+	if (request->spawn_fd) {
+		ssize_t size = ad_sys_memfd_size(fds[at]);
+
+		if (size <= 0)
+			return false;
+		len = (size_t)size;
+		bytes = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fds[at], 0);
+		if (bytes == MAP_FAILED)
+			return false;
+		close(fds[at++]);
+	}
+	*ret_token = request->credentials ? fds[at++] : -1;
+	*entry = (struct cgroup_entry){ .count = request->tasks, .v2_dir = -1, .v2_procs = -1 };
+	for (size_t i = 0; i < request->tasks; i++)
+		entry->tasks[i] = fds[at++];
+	if (request->v2_procs)
+		entry->v2_procs = fds[at++];
+	return ad_msg_spawn_decode(spawn, bytes, len);
+}
+
+/* What needs no request. */
+static bool prepare(const struct reaper *reaper, struct fault *fault)
+{
+	if (reaper->net >= 0 && setns(reaper->net, CLONE_NEWNET) < 0)
+		return fault_set(fault, AD_STAGE_LAYER, AD_LAYER_NETNS, errno, "setns");
+	return private_mounts(reaper->sandbox, fault);
+}
+
+static bool confine(const struct sandbox *sandbox, struct supervise *job, int token,
+		    struct fault *fault)
+{
+	if (!limit_files(sandbox, job->enforcement.memory_rlimit, fault) ||
+	    (token >= 0 && !put_token(token, fault)) ||
+	    !protect_begin(job->protection, sandbox, fault))
+		return false;
+	if (sandbox->landlock_abi == 0)
+		return true;
+	job->landlock = landlock_make(sandbox);
+	return job->landlock >= 0 ? true :
+				    fault_set(fault, AD_STAGE_LAYER, AD_LAYER_LANDLOCK,
+					      -job->landlock, "landlock");
+}
+
+static _Noreturn void go_on(const struct reaper *reaper, const struct ad_sys_msg *message,
+			    bool prepared, struct fault *fault)
+{
+	const struct zygote_request *request = message->data;
+	struct protection protection = { 0 };
+	struct ad_msg_spawn spawn;
+	struct cgroup_entry entry;
+	struct supervise job = {
+		.spawn = &spawn,
+		.slot = &reaper->shared->slots[request->slot],
+		.leaf = request->has_leaf ? &request->leaf : NULL,
+		.entry = &entry,
+		.enforcement = request->enforcement,
+		.sandbox = reaper->sandbox,
+		.protection = &protection,
+		.helper_pidfd = reaper->shared->helper_pidfd,
+		.landlock = -1,
+	};
+	int token;
+
+	if (!unpack(message, &spawn, &entry, &token))
+		_exit(SUPERVISOR_LOST);
+	if (!prepared || !confine(reaper->sandbox, &job, token, fault))
+		supervise_failed(&spawn, fault->stage, fault->index, fault->error, fault->text);
+	supervise(&job);
+}
+
+void reaper_run(const struct reaper *reaper)
+{
+	static uint8_t buf[ZYGOTE_REQUEST_MAX];
+	struct ad_sys_msg own = { .data = buf, .cap = sizeof(buf) };
+	struct fault fault = { 0 };
+	bool prepared = prepare(reaper, &fault);
+
+	if (reaper->request)
+		go_on(reaper, reaper->request, prepared, &fault);
+	/* The zygote is gone, and nobody needs us. */
+	if (ad_sys_recv(reaper->wait, &own, 0) <= 0)
+		_exit(0);
+	close(reaper->wait);
+	go_on(reaper, &own, prepared, &fault);
+}

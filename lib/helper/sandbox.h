@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/* The sandbox part of agentd-helper, private to it. From the outside in:
+ *   template.c  in the helper: finds or makes the zygote that fits a command;
+ *   zygote.c    one process per template: lives in the finished view, in all namespaces
+ *               but those that are each command's own, and clones reapers;
+ *   view.c      the file system view, built once by the zygote; userns.c helps both;
+ *   reaper.c    pid 1 of each command: private mounts, protected names, then the
+ *               supervisor's work (supervise.c);
+ *   protect.c   protected names in writable directories;
+ *   landlock.c, seccomp.c  the filters;
+ *   command.c   the last steps, in the command's own process.
+ * docs/sandbox.md tells why it is cut this way. */
+#ifndef AD_HELPER_SANDBOX_H
+#define AD_HELPER_SANDBOX_H
+
+#include "helper/helper.h"
+#include "helper/seccomp.h"
+#include "proto/profile.h"
+#include "sys/sys.h"
+
+enum {
+	SANDBOX_UID = 1000, /* inside, and the group */
+	ZYGOTE_TEXT_MAX = 512
+};
+
+#define SANDBOX_HOME "/run/home"
+#define SANDBOX_TOKEN_DIR "/run/credentials"
+#define SANDBOX_TOKEN SANDBOX_TOKEN_DIR "/token"
+
+/* Why something could not be put up. */
+struct fault {
+	uint32_t stage, index; /* AD_STAGE_*, and what it is about */
+	int error;
+	char text[ZYGOTE_TEXT_MAX];
+};
+
+/* Returns false, so that a function can return it. */
+bool fault_set(struct fault *fault, uint32_t stage, uint32_t index, int error, const char *fmt, ...)
+	__attribute__((__format__(__printf__, 5, 6)));
+/* A layer did not come up: a fault where the policy insists on it, else noted. */
+bool layer_failed(struct ad_msg_receipt *layers, const struct ad_profile *profile,
+		  enum ad_layer layer, int error, struct fault *fault, const char *what);
+/* Whether the policy wants it at all. */
+bool layer_wanted(const struct ad_profile *profile, enum ad_layer layer);
+
+/* What a zygote is made from. */
+struct template_spec {
+	struct ad_profile profile; /* filled */
+	const char *workdir;
+	uid_t from_uid; /* the host program's of now */
+	gid_t from_gid;
+	int netns; /* to join, or -1 */
+};
+
+/* The sandbox as zygote, reaper and command see it. */
+struct sandbox {
+	const struct template_spec *spec;
+	bool privileged; /* the helper is root: it can map ids and mounts */
+	uid_t outer_uid;
+	gid_t outer_gid;
+	struct ad_msg_receipt layers; /* only what concerns layers */
+	struct seccomp_filters filters;
+	int landlock_abi; /* 0: none */
+	bool own_tmp;     /* /tmp is each command's own */
+	/* Targets beneath /run and /tmp, which each command has of its own: they are put
+	 * back there. Outer ones first. */
+	const char **nested;
+	size_t nested_count;
+};
+
+/* ---- userns.c */
+
+struct id_map {
+	uid_t uid_inside, uid_outside;
+	gid_t gid_inside, gid_outside;
+};
+/* Give the user namespace that pid has just made its only user and group. */
+int userns_write_maps(pid_t pid, const struct id_map *map);
+/* One for mount_map_ids(): what is "inside" are the ids on disk. A descriptor. */
+int userns_new(const struct id_map *map);
+
+/* ---- view.c */
+
+/* A mount of the host's on its way into the view. */
+struct view_entry {
+	const char *target;
+	uint32_t index; /* in the profile; VIEW_OWN: ours */
+	uint8_t access;
+	bool directory, device;
+	int fd;     /* the detached mount, or -1 */
+	char *link; /* not a mount: a symbolic link to this */
+};
+#define VIEW_OWN UINT32_MAX
+#define VIEW_WORKDIR (UINT32_MAX - 1)
+
+struct view {
+	struct view_entry *entries;
+	size_t count, cap;
+};
+
+/* Take hold of everything the view is made of. In a user namespace this is done in
+ * the zygote's own mount namespace, else before leaving the host's. */
+bool view_collect(struct view *view, struct sandbox *sandbox, struct fault *fault);
+/* Put it together and make it the root. */
+bool view_build(struct view *view, struct sandbox *sandbox, struct fault *fault);
+/* Something to mount on, made if it is missing; a descriptor or -errno. Never through
+ * a symbolic link. */
+int view_point(int root, const char *path, bool directory);
+
+/* ---- protect.c */
+
+struct late;
+struct protection {
+	struct late *late; /* what is to be looked at afterwards */
+	size_t count;
+};
+/* Before the command: what is there is made read-only, with mounts in our namespace. */
+bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
+		   struct fault *fault);
+/* When nothing of it is alive: what has appeared is moved aside, and told is called with
+ * its path. */
+void protect_end(struct protection *protection, void (*told)(const char *path, void *userdata),
+		 void *userdata);
+
+/* ---- landlock.c */
+
+int landlock_abi(void); /* 0: none */
+/* The rules of one command, in its view: a descriptor or a negative errno. */
+int landlock_make(const struct sandbox *sandbox);
+int landlock_enter(int ruleset);
+
+/* ---- zygote.c */
+
+/* What the helper asks a zygote for. The spawn message follows, unless it comes as a
+ * memory file; descriptors as the flags say, in this order. */
+struct zygote_request {
+	bool net_free; /* only this: net may be used again */
+	uint32_t net;
+	uint32_t slot;
+	bool has_leaf, spawn_fd, credentials;
+	uint8_t tasks; /* descriptors of struct cgroup_entry */
+	bool v2_procs;
+	struct leaf leaf;
+	struct enforcement enforcement;
+};
+enum { ZYGOTE_REQUEST_MAX = sizeof(struct zygote_request) + AD_MSG_INLINE_MAX };
+
+enum zygote_say {
+	ZYGOTE_MAPS,   /* value 0: its user namespace waits for its maps; helper: 0 or -errno */
+	ZYGOTE_READY,  /* layers */
+	ZYGOTE_FAILED, /* fault; it ends */
+	ZYGOTE_CLONED  /* value: pid or -errno; net: the network namespace it has */
+};
+
+#define ZYGOTE_NO_NET UINT32_MAX
+
+struct zygote_msg {
+	enum zygote_say say;
+	int32_t value;
+	uint32_t net;
+	struct fault fault;
+	struct ad_msg_receipt layers;
+};
+
+/* What processes of the helper have in common. */
+struct helper_shared {
+	struct slot *slots;
+	pid_t helper;
+	int helper_pidfd;
+};
+
+/* The zygote's life, in a process forked by the helper. */
+_Noreturn void zygote_run(const struct template_spec *spec, int sock,
+			  const struct helper_shared *shared);
+
+/* ---- reaper.c */
+
+/* What a command's own pid 1 begins with. */
+struct reaper {
+	struct sandbox *sandbox;
+	const struct helper_shared *shared;
+	int net; /* network namespace to enter, or -1 */
+	struct ad_sys_msg *request;
+	int wait; /* request NULL: where it will come from */
+};
+_Noreturn void reaper_run(const struct reaper *reaper);
+
+/* ---- template.c */
+
+struct template;
+
+/* close_ours: what a zygote must not keep of the helper's. */
+void template_init(const struct helper_shared *shared, uid_t uid, void (*close_ours)(void));
+/* The one that fits a command of a host program with these ids, begun if there is none
+ * yet, and held until template_drop(). netns: the network namespace to join, or -1. NULL:
+ * errno says why. */
+struct template *template_get(const struct ad_msg_spawn *spawn, uid_t uid, gid_t gid, int netns);
+void template_drop(struct template *template);
+enum template_state { TEMPLATE_BUILDING, TEMPLATE_READY, TEMPLATE_FAILED };
+enum template_state template_state(const struct template *template);
+const struct fault *template_fault(const struct template *template);
+const struct ad_msg_receipt *template_layers(const struct template *template);
+/* A reaper's pid, or a negative errno; after -EPIPE the next template_get() makes
+ * another one. */
+pid_t template_clone(struct template *template, const struct zygote_request *request,
+		     const void *spawn, size_t spawn_len, const int *fds, size_t fd_count,
+		     uint32_t *ret_net);
+void template_net_free(struct template *template, uint32_t net);
+/* The sockets of those being made, for poll(2). */
+enum { TEMPLATES_MAX = 64 };
+size_t template_poll_fds(int fds[static TEMPLATES_MAX]);
+/* Hear what they said, and end those that nobody needs. True: a state has changed. */
+bool template_step(uint64_t now);
+/* When template_step() has something to do unasked; UINT64_MAX: never. */
+uint64_t template_next(void);
+/* pid, if it was a zygote's, is dead. */
+void template_reaped(pid_t pid);
+void template_close_all(void);
+
+#endif
