@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: MIT */
+/* The life of sandboxes in one host program: templates are made, shared, outdated and
+ * lost, commands come many at once and many in a row, and nothing is left behind. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+static struct t_world *sandbox_world(uint32_t prewarm)
+{
+	return t_world_new(
+		&(struct t_world_opts){ .backend = "sandbox", .sandbox_prewarm = prewarm });
+}
+
+/* Children of the helper: zygotes, and the first processes of commands. */
+static size_t children(const struct t_world *world, pid_t *ret, size_t max)
+{
+	DIR *dir = opendir("/proc");
+	struct dirent *entry;
+	size_t count = 0;
+
+	while ((entry = readdir(dir))) {
+		char *path, *stat, *end;
+		int parent = 0;
+
+		if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
+			continue;
+		path = t_format("/proc/%s/stat", entry->d_name);
+		stat = t_read_file(path, NULL);
+		end = stat ? strrchr(stat, ')') : NULL;
+		if (end && sscanf(end, ") %*c %d", &parent) == 1 && parent == world->helpers[0]) {
+			if (count < max)
+				ret[count] = atoi(entry->d_name);
+			count++;
+		}
+		free(stat);
+		free(path);
+	}
+	closedir(dir);
+	return count;
+}
+
+/* Until the helper has so many of them. */
+static void expect_children(struct t_world *world, size_t want, pid_t *ret, size_t max)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+	size_t count;
+
+	while ((count = children(world, ret, max)) != want && t_now() < deadline)
+		t_world_loop(world, 10, NULL);
+	ck_assert_uint_eq(count, want);
+}
+
+static void expect_works(struct t_world *world)
+{
+	struct t_run run;
+
+	t_run(&run, world, "echo works", 20000);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	t_expect_out(&run, AGENTD_STDOUT, "works\n");
+	t_run_free(&run);
+}
+
+/* ---- templates */
+
+START_TEST(one_zygote_for_alike)
+{
+	struct t_world *world = sandbox_world(0);
+	pid_t zygotes[8], first;
+
+	expect_works(world);
+	expect_children(world, 1, zygotes, T_COUNT(zygotes));
+	first = zygotes[0];
+	for (int i = 0; i < 5; i++)
+		expect_works(world);
+	expect_children(world, 1, zygotes, T_COUNT(zygotes));
+	ck_assert_int_eq(zygotes[0], first);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(zygote_is_killed)
+{
+	struct t_world *world = sandbox_world(0);
+	pid_t zygotes[8], first;
+
+	expect_works(world);
+	expect_children(world, 1, zygotes, T_COUNT(zygotes));
+	first = zygotes[0];
+	ck_assert_int_eq(kill(first, SIGKILL), 0);
+	/* Whether it was noticed by then or not. */
+	expect_works(world);
+	expect_children(world, 1, zygotes, T_COUNT(zygotes));
+	ck_assert_int_ne(zygotes[0], first);
+	expect_works(world);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(zygote_stops)
+{
+	struct t_world *world = sandbox_world(0);
+	pid_t zygotes[8];
+
+	expect_works(world);
+	expect_children(world, 1, zygotes, T_COUNT(zygotes));
+	ck_assert_int_eq(kill(zygotes[0], SIGSTOP), 0);
+	expect_works(world);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(workdir_is_another)
+{
+	struct t_world *world = sandbox_world(0);
+	char *away = t_format("%s/away", world->dir), *file = t_format("%s/file", world->workdir);
+	struct t_run run;
+
+	t_run(&run, world, "echo old > file; ls", 20000);
+	t_expect_out(&run, AGENTD_STDOUT, "file\n");
+	t_run_free(&run);
+	ck_assert_int_eq(rename(world->workdir, away), 0);
+	ck_assert_int_eq(mkdir(world->workdir, 0777), 0);
+	ck_assert_int_eq(chmod(world->workdir, 0777), 0);
+	t_write_file(file, "new\n");
+	t_run(&run, world, "cat file", 20000);
+	t_expect_out(&run, AGENTD_STDOUT, "new\n");
+	t_run_free(&run);
+	free(file);
+	free(away);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(workdir_is_a_link)
+{
+	struct t_world *world = sandbox_world(0);
+	char *away = t_format("%s/away", world->dir);
+	char *marker = t_format("%s/ran", away);
+	struct t_run run;
+
+	expect_works(world);
+	ck_assert_int_eq(rename(world->workdir, away), 0);
+	ck_assert_int_eq(symlink(away, world->workdir), 0);
+	t_run(&run, world, "echo ran > ran", 20000);
+	ck_assert_int_ne(agentd_result_status(run.result), AGENTD_STATUS_OK);
+	ck_assert_msg(strstr(t_run_story(&run), world->workdir), "%s", t_run_story(&run));
+	ck_assert_int_lt(access(marker, F_OK), 0);
+	t_run_free(&run);
+	ck_assert_int_eq(unlink(world->workdir), 0);
+	ck_assert_int_eq(rename(away, world->workdir), 0);
+	expect_works(world);
+	free(marker);
+	free(away);
+	t_world_free(world);
+}
+END_TEST
+
+/* A denied path that comes into being is hidden from the next command. */
+START_TEST(denied_comes_into_being)
+{
+	struct t_world *world = sandbox_world(0);
+	char *path = t_format("%s/secret", world->workdir);
+	agentd_policy *policy = t_policy_none();
+	struct t_run run;
+
+	ck_assert_int_eq(agentd_policy_allow_path(policy, "/usr",
+						  AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, NULL),
+			 0);
+	ck_assert_int_eq(agentd_policy_deny_path(policy, path, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(world->ctx, policy, NULL), 0);
+	agentd_policy_unref(policy);
+	t_run(&run, world, "cat secret 2>/dev/null; echo alive", 20000);
+	t_expect_out(&run, AGENTD_STDOUT, "alive\n");
+	t_run_free(&run);
+	t_write_file(path, "secret\n");
+	t_run(&run, world, "cat secret 2>/dev/null; echo alive", 20000);
+	t_expect_out(&run, AGENTD_STDOUT, "alive\n");
+	t_run_free(&run);
+	free(path);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(cancelled_while_it_is_made)
+{
+	for (int delay = 0; delay < 12; delay += 2) {
+		struct t_world *world = sandbox_world(0);
+		struct t_run run;
+
+		t_run_init(&run, world);
+		ck_assert_int_eq(t_run_start(&run, "sleep 20", 20000), 0);
+		t_world_loop(world, (uint64_t)delay, NULL);
+		ck_assert_int_eq(agentd_exec_cancel(run.exec), 0);
+		t_run_wait(&run);
+		t_expect_cause(&run, AGENTD_CAUSE_CANCELED);
+		ck_assert_int_eq(run.finished, 1);
+		ck_assert_uint_lt(t_run_wall_ms(&run), t_slack(5000));
+		t_run_free(&run);
+		expect_works(world);
+		t_world_free(world);
+	}
+}
+END_TEST
+
+/* ---- the first process of a command */
+
+START_TEST(reaper_is_killed)
+{
+	struct t_world *world = sandbox_world(0);
+	pid_t found[8], zygote;
+	struct t_run run;
+
+	expect_works(world);
+	expect_children(world, 1, found, T_COUNT(found));
+	zygote = found[0];
+	t_run_init(&run, world);
+	ck_assert_int_eq(t_run_start(&run, "(setsid sleep 20 &); sleep 20", 30000), 0);
+	ck_assert(t_world_loop(world, t_slack(20000), &run.started));
+	expect_children(world, 2, found, T_COUNT(found));
+	ck_assert_int_eq(kill(found[0] == zygote ? found[1] : found[0], SIGKILL), 0);
+	t_run_wait(&run);
+	ck_assert_int_eq(agentd_result_status(run.result), AGENTD_STATUS_ERROR);
+	t_run_free(&run);
+	t_world_expect_commands_dead(world, 2000);
+	expect_works(world);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(helper_is_killed)
+{
+	struct t_world *world = sandbox_world(2), *other;
+	struct t_run runs[4];
+
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		t_run_init(&runs[i], world);
+		ck_assert_int_eq(t_run_start(&runs[i], "(setsid sleep 20 &); sleep 20", 30000), 0);
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++)
+		ck_assert(t_world_loop(world, t_slack(20000), &runs[i].started));
+	ck_assert_int_eq(kill(world->helpers[0], SIGKILL), 0);
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		t_run_wait(&runs[i]);
+		ck_assert_int_eq(agentd_result_status(runs[i].result), AGENTD_STATUS_ERROR);
+		t_run_free(&runs[i]);
+	}
+	t_world_expect_dead(world, 5000);
+	/* Another runner's helper clears away the control groups that this one left. */
+	other = sandbox_world(0);
+	expect_works(other);
+	t_world_free(other);
+	t_world_free(world);
+}
+END_TEST
+
+/* ---- kept ready */
+
+START_TEST(prewarmed)
+{
+	enum { READY = 3 };
+	struct t_world *world = sandbox_world(READY);
+	pid_t found[16];
+
+	expect_works(world);
+	/* The zygote and those that wait. */
+	expect_children(world, 1 + READY, found, T_COUNT(found));
+	for (int i = 0; i < 12; i++) {
+		struct t_run run;
+
+		/* Private files, also of those who waited. */
+		t_run(&run, world,
+		      "ls -A /tmp /dev/shm /run/home; echo x > /tmp/x; echo x > /dev/shm/x; pwd",
+		      20000);
+		t_expect_status(&run, AGENTD_STATUS_OK);
+		ck_assert_msg(strstr((const char *)run.out[AGENTD_STDOUT], world->workdir), "%s",
+			      t_run_story(&run));
+		ck_assert_ptr_null(strstr((const char *)run.out[AGENTD_STDOUT], "x\n"));
+		t_run_free(&run);
+	}
+	expect_children(world, 1 + READY, found, T_COUNT(found));
+	ck_assert_int_eq(kill(found[1], SIGKILL), 0);
+	ck_assert_int_eq(kill(found[2], SIGKILL), 0);
+	for (int i = 0; i < 4; i++)
+		expect_works(world);
+	t_world_free(world);
+}
+END_TEST
+
+/* ---- many */
+
+START_TEST(many_at_once)
+{
+	enum { MANY = 200 };
+	struct t_world *world = t_world_new(&(struct t_world_opts){
+		.backend = "sandbox", .max_running = MANY, .no_log = true });
+	struct t_run *runs = calloc(MANY, sizeof(*runs));
+	char *go = t_format("%s/go", world->workdir);
+	int count = t_is_small() ? MANY / 4 : MANY, fd;
+
+	/* Whoever opens it waits until we do. */
+	ck_assert_int_eq(mkfifo(go, 0666), 0);
+	ck_assert_int_eq(chmod(go, 0666), 0);
+	for (int i = 0; i < count; i++) {
+		char *command = t_format("read line <go; echo %d", i);
+
+		t_run_init(&runs[i], world);
+		ck_assert_int_eq(t_run_start(&runs[i], command, 100000), 0);
+		free(command);
+	}
+	for (int i = 0; i < count; i++)
+		ck_assert(t_world_loop(world, t_slack(60000), &runs[i].started));
+	fd = open(go, O_RDWR | O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	for (int i = 0; i < count; i++)
+		ck_assert_int_eq(write(fd, "\n", 1), 1);
+	for (int i = 0; i < count; i++) {
+		char *want = t_format("%d\n", i);
+
+		ck_assert(t_world_loop(world, t_slack(60000), &runs[i].finished));
+		t_expect_status(&runs[i], AGENTD_STATUS_OK);
+		t_expect_out(&runs[i], AGENTD_STDOUT, want);
+		free(want);
+		t_run_free(&runs[i]);
+	}
+	close(fd);
+	free(go);
+	free(runs);
+	t_world_free(world);
+}
+END_TEST
+
+static uint64_t pages_of(pid_t pid)
+{
+	char *path = t_format("/proc/%d/statm", (int)pid), *statm = t_read_file(path, NULL);
+	uint64_t pages = strtoull(strchr(statm, ' '), NULL, 10);
+
+	free(statm);
+	free(path);
+	return pages;
+}
+
+static size_t descriptors_of(pid_t pid)
+{
+	char *path = t_format("/proc/%d/fd", (int)pid);
+	DIR *dir = opendir(path);
+	size_t count = 0;
+
+	/* They are not dumpable: nobody but root may look. */
+	while (dir && readdir(dir))
+		count++;
+	if (dir)
+		closedir(dir);
+	free(path);
+	return count;
+}
+
+START_TEST(many_in_a_row)
+{
+	int count = t_is_small() ? 150 : 1000;
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .backend = "sandbox", .no_log = true });
+	uint64_t own = 0, helper = 0, zygote = 0;
+	size_t descriptors = 0;
+	pid_t found[8];
+
+	for (int i = 0; i < count; i++) {
+		struct t_run run;
+
+		t_run(&run, world, "exit 7", 60000);
+		T_CHECK(agentd_result_exit_code(run.result) == 7, "%s", t_run_story(&run));
+		t_run_free(&run);
+		if (i == count / 10) {
+			expect_children(world, 1, found, T_COUNT(found));
+			own = t_rss_bytes();
+			helper = pages_of(world->helpers[0]);
+			zygote = pages_of(found[0]);
+			descriptors = descriptors_of(world->helpers[0]) + descriptors_of(found[0]);
+		}
+	}
+	expect_children(world, 1, found, T_COUNT(found));
+	/* One network more may have been made for two that overlapped. */
+	ck_assert_uint_le(descriptors_of(world->helpers[0]) + descriptors_of(found[0]),
+			  descriptors + 2);
+	if (!t_is_slow()) {
+		ck_assert_uint_lt(t_rss_bytes(), own + (1 << 20));
+		ck_assert_uint_lt(pages_of(world->helpers[0]), helper + 64);
+		ck_assert_uint_lt(pages_of(found[0]), zygote + 64);
+	}
+	t_world_free(world);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *templates = t_case("templates", 120), *reapers = t_case("reapers", 120),
+	      *many = t_case("many", 240);
+	TCase *cases[] = { templates, reapers, many };
+
+	tcase_add_test(templates, one_zygote_for_alike);
+	tcase_add_test(templates, zygote_is_killed);
+	tcase_add_test(templates, zygote_stops);
+	tcase_add_test(templates, workdir_is_another);
+	tcase_add_test(templates, workdir_is_a_link);
+	tcase_add_test(templates, denied_comes_into_being);
+	tcase_add_test(templates, cancelled_while_it_is_made);
+	tcase_add_test(reapers, reaper_is_killed);
+	tcase_add_test(reapers, helper_is_killed);
+	tcase_add_test(reapers, prewarmed);
+	tcase_add_test(many, many_at_once);
+	tcase_add_test(many, many_in_a_row);
+	return t_main("life of sandboxes", cases, T_COUNT(cases));
+}
