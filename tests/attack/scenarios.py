@@ -1136,7 +1136,7 @@ def written_bytes(arena):
         expect(arena, outcome.cause == "io", str(outcome))
 
 
-@scenario("R16", "terminals of its own")
+@scenario("R16", "terminals of its own", alone=True)
 def terminals(arena):
     before = len(os.listdir("/dev/pts"))
     command = arena.start(arena.acts("ptys 200 1500") + " >&2; echo END", stderr=subprocess.STDOUT)

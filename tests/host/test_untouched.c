@@ -540,10 +540,50 @@ START_TEST(many_descriptors)
 }
 END_TEST
 
+/* The best of a few, since others use the machine, too. */
+enum { TRIES = 7 };
+
+static uint64_t best_runner_start(void)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < TRIES; i++) {
+		struct t_world *world = t_world_new_bare(NULL);
+		uint64_t at = t_now(), took;
+
+		t_world_start(world);
+		took = t_now() - at;
+		if (took < best)
+			best = took;
+		t_world_free(world);
+	}
+	return best;
+}
+
+/* What it costs to copy the page tables. */
+static uint64_t best_fork(void)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < TRIES; i++) {
+		uint64_t at = t_now(), took;
+		pid_t pid = fork();
+
+		if (pid == 0)
+			_exit(0);
+		took = t_now() - at;
+		ck_assert_int_gt(pid, 0);
+		ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+		if (took < best)
+			best = took;
+	}
+	return best;
+}
+
 START_TEST(much_memory)
 {
 	const size_t size = (size_t)4 << 30, page = 4096;
-	uint64_t at, start, worst = 0;
+	uint64_t without, with, forked, at, start = UINT64_MAX;
 	struct t_world *world;
 	struct t_run run;
 	char *memory;
@@ -556,9 +596,12 @@ START_TEST(much_memory)
 		       (unsigned long long)t_meminfo_bytes("MemAvailable") >> 20);
 		return;
 	}
+	without = best_runner_start();
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	ck_assert_ptr_ne(memory, MAP_FAILED);
+	/* With huge pages there would be next to nothing to copy. */
+	madvise(memory, size, MADV_NOHUGEPAGE);
 	for (size_t i = 0; i < size; i += page)
 		memory[i] = 1;
 	if (t_rss_bytes() < size) {
@@ -566,25 +609,25 @@ START_TEST(much_memory)
 		       (unsigned long long)t_rss_bytes() >> 20);
 		return;
 	}
-	world = t_world_new_bare(NULL);
-	at = t_now();
-	t_world_start(world);
-	start = t_now() - at;
+	with = best_runner_start();
+	forked = best_fork();
+	world = t_world_new(NULL);
 	for (int i = 0; i < 20; i++) {
 		t_run_init(&run, world);
 		at = t_now();
 		ck_assert_int_eq(t_run_start(&run, "true", 0), 0);
-		if (t_now() - at > worst)
-			worst = t_now() - at;
+		if (t_now() - at < start)
+			start = t_now() - at;
 		t_run_wait(&run);
 		t_expect_status(&run, AGENTD_STATUS_OK);
 		t_run_free(&run);
 	}
-	/* copying the page tables alone would take longer */
-	fprintf(stderr, "4 GiB: runner %.1f ms, slowest start %.3f ms\n", (double)start / 1e6,
-		(double)worst / 1e6);
-	ck_assert_uint_lt(start, T_MS(50));
-	ck_assert_uint_lt(worst, T_MS(20));
+	fprintf(stderr, "4 GiB: fork %.1f ms, runner %.1f ms, %.1f ms without, start %.3f ms\n",
+		(double)forked / 1e6, (double)with / 1e6, (double)without / 1e6,
+		(double)start / 1e6);
+	/* Whoever copies page tables pays for it each time. */
+	ck_assert_uint_lt(with, without + forked / 2);
+	ck_assert_uint_lt(start, forked / 2);
 	t_world_free(world);
 	munmap(memory, size);
 }
