@@ -93,7 +93,8 @@ struct ad_backend {
 	char *name;
 	struct ad_strlist aliases;
 	void *self;
-	struct ad_registry *registry;
+	struct ad_registry *registry; /* NULL: closed, and kept for its tasks only */
+	uint32_t tasks;               /* not released yet */
 	struct agentd_backend_report report;
 	enum ad_backend_probe probe;
 	agentd_error *probe_error;
@@ -113,7 +114,11 @@ void ad_registry_init(struct ad_registry *registry,
 /* Checks ops, copies it, opens the backend and starts its probe. */
 int ad_registry_add(struct ad_registry *registry, const struct agentd_backend_ops *ops,
 		    void *userdata, struct event_base *base, agentd_error **reterr);
-void ad_registry_close(struct ad_registry *registry); /* closes and frees all */
+/* Closes and frees all, each as soon as it has no task left. */
+void ad_registry_close(struct ad_registry *registry);
+/* A task holds one from ad_task_start() until ad_task_release(). */
+void ad_backend_ref(struct ad_backend *backend);
+void ad_backend_unref(struct ad_backend *backend);
 /* Name normalised for comparison: trimmed, lower case, '_' as '-'; malloc'ed. */
 char *ad_backend_normalize(const char *name);
 /* By name or alias, normalised; NULL if there is none. */

@@ -83,6 +83,15 @@ static void backend_free(struct ad_backend *backend)
 	free(backend);
 }
 
+/* Tasks that were given up may end, and be freed, after the registry was closed. */
+static void close_if_unused(struct ad_backend *backend)
+{
+	if (backend->registry || backend->tasks > 0)
+		return;
+	backend->ops.close(backend->self);
+	backend_free(backend);
+}
+
 static int check_free(const struct ad_registry *registry, const struct ad_backend *added,
 		      const char *normal, agentd_error **reterr)
 {
@@ -198,9 +207,19 @@ void ad_registry_close(struct ad_registry *registry)
 		ad_list_remove(&backend->link);
 		/* A probe answered from inside close() must not reach the runner. */
 		backend->registry = NULL;
-		backend->ops.close(backend->self);
-		backend_free(backend);
+		close_if_unused(backend);
 	}
+}
+
+void ad_backend_ref(struct ad_backend *backend)
+{
+	backend->tasks++;
+}
+
+void ad_backend_unref(struct ad_backend *backend)
+{
+	backend->tasks--;
+	close_if_unused(backend);
 }
 
 void agentd_backend_report_layer(agentd_backend_report *report, const char *layer, int32_t state,

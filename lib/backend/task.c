@@ -32,6 +32,7 @@ int ad_task_start(agentd_task *task, struct ad_backend *backend,
 	*task = (agentd_task){
 		.listener = listener, .backend = backend, .running = true, .starting = true
 	};
+	ad_backend_ref(backend);
 	r = backend->ops.task_start(backend->self, task, spec, &state, &err);
 	task->starting = false;
 	if (r < 0) {
@@ -132,7 +133,7 @@ void ad_task_release(agentd_task *task)
 		return;
 	if (task->closed)
 		task->backend->ops.task_free(task->state);
-	task->backend = NULL;
+	ad_backend_unref(AD_STEAL(task->backend));
 }
 
 void agentd_task_started(agentd_task *task, int32_t pid)
