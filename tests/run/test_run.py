@@ -945,4 +945,6 @@ if os.geteuid() == 0 and nobody_can_run():
 
 
 if __name__ == "__main__":
+    # Whoever runs us under nohup ignores it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     unittest.main(verbosity=1)

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdarg.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,8 @@ int t_main(const char *name, TCase *const *cases, size_t count)
 	SRunner *runner;
 	int run, failed;
 
+	/* Whoever runs us under nohup ignores it. */
+	signal(SIGHUP, SIG_DFL);
 	/* Tests run in children: what they skip must be seen here. */
 	skipped = mmap(NULL, sizeof(*skipped), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		       -1, 0);
