@@ -1395,9 +1395,9 @@ static int act_add_key(char **arg)
 	return done(syscall(SYS_add_key, "user", "attack", "x", 1, KEY_SPEC_PROCESS_KEYRING));
 }
 
-static int act_request_key(char **arg)
+/* id: what a call for the key returned. */
+static int show_key(long id)
 {
-	long id = syscall(SYS_request_key, "user", arg[0], NULL, KEY_SPEC_PROCESS_KEYRING);
 	char buf[64];
 	long n;
 
@@ -1407,6 +1407,11 @@ static int act_request_key(char **arg)
 	if (n > 0)
 		printf("%.*s\n", (int)n, buf);
 	return 0;
+}
+
+static int act_request_key(char **arg)
+{
+	return show_key(syscall(SYS_request_key, "user", arg[0], NULL, KEY_SPEC_PROCESS_KEYRING));
 }
 
 static int act_keyctl(char **arg)
@@ -1417,16 +1422,8 @@ static int act_keyctl(char **arg)
 
 static int act_search_key(char **arg)
 {
-	long id = syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", arg[0], 0);
-	char buf[64];
-	long n;
-
-	if (id < 0)
-		return -errno;
-	n = syscall(SYS_keyctl, KEYCTL_READ, id, buf, sizeof(buf));
-	if (n > 0)
-		printf("%.*s\n", (int)n, buf);
-	return 0;
+	return show_key(
+		syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_SESSION_KEYRING, "user", arg[0], 0));
 }
 
 static int act_settime(char **arg)
