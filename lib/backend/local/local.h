@@ -69,7 +69,8 @@ struct ad_local {
 	struct ad_local_environment environment;
 };
 
-/* AGENTD_ERR_NOMEM or 0. launcher outlives it. */
+/* AGENTD_ERR_NOMEM or 0. launcher outlives every start; what was given up may be cleared
+ * and freed after it. */
 int ad_local_init(struct ad_local *local, const struct ad_local_kind *kind,
 		  struct ad_launcher *launcher, const struct ad_local_default *defaults,
 		  size_t count);
