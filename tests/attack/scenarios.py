@@ -1007,7 +1007,10 @@ def fork_storm(arena):
         most = max(most, len(arena.alive()))
         time.sleep(0.1)
     outcome = command.finish()
-    expect(arena, most <= 64 + 8, f"{most} processes")
+    # Without a cgroup a limit of the user's holds off the most, which grows when another
+    # process of that user ends, and the tree is counted every now and then: what
+    # got past it is ended.
+    expect(arena, most <= 64 + 8 or outcome.cause == "pids", f"{most} processes, {outcome}")
     expect(arena, outcome.seconds < 9, f"it took {outcome.seconds:.1f} s")
     if arena.sandbox:
         expect(arena, outcome.result, "there is no result")
