@@ -40,7 +40,8 @@ struct options {
 	const char *result_file, *events_file;
 	const char *grants; /* an option that only widens, for the error message */
 	bool min_isolation_set, net_set, hosts_set, workdir_set, timeout_set;
-	bool no_protect;
+	bool no_protect, probe, no_cache;
+	const char *not_probe; /* an option that --probe has no use for */
 	bool no_stderr_log, kill_on_output, stdin_open, quiet;
 	int32_t min_isolation, net;
 	struct agentd_limits limits;
@@ -459,6 +460,8 @@ enum option_id {
 	OPT_RESULT,
 	OPT_EVENTS,
 	OPT_QUIET,
+	OPT_PROBE,
+	OPT_NO_CACHE,
 	OPT_VERSION,
 	OPT_HELP,
 };
@@ -497,6 +500,8 @@ static const struct option long_options[] = {
 	{ "result", required_argument, NULL, OPT_RESULT },
 	{ "events", required_argument, NULL, OPT_EVENTS },
 	{ "quiet", no_argument, NULL, OPT_QUIET },
+	{ "probe", no_argument, NULL, OPT_PROBE },
+	{ "no-cache", no_argument, NULL, OPT_NO_CACHE },
 	{ "version", no_argument, NULL, OPT_VERSION },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
@@ -504,6 +509,7 @@ static const struct option long_options[] = {
 
 static const char help_text[] =
 	"Usage: agentd-run [OPTION]... [--] COMMAND [ARGUMENT]...\n"
+	"       agentd-run --probe [--no-cache] [--result FILE] [--quiet]\n"
 	"Run COMMAND through libagentd. One word is a script for the shell; with\n"
 	"ARGUMENTs it is a program, and no shell is involved.\n"
 	"\n"
@@ -538,6 +544,10 @@ static const char help_text[] =
 	"  --events FILE           every event as a line of JSON ('-': standard error)\n"
 	"  --no-stderr-log         do not repeat stderr as a log line at the end\n"
 	"  --quiet                 no log lines\n"
+	"What this machine can do\n"
+	"  --probe                 try it and say so, instead of running a command\n"
+	"  --no-cache              whatever was found since the machine started\n"
+	"\n"
 	"  --version  --help\n"
 	"\n"
 	"Exit status: the command's; 124 timeout; 125 agentd-run or the library failed;\n"
@@ -652,16 +662,10 @@ static void apply_option(struct options *options, int id, const char *name, cons
 	case OPT_STDIN:
 		options->stdin_open = true;
 		break;
-	case OPT_RESULT:
-		options->result_file = value;
-		break;
 	case OPT_EVENTS:
 		options->events_file = value;
 		break;
-	case OPT_QUIET:
-		options->quiet = true;
-		break;
-	default: /* --policy, --context, --no-protect: first pass */
+	default: /* parse_files() */
 		break;
 	}
 }
@@ -728,7 +732,7 @@ static void allow_defaults(agentd_policy *policy, const char *workdir)
 	}
 }
 
-/* Files first, then everything that adds to what they say. */
+/* Files and what decides what is to be done; then everything that adds to it. */
 static void parse_files(struct options *options, int argc, char **argv)
 {
 	int id, index = 0;
@@ -752,9 +756,25 @@ static void parse_files(struct options *options, int argc, char **argv)
 			options->policy_file = optarg;
 		if (id == OPT_CONTEXT)
 			options->context_file = optarg;
+		if (id == OPT_RESULT)
+			options->result_file = optarg;
+		if (id == OPT_QUIET)
+			options->quiet = true;
+		if (id == OPT_PROBE)
+			options->probe = true;
+		else if (id == OPT_NO_CACHE)
+			options->no_cache = true;
+		else if (id != OPT_RESULT && id != OPT_QUIET)
+			options->not_probe = long_options[index].name;
 	}
 	options->command = argv + optind;
 	options->command_len = argc - optind;
+	if (options->probe && options->command_len > 0)
+		usage("--probe: it runs no command");
+	if (options->probe && options->not_probe)
+		usage("--probe: --%s has no effect on it", options->not_probe);
+	if (options->no_cache && !options->probe)
+		usage("--no-cache needs --probe");
 }
 
 static void parse_command_line(struct options *options, int argc, char **argv)
@@ -765,8 +785,6 @@ static void parse_command_line(struct options *options, int argc, char **argv)
 	int id, index = 0;
 	size_t len;
 
-	agentd_limits_init(&options->limits, sizeof(options->limits));
-	parse_files(options, argc, argv);
 	if (options->context_file) {
 		text = read_json_file("context", options->context_file, &len);
 		check(agentd_context_from_json(text, len, &options->context, &err), "--context",
@@ -1180,12 +1198,9 @@ static int exit_status(const struct run *run, const agentd_result *result)
 	}
 }
 
-static void write_result(struct run *run, agentd_result *result)
+/* json: what rc says was made. */
+static void write_json(struct run *run, int rc, char *json, agentd_error *err)
 {
-	agentd_error *err = NULL;
-	char *json = NULL;
-	int rc = agentd_result_to_json(result, &json, NULL, &err);
-
 	if (rc < 0) {
 		complain("result: %s", agentd_error_message(err));
 		agentd_error_unref(err);
@@ -1197,6 +1212,15 @@ static void write_result(struct run *run, agentd_result *result)
 		run->failed = true;
 	}
 	agentd_free(json);
+}
+
+static void write_result(struct run *run, agentd_result *result)
+{
+	agentd_error *err = NULL;
+	char *json = NULL;
+	int rc = agentd_result_to_json(result, &json, NULL, &err);
+
+	write_json(run, rc, json, err);
 }
 
 /* Which of our outputs nobody reads any more; the sink keeps no more than that a
@@ -1406,6 +1430,73 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 	agentd_runner_unref(run->runner);
 }
 
+/* ---- --probe */
+
+static const char *act_word(int32_t verdict)
+{
+	return verdict == AGENTD_ACT_POSSIBLE ? "possible" :
+	       verdict == AGENTD_ACT_REFUSED  ? "refused" :
+						"not tried";
+}
+
+static void print_probe(const agentd_probe *probe)
+{
+	static const char *const states[] = { "absent", "degraded", "enforced" };
+	const char *name, *text;
+	int32_t outside, inside, state;
+
+	printf("%-42s %-10s %s\n", "ACT", "WITHOUT", "IN THE SANDBOX");
+	for (size_t i = 0; agentd_probe_act_at(probe, i, &name, &outside, &inside, &text) == 0; i++)
+		printf("%-42s %-10s %s%s%s\n", name, act_word(outside), act_word(inside),
+		       *text ? ": " : "", text);
+	printf("\n%-14s %-10s %s\n", "LAYER", "STATE", "HOW, OR WHY NOT");
+	for (size_t i = 0; agentd_probe_layer_at(probe, i, &name, &state, &text) == 0; i++)
+		printf("%-14s %-10s %s\n", name, states[state + 1], text);
+	printf("\n%-14s %-10s %s\n", "CAPABILITY", "LEVEL", "WHY NOT");
+	for (int32_t cap = 1; strcmp(agentd_cap_name(cap), "unknown") != 0; cap++)
+		printf("%-14s %-10d %s\n", agentd_cap_name(cap), agentd_probe_level(probe, cap),
+		       agentd_probe_reason(probe, cap));
+	if (agentd_probe_cached(probe))
+		puts("\nFound earlier, since this machine started; --no-cache tries again.");
+}
+
+static void on_probed(agentd_probe *probe, const agentd_error *err, void *userdata)
+{
+	struct run *run = userdata;
+	agentd_error *failure = NULL;
+	char *json = NULL;
+
+	if (!probe) {
+		complain("%s", agentd_error_message(err));
+		run->failed = true;
+		return;
+	}
+	run->status = agentd_probe_level(probe, AGENTD_CAP_SANDBOX) > 0 ? 0 : STATUS_DENIED;
+	if (!run->quiet)
+		print_probe(probe);
+	if (run->result) {
+		int rc = agentd_probe_to_json(probe, &json, NULL, &failure);
+
+		write_json(run, rc, json, failure);
+	}
+}
+
+static int run_probe(struct run *run, const struct options *options)
+{
+	struct agentd_probe_opts opts = { .size = sizeof(opts),
+					  .flags = options->no_cache ? AGENTD_PROBE_NO_CACHE : 0 };
+	agentd_error *err = NULL;
+
+	run->result = open_report("result", options->result_file);
+	check(agentd_probe_start(&opts, on_probed, run, &err), "probe", NULL, &err);
+	if (fflush(stdout) == EOF || ferror(stdout)) {
+		complain("standard output: %s", strerror(errno));
+		run->failed = true;
+	}
+	close_report(run, "result", run->result);
+	return run->failed ? STATUS_FAILED : run->status;
+}
+
 int main(int argc, char **argv)
 {
 	struct run run = { .status = STATUS_FAILED };
@@ -1414,9 +1505,13 @@ int main(int argc, char **argv)
 
 	fill_standard_fds();
 	setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
+	agentd_limits_init(&options.limits, sizeof(options.limits));
+	parse_files(&options, argc, argv);
+	run.quiet = options.quiet;
+	if (options.probe)
+		return run_probe(&run, &options);
 	parse_command_line(&options, argc, argv);
 	params = make_params(&options);
-	run.quiet = options.quiet;
 	run.base = event_base_new();
 	if (!run.base)
 		die_nomem();

@@ -19,6 +19,7 @@
 
 #include <agentd/version.h>
 
+#include "helper/acts.h"
 #include "sys/sys.h"
 
 #define MS UINT64_C(1000000)
@@ -1122,8 +1123,10 @@ static bool init(void)
 	return true;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc > 1 && strcmp(argv[1], "try") == 0)
+		return acts_run(argc - 2, argv + 2);
 	if (!init())
 		return 1;
 	hello();

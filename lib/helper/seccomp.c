@@ -395,3 +395,8 @@ void seccomp_name(int nr, char *buf, size_t size)
 	snprintf(buf, size, "%s", name ? name : "");
 	free(known);
 }
+
+unsigned int seccomp_level(void)
+{
+	return seccomp_api_get();
+}

@@ -21,5 +21,7 @@ int seccomp_build(struct seccomp_filters *ret);
 void seccomp_free(struct seccomp_filters *filters);
 /* Name of a system call of this machine's ABI, or "". */
 void seccomp_name(int nr, char *buf, size_t size);
+/* What the kernel can do with filters: libseccomp's API level, see seccomp_api_get(3). */
+unsigned int seccomp_level(void);
 
 #endif

@@ -18,6 +18,9 @@
 struct ad_launcher;
 struct ad_job;
 
+/* Where the helper is if nobody says: see runner.h. malloc'ed, or NULL. */
+char *ad_launch_default_path(void);
+
 /* Called once from the loop: the helper answered (err NULL), or it is lost or of
  * another version (err borrowed). Called again with an error when it is lost later. */
 typedef void (*ad_launcher_fn)(struct ad_launcher *launcher, const agentd_error *err,

@@ -10,8 +10,6 @@
 /* Start the helper at path as nobody's child, with sock as its socket. Returns
  * after its execve. ret_pid: 0 if that cannot be known (under valgrind). */
 int ad_launch_helper(const char *path, int sock, pid_t *ret_pid, agentd_error **reterr);
-/* Where the helper is if nobody says: see runner.h. malloc'ed, or NULL. */
-char *ad_launch_default_path(void);
 
 /* The error for a FAILED report. Never NULL. */
 agentd_error *ad_launch_error(const struct ad_launch_failure *failure);

@@ -23,6 +23,7 @@ EXPECTED = sorted(
         f"{LIBDIR}/libagentd.so",
         f"{LIBDIR}/libagentd.so.0",
         f"{LIBDIR}/pkgconfig/agentd.pc",
+        "share/doc/agentd/probe.schema.json",
         "share/doc/agentd/result.schema.json",
     ]
     + [

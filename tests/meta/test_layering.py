@@ -22,6 +22,7 @@ ALLOWED = {
     "launch": LAUNCH,
     "backend": LAUNCH | {"launch"},
     "core": LAUNCH | {"launch", "backend"},
+    "probe": LAUNCH | {"launch"},
     # A program of its own, static: it shares only what needs no library.
     "helper": SYS | {"proto"},
 }

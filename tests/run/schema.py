@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The part of JSON Schema that docs/result.schema.json uses, and nothing else: a
+"""The part of JSON Schema that docs/*.schema.json use, and nothing else: a
 keyword that is not known here is an error, so that no rule goes unchecked."""
 
 TYPES = {

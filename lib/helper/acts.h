@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: MIT */
+/* Private to agentd-helper: what the probe has it try, as a command like any other. */
+#ifndef AD_HELPER_ACTS_H
+#define AD_HELPER_ACTS_H
+
+/* `agentd-helper try ...`, from lib/probe/. Returns the exit status. */
+int acts_run(int argc, char **argv);
+
+#endif
