@@ -4,9 +4,9 @@ a layer is missing or does nothing.
 
 AGENTD_RUN names the program, PROBE_SCHEMA the schema of its JSON."""
 
+import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -126,11 +126,14 @@ def faults():
 
 
 tap.need("strace")
-KEPT = "/run/agentd"
-kept_before = os.path.exists(KEPT)
 here()
 usage()
-if not kept_before:
-    shutil.rmtree(KEPT, ignore_errors=True)
 faults()
+# What was found with faults is not to be believed by anybody.
+if os.geteuid() == 0:
+    os.unlink("/run/agentd/probe.json")
+    try:
+        os.rmdir("/run/agentd")
+    except OSError as why:
+        tap.check(why.errno == errno.ENOTEMPTY, "nothing is left", [str(why)])
 tap.finish()
