@@ -551,7 +551,8 @@ static const char help_text[] =
 	"  --version  --help\n"
 	"\n"
 	"Exit status: the command's; 124 timeout; 125 agentd-run or the library failed;\n"
-	"126 denied; 128+N ended by signal N; 137 killed by a limit.\n";
+	"126 denied; 128+N ended by signal N; 137 killed by a limit; 159 by the system\n"
+	"call filter.\n";
 
 /* Only whole names: an abbreviation could mean something else in a later release. */
 static void refuse_abbreviation(char **argv, const char *name)
@@ -1191,8 +1192,9 @@ static int exit_status(const struct run *run, const agentd_result *result)
 	case AGENTD_CAUSE_IO:
 	case AGENTD_CAUSE_OUTPUT:
 	case AGENTD_CAUSE_FILE_SIZE:
-	case AGENTD_CAUSE_VIOLATION:
 		return STATUS_LIMIT;
+	case AGENTD_CAUSE_VIOLATION: /* as when the kernel ends it for that */
+		return STATUS_SIGNALED + SIGSYS;
 	default: /* spawn, backend_lost, sink, and what a later library knows */
 		return STATUS_FAILED;
 	}

@@ -1188,6 +1188,7 @@ def reported(arena):
         expect(arena, outcome.status == "killed", f"{words}: {outcome}")
         expect(arena, outcome.result["limit"] == "seccomp", f"{words}: {outcome.result}")
         expect(arena, len(outcome.denied) == 1, f"{words}: {outcome.denied}")
+        expect(arena, outcome.code == 128 + signal.SIGSYS, f"{words}: exit status {outcome.code}")
 
 
 @scenario("R22", "timers")
