@@ -3,7 +3,7 @@
 #ifndef AD_HELPER_ACTS_H
 #define AD_HELPER_ACTS_H
 
-/* `agentd-helper try ...`, from lib/probe/. Returns the exit status. */
-int acts_run(int argc, char **argv);
+/* `agentd-helper try ...`, from lib/probe/. */
+_Noreturn void acts_run(int argc, char **argv);
 
 #endif

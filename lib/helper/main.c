@@ -1126,7 +1126,7 @@ static bool init(void)
 int main(int argc, char **argv)
 {
 	if (argc > 1 && strcmp(argv[1], "try") == 0)
-		return acts_run(argc - 2, argv + 2);
+		acts_run(argc - 2, argv + 2);
 	if (!init())
 		return 1;
 	hello();

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What a host program pays for a runner on the host backend. Prints Markdown and
- * judges nothing, but for `--check`, which prints and judges only what does not
- * depend on the speed of the machine: memory per command, growth, leftovers.
+/* What a host program pays for a runner, beside what it is compared with: each measured
+ * in turn, so that what else the machine does falls on all. Prints Markdown and judges
+ * nothing, but for `--check`, which prints and judges only what does not depend on the
+ * speed of the machine: memory per command, growth, leftovers.
  *
  *     bench_runner [--check] [--uid UID]     (--uid: as root, become UID first)
  */
@@ -34,7 +35,10 @@
 enum {
 	SKIP = 77,
 	MANY = 1000,
-	LEAK_RUNS = 3000, /* tests/host/test_scale.c has the 10,000 */
+	MANY_SANDBOXES = 200,
+	/* In a row; tests/host/test_scale.c has the 10,000 as well. */
+	RUNS = 10000,
+	CHECK_RUNS = 2000,
 	LEAK_WARM_UP = 500,
 	LEAK_AT_ONCE = 8,
 	BYTES_PER_COMMAND_MAX = 8 << 10,
@@ -111,6 +115,8 @@ int epoll_wait(int epfd, struct epoll_event *events, int maxevents, int timeout)
 
 /* ---- the runner under test */
 
+static char workdir[] = "/tmp/agentd-bench.XXXXXX";
+
 struct bench {
 	struct event_base *base;
 	agentd_policy *policy;
@@ -169,7 +175,24 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 	}
 }
 
-static void bench_open(struct bench *bench)
+/* What programs need to be seen in a sandbox. */
+static void allow_programs(agentd_policy *policy)
+{
+	static const char *const dirs[] = { "/usr", "/bin", "/sbin", "/lib", "/lib64" };
+	const uint32_t access = AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC;
+	agentd_error *err = NULL;
+	struct stat st;
+
+	for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+		if (lstat(dirs[i], &st) == 0)
+			must(agentd_policy_allow_path(policy, dirs[i], access, &err), dirs[i],
+			     &err);
+	}
+	must(agentd_policy_allow_path(policy, BENCH_STATIC_TRUE, access, &err), "policy", &err);
+}
+
+/* prewarm: of sandboxes. */
+static void bench_open(struct bench *bench, const char *backend, uint32_t prewarm)
 {
 	struct agentd_sink_ops sink_ops = { .size = sizeof(sink_ops),
 					    .started = on_started,
@@ -177,7 +200,8 @@ static void bench_open(struct bench *bench)
 					    .finished = on_finished };
 	struct agentd_runner_opts opts = { .size = sizeof(opts),
 					   .max_running = MANY,
-					   .max_queued = MANY };
+					   .max_queued = MANY,
+					   .sandbox_prewarm = prewarm };
 	struct agentd_limits limits;
 	agentd_error *err = NULL;
 
@@ -191,13 +215,14 @@ static void bench_open(struct bench *bench)
 	must(agentd_policy_set_min_isolation(bench->policy, AGENTD_ISOLATION_NONE, &err), "policy",
 	     &err);
 	must(agentd_policy_set_limits(bench->policy, &limits, &err), "policy", &err);
+	allow_programs(bench->policy);
 	opts.event_base = bench->base;
 	opts.policy = bench->policy;
 	must(agentd_runner_new(&opts, &bench->runner, &err), "agentd_runner_new", &err);
 	must(agentd_context_new(&bench->ctx, &err), "context", &err);
 	must(agentd_context_set_policy(bench->ctx, bench->policy, &err), "context", &err);
-	must(agentd_context_set_backend(bench->ctx, "host", &err), "context", &err);
-	must(agentd_context_set_workdir(bench->ctx, "/", &err), "context", &err);
+	must(agentd_context_set_backend(bench->ctx, backend, &err), "context", &err);
+	must(agentd_context_set_workdir(bench->ctx, workdir, &err), "context", &err);
 	must(agentd_sink_new(&sink_ops, bench, &bench->sink, &err), "sink", &err);
 }
 
@@ -494,17 +519,17 @@ static void describe_machine(void)
 }
 
 /* The loop is free between the starts: each is measured alone. */
-static void blocked_row(const char *memory, unsigned fds)
+static void blocked_row(const char *backend, const char *memory, unsigned fds)
 {
-	enum { RUNS = 300 };
-	static uint64_t call[RUNS], blocked[RUNS];
+	enum { TIMES = 300 };
+	static uint64_t call[TIMES], blocked[TIMES];
 	struct bench bench;
 
-	bench_open(&bench);
+	bench_open(&bench, backend, 0);
 	set_argv(&bench, true_argv);
 	for (int i = 0; i < 20; i++)
 		run_one(&bench);
-	for (int i = 0; i < RUNS; i++) {
+	for (int i = 0; i < TIMES; i++) {
 		unsigned target = bench.finished + 1;
 
 		memset(&loop_probe, 0, sizeof(loop_probe));
@@ -517,11 +542,17 @@ static void blocked_row(const char *memory, unsigned fds)
 			event_base_loop(bench.base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
 		blocked[i] = loop_probe.blocked;
 	}
-	printf("| %s | %u | %.1f | %.1f | %.1f | %.1f |\n", memory, fds,
-	       quantile_us(call, RUNS, 0.5), quantile_us(call, RUNS, 0.99),
-	       quantile_us(blocked, RUNS, 0.5), quantile_us(blocked, RUNS, 0.99));
+	printf("| %s | %s | %u | %.1f | %.1f | %.1f | %.1f |\n", backend, memory, fds,
+	       quantile_us(call, TIMES, 0.5), quantile_us(call, TIMES, 0.99),
+	       quantile_us(blocked, TIMES, 0.5), quantile_us(blocked, TIMES, 0.99));
 	fflush(stdout);
 	bench_close(&bench);
+}
+
+static void blocked_rows(const char *memory, unsigned fds)
+{
+	blocked_row("host", memory, fds);
+	blocked_row("sandbox", memory, fds);
 }
 
 static void measure_blocked(void)
@@ -535,16 +566,16 @@ static void measure_blocked(void)
 		fail("calloc", "out of memory");
 	puts("### Caller's loop blocked per start, us\n\n"
 	     "From agentd_exec_start() to the first wait after `started`, waiting left out.\n\n"
-	     "| touched memory | open fds | exec_start median | p99 | all median | p99 |\n"
-	     "|---|---|---|---|---|---|");
-	blocked_row("-", count_fds());
+	     "| backend | touched memory | open fds | exec_start median | p99 | all median | p99 |\n"
+	     "|---|---|---|---|---|---|---|");
+	blocked_rows("-", count_fds());
 	for (size_t gib = 1; gib <= 4; gib += 3) {
 		char name[16];
 		void *memory;
 
 		snprintf(name, sizeof(name), "%zu GiB", gib);
 		if (proc_kb("/proc/meminfo", available) < (gib + 1) << 30) {
-			printf("| %s | not measured: too little memory | | | | |\n", name);
+			printf("| both | %s | not measured: too little memory | | | | |\n", name);
 			continue;
 		}
 		memory = mmap(NULL, gib << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
@@ -554,7 +585,7 @@ static void measure_blocked(void)
 		madvise(memory, gib << 30, MADV_NOHUGEPAGE); /* the worst case: many pages */
 		for (size_t i = 0; i < gib << 30; i += 4096)
 			((volatile char *)memory)[i] = 1;
-		blocked_row(name, count_fds());
+		blocked_rows(name, count_fds());
 		munmap(memory, gib << 30);
 	}
 	open_now = count_fds();
@@ -568,69 +599,127 @@ static void measure_blocked(void)
 			n++;
 		}
 		if (open_now + n < fd_counts[i])
-			printf("| - | %u: not measured: %s | | | | |\n", fd_counts[i],
+			printf("| both | - | %u: not measured: %s | | | | |\n", fd_counts[i],
 			       strerror(errno));
 		/* The runner needs a few more; give back what it may want. */
 		for (int back = 0; n > 0 && back < 40; back++)
 			close(fds[--n]);
 		if (open_now + n + 40 >= fd_counts[i])
-			blocked_row("-", open_now + n);
+			blocked_rows("-", open_now + n);
 		while (n > 0)
 			close(fds[--n]);
 	}
 	free(fds);
 }
 
-static void latency_row(struct bench *bench, const char *name, const char *const *argv)
-{
-	enum { RUNS = 300 };
-	static uint64_t samples[3][RUNS];
-	double us[3];
+enum { BY_SPAWN, BY_VFORK, BY_HOST, BY_SANDBOX, BY_PREWARMED, BY_BWRAP, BY_COUNT };
 
-	set_argv(bench, argv);
-	for (int i = -10; i < RUNS; i++) {
-		for (int which = 0; which < 3; which++) {
+/* A sandbox like ours by bubblewrap's lights: all namespaces, a read-only view of the
+ * system, private /proc, /dev and /tmp, no capabilities. It sets up no Landlock, no
+ * filter, no limits and no mapped owner of the working directory. */
+static void bwrap_wait(const char *const *argv)
+{
+	/* clang-format off */
+	static const char *const options[] = {
+		BENCH_BWRAP, "--unshare-all", "--die-with-parent", "--new-session",
+		"--cap-drop", "ALL",
+		"--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc",
+		"--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib",
+		"--symlink", "usr/lib64", "/lib64",
+		"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+		"--ro-bind", BENCH_STATIC_TRUE, BENCH_STATIC_TRUE,
+		"--bind", workdir, workdir, "--chdir", workdir, "--",
+	};
+	/* clang-format on */
+	enum { OPTIONS = sizeof(options) / sizeof(options[0]) };
+	const char *all[OPTIONS + 8] = { 0 };
+
+	memcpy(all, options, sizeof(options));
+	for (size_t i = 0; argv[i] && i < 7; i++)
+		all[OPTIONS + i] = argv[i];
+	spawn_wait(all, false);
+}
+
+static void latency_row(struct bench benches[static BY_COUNT], const char *name,
+			const char *const *argv)
+{
+	/* A prewarmed sandbox is made again meanwhile. */
+	static const struct timespec refill = { .tv_nsec = 4000000 };
+	enum { TIMES = 200 };
+	static uint64_t samples[BY_COUNT][TIMES];
+	bool have_bwrap = access(BENCH_BWRAP, X_OK) == 0;
+	double us[BY_COUNT];
+
+	for (int which = BY_HOST; which <= BY_PREWARMED; which++)
+		set_argv(&benches[which], argv);
+	for (int i = -10; i < TIMES; i++) {
+		for (int which = 0; which < BY_COUNT; which++) {
 			uint64_t begin = now_ns();
 
-			if (which == 2)
-				run_one(bench);
-			else
-				spawn_wait(argv, which == 1);
+			if (which == BY_BWRAP && have_bwrap)
+				bwrap_wait(argv);
+			else if (which < BY_HOST)
+				spawn_wait(argv, which == BY_VFORK);
+			else if (which < BY_BWRAP)
+				run_one(&benches[which]);
 			if (i >= 0)
 				samples[which][i] = now_ns() - begin;
+			if (which == BY_PREWARMED)
+				nanosleep(&refill, NULL);
 		}
 	}
-	for (int which = 0; which < 3; which++)
-		us[which] = quantile_us(samples[which], RUNS, 0.5);
-	printf("| %s | %.0f | %.0f | %.0f | %.2f | %.2f |\n", name, us[0], us[1], us[2],
-	       us[2] / us[0], us[2] / us[1]);
+	printf("| %s |", name);
+	for (int which = 0; which < BY_COUNT; which++) {
+		us[which] = quantile_us(samples[which], TIMES, 0.5);
+		if (which == BY_SPAWN)
+			printf(" %.0f |", us[which]);
+		else if (which != BY_BWRAP || have_bwrap)
+			printf(" %.0f, %.2f x |", us[which], us[which] / us[BY_SPAWN]);
+		else
+			printf(" not installed |");
+	}
+	if (have_bwrap)
+		printf(" %.1f | %.1f |\n", us[BY_BWRAP] / us[BY_SANDBOX],
+		       us[BY_BWRAP] / us[BY_PREWARMED]);
+	else
+		printf(" | |\n");
 	fflush(stdout);
 }
 
-static void measure_latency(struct bench *bench)
+static void measure_latency(void)
 {
+	static const char *const static_argv[] = { BENCH_STATIC_TRUE, NULL };
 	static const char *const sh_argv[] = { "/bin/sh", "-c", ":", NULL };
 	static const char *const bash_argv[] = { "/bin/bash", "-c", ":", NULL };
 	static const char *const login_argv[] = { "/bin/bash", "-lc", ":", NULL };
+	struct bench benches[BY_COUNT];
 
-	puts("\n### Start to finish, us (median, one of each in turn)\n\n"
-	     "| program | posix_spawn | vfork + exec | runner, host | x posix_spawn | x vfork |\n"
-	     "|---|---|---|---|---|---|");
-	latency_row(bench, "/bin/true", true_argv);
-	latency_row(bench, "sh -c :", sh_argv);
-	latency_row(bench, "bash -c :", bash_argv);
-	latency_row(bench, "bash -lc :", login_argv);
+	bench_open(&benches[BY_HOST], "host", 0);
+	bench_open(&benches[BY_SANDBOX], "sandbox", 0);
+	bench_open(&benches[BY_PREWARMED], "sandbox", 2);
+	puts("\n### Start to finish, us (median, one of each in turn), x posix_spawn\n\n"
+	     "bwrap has no Landlock, no filter, no limits.\n\n"
+	     "| program | posix_spawn | vfork + exec | host | sandbox | sandbox, prewarmed | bwrap"
+	     " | bwrap / sandbox | bwrap / prewarmed |\n"
+	     "|---|---|---|---|---|---|---|---|---|");
+	latency_row(benches, "static true", static_argv);
+	latency_row(benches, "/bin/true", true_argv);
+	latency_row(benches, "sh -c :", sh_argv);
+	latency_row(benches, "bash -c :", bash_argv);
+	latency_row(benches, "bash -lc :", login_argv);
+	for (int which = BY_HOST; which <= BY_PREWARMED; which++)
+		bench_close(&benches[which]);
 }
 
 static void measure_throughput(struct bench *bench)
 {
 	static const char *const argv[] = { "/usr/bin/head", "-c", "1G", "/dev/zero", NULL };
-	enum { RUNS = 5 };
-	uint64_t raw[RUNS], ours[RUNS];
+	enum { TIMES = 5 };
+	uint64_t raw[TIMES], ours[TIMES];
 	double gb = (double)(1 << 30) / 1e9, raw_us, our_us;
 
 	set_argv(bench, argv);
-	for (int i = 0; i < RUNS; i++) {
+	for (int i = 0; i < TIMES; i++) {
 		uint64_t begin = now_ns();
 
 		if (raw_read(argv) != 1 << 30)
@@ -643,12 +732,12 @@ static void measure_throughput(struct bench *bench)
 		if (bench->bytes != 1 << 30)
 			fail("output", "wrong length");
 	}
-	raw_us = quantile_us(raw, RUNS, 0.5);
-	our_us = quantile_us(ours, RUNS, 0.5);
+	raw_us = quantile_us(raw, TIMES, 0.5);
+	our_us = quantile_us(ours, TIMES, 0.5);
 	printf("\n### Output of `head -c 1G /dev/zero`, GB/s (median of %d, start-up included)\n\n"
 	       "| raw read loop | runner, host | ratio |\n|---|---|---|\n"
 	       "| %.2f | %.2f | %.2f |\n",
-	       RUNS, gb / (raw_us / 1e6), gb / (our_us / 1e6), raw_us / our_us);
+	       TIMES, gb / (raw_us / 1e6), gb / (our_us / 1e6), raw_us / our_us);
 	fflush(stdout);
 }
 
@@ -662,11 +751,11 @@ static bool verdict(bool good, const char *what)
 	return good;
 }
 
-static bool many_at_once(void)
+static bool many_at_once(const char *backend, int many)
 {
 	static const char *const argv[] = { "/bin/sh", "-c", "read x; exit 0", NULL };
 	struct agentd_exec_opts opts = { .size = sizeof(opts), .flags = AGENTD_EXEC_STDIN_OPEN };
-	agentd_exec **execs = calloc(MANY, sizeof(*execs));
+	agentd_exec **execs = calloc((size_t)many, sizeof(*execs));
 	struct bench bench;
 	uint64_t before, with, begin, launched, done;
 	double each;
@@ -674,14 +763,14 @@ static bool many_at_once(void)
 
 	if (!execs)
 		fail("calloc", "out of memory");
-	memset(execs, 0, MANY * sizeof(*execs)); /* touched: it is not the library's */
-	bench_open(&bench);
+	memset(execs, 0, (size_t)many * sizeof(*execs)); /* touched: it is not the library's */
+	bench_open(&bench, backend, 0);
 	set_argv(&bench, true_argv);
 	run_one(&bench);
 	set_argv(&bench, argv);
 	before = private_bytes();
 	begin = now_ns();
-	for (int i = 0; i < MANY; i++) {
+	for (int i = 0; i < many; i++) {
 		agentd_error *err = NULL;
 
 		must(agentd_exec_start(bench.runner, bench.ctx, bench.params, bench.sink, &opts,
@@ -689,32 +778,33 @@ static bool many_at_once(void)
 		     "agentd_exec_start", &err);
 		bench.running++;
 	}
-	run_until(&bench, &bench.started, 1 + MANY);
+	run_until(&bench, &bench.started, 1 + (unsigned)many);
 	launched = now_ns();
 	with = private_bytes();
 	good = verdict(bench.finished == 1, "every command waits");
-	for (int i = 0; i < MANY; i++) {
+	for (int i = 0; i < many; i++) {
 		if (agentd_exec_close_stdin(execs[i]) < 0)
 			fail("agentd_exec_close_stdin", "failed");
 	}
 	done = now_ns();
-	run_until(&bench, &bench.finished, 1 + MANY);
-	each = ((double)with - (double)before) / MANY;
-	printf("\n### %d commands alive at once\n\n"
+	run_until(&bench, &bench.finished, 1 + (unsigned)many);
+	each = ((double)with - (double)before) / many;
+	printf("\n### %d commands alive at once, backend %s\n\n"
 	       "| private memory of the host each | results right | started, us each"
 	       " | ended, us each |\n|---|---|---|---|\n"
 	       "| %.0f bytes | %u of %d | %.0f | %.0f |\n",
-	       MANY, each, bench.ok - 1, MANY, (double)(launched - begin) / 1e3 / MANY,
-	       (double)(now_ns() - done) / 1e3 / MANY);
+	       many, backend, each, bench.ok - 1, many, (double)(launched - begin) / 1e3 / many,
+	       (double)(now_ns() - done) / 1e3 / many);
 	fflush(stdout);
 	good &= verdict(each <= BYTES_PER_COMMAND_MAX, "at most 8 KiB of memory each");
-	good &= verdict(bench.ok == 1 + MANY, "all results right");
+	good &= verdict(bench.ok == 1 + (unsigned)many, "all results right");
 	bench_close(&bench);
 	free(execs);
 	return good;
 }
 
-static bool many_in_a_row(void)
+/* processes: the helper, and what else it keeps. */
+static bool many_in_a_row(const char *backend, unsigned runs, unsigned processes)
 {
 	struct leftovers outside, before, after, gone, idle;
 	unsigned cgroups_before, cgroups_after, cgroups_gone;
@@ -725,37 +815,37 @@ static bool many_in_a_row(void)
 	bool good = true, clean;
 
 	look_around(&outside);
-	bench_open(&bench);
+	bench_open(&bench, backend, 0);
 	set_argv(&bench, true_argv);
 	bench.to_start = LEAK_WARM_UP - LEAK_AT_ONCE;
 	for (int i = 0; i < LEAK_AT_ONCE; i++)
 		start_one(&bench);
 	run_until(&bench, &bench.finished, LEAK_WARM_UP);
 	look_around(&idle);
-	idle.children = 1; /* the helper */
+	idle.children = processes;
 	idle.zombies = 0;
 	clean = looks_like(&idle, &before);
-	good &= verdict(clean, "only the helper is there between runs");
+	good &= verdict(clean, "only what serves all commands is there between runs");
 	helper = look_around(&before);
 	cgroups_before = count_cgroups(helper);
 	rss = rss_bytes();
 	begin = now_ns();
-	bench.to_start = LEAK_RUNS - LEAK_AT_ONCE;
+	bench.to_start = runs - LEAK_AT_ONCE;
 	for (int i = 0; i < LEAK_AT_ONCE; i++)
 		start_one(&bench);
-	run_until(&bench, &bench.finished, LEAK_WARM_UP + LEAK_RUNS);
+	run_until(&bench, &bench.finished, LEAK_WARM_UP + runs);
 	took = now_ns() - begin;
 	growth = (int64_t)rss_bytes() - (int64_t)rss;
 	clean = looks_like(&idle, &after);
 	cgroups_after = count_cgroups(helper);
-	printf("\n### %d x /bin/true, %d at a time\n\n"
+	printf("\n### %u x /bin/true, %d at a time, backend %s\n\n"
 	       "| each, us | RSS growth | fds | children | zombies | cgroups | temp entries |\n"
 	       "|---|---|---|---|---|---|---|\n"
 	       "| %.0f | %.0f KiB | %u to %u | %u to %u | %u to %u | %u to %u | %u to %u |\n",
-	       LEAK_RUNS, LEAK_AT_ONCE, (double)took / 1e3 / LEAK_RUNS, (double)growth / 1024,
+	       runs, LEAK_AT_ONCE, backend, (double)took / 1e3 / runs, (double)growth / 1024,
 	       before.fds, after.fds, before.children, after.children, before.zombies,
 	       after.zombies, cgroups_before, cgroups_after, before.temp, after.temp);
-	good &= verdict(bench.ok == LEAK_WARM_UP + LEAK_RUNS, "all results right");
+	good &= verdict(bench.ok == LEAK_WARM_UP + runs, "all results right");
 	good &= verdict(growth < GROWTH_MAX, "RSS grows by less than 1 MiB");
 	good &= verdict(clean, "nothing is left of a run");
 	/* The helper keeps those it has for the next commands. */
@@ -812,17 +902,22 @@ int main(int argc, char **argv)
 			return SKIP;
 		}
 	}
+	if (!mkdtemp(workdir))
+		fail(workdir, strerror(errno));
 	describe_machine();
 	if (!check) {
 		struct bench bench;
 
 		measure_blocked();
-		bench_open(&bench);
-		measure_latency(&bench);
+		measure_latency();
+		bench_open(&bench, "host", 0);
 		measure_throughput(&bench);
 		bench_close(&bench);
 	}
-	good = many_at_once();
-	good &= many_in_a_row();
+	good = many_at_once("host", MANY);
+	good &= many_at_once("sandbox", MANY_SANDBOXES);
+	good &= many_in_a_row("host", check ? CHECK_RUNS : RUNS, 1);
+	good &= many_in_a_row("sandbox", check ? CHECK_RUNS : RUNS, 2); /* and a zygote */
+	rmdir(workdir);
 	return check && !good;
 }
