@@ -43,7 +43,21 @@ need_packages()
 		--no-install-recommends install $missing || die "cannot install:$missing"
 }
 
-# What building needs, and what testing needs besides.
+# packages_of COMMAND:PACKAGE...: the packages of those commands that are not installed,
+# from wherever: a sandbox shows the system's directories only.
+packages_of()
+{
+	for pair in "$@"; do
+		for dir in /usr/local/bin /usr/bin /bin; do
+			[ ! -x "$dir/${pair%:*}" ] || continue 2
+		done
+		echo "${pair#*:}"
+	done
+}
+
+# What building needs, and what testing needs besides; what tests run in a sandbox.
 build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev"
 test_packages="g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps strace util-linux
-	python3-cffi python3-pycparser"
+	python3-cffi python3-pycparser python3-venv"
+tool_commands="git:git make:make gcc:gcc node:nodejs npm:npm cargo:cargo rustc:rustc sqlite3:sqlite3 tar:tar
+	gzip:gzip xz:xz-utils perl:perl awk:mawk sed:sed find:findutils xargs:findutils"
