@@ -548,7 +548,7 @@ START_TEST(fd_sink_back_pressure)
 	}
 	ck_assert_uint_eq(got, SIZE);
 	for (size_t i = 0; i < SIZE; i++)
-		ck_assert_uint_eq(data[i], (uint8_t) "1234567\n"[i % 8]);
+		T_CHECK(data[i] == (uint8_t) "1234567\n"[i % 8], "byte %zu is %u", i, data[i]);
 	wait_for(world, exec);
 	ck_assert_int_eq(agentd_result_status(agentd_exec_result(exec)), AGENTD_STATUS_OK);
 	ck_assert_int_eq(agentd_result_truncated(agentd_exec_result(exec)), 0);
