@@ -99,17 +99,17 @@ enum ad_json_type ad_json_type_of(const struct json_object *value)
 
 void ad_json_cut(const char *text, size_t len, char *ret, size_t size)
 {
-	size_t keep = len;
+	size_t keep = size - sizeof("...");
 
-	if (len >= size) {
-		keep = size - sizeof("...");
-		while (keep > 0 && ((unsigned char)text[keep] & 0xc0) == 0x80)
-			keep--;
+	if (len < size) {
+		memcpy(ret, text, len);
+		ret[len] = '\0';
+		return;
 	}
+	while (keep > 0 && ((unsigned char)text[keep] & 0xc0) == 0x80)
+		keep--;
 	memcpy(ret, text, keep);
 	memcpy(ret + keep, "...", sizeof("..."));
-	if (len < size)
-		ret[keep] = '\0';
 }
 
 /* As Rust's {:?} does, in quotes. */

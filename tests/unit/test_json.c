@@ -223,6 +223,26 @@ START_TEST(test_describe)
 }
 END_TEST
 
+/* Whatever room there is, no byte after it is written; also where all just fits. */
+START_TEST(test_describe_room)
+{
+	struct json_object *value = parse(described[_i].text);
+	char whole[128], text[140];
+
+	ad_json_describe(value, whole, sizeof(whole));
+	for (size_t size = 5; size < sizeof(text); size++) {
+		memset(text, 0x55, sizeof(text));
+		ad_json_describe(value, text, size);
+		for (size_t i = size; i < sizeof(text); i++)
+			ck_assert_msg(text[i] == 0x55, "room %zu, byte %zu", size, i);
+		ck_assert_uint_lt(strnlen(text, size), size);
+		if (strlen(whole) < size)
+			ck_assert_str_eq(text, whole);
+	}
+	ad_json_free(value);
+}
+END_TEST
+
 START_TEST(test_describe_long)
 {
 	char text[600] = "\"", what[256];
@@ -697,6 +717,7 @@ int main(void)
 	tcase_add_test(tc, test_nul_byte);
 	tcase_add_test(tc, test_length);
 	tcase_add_loop_test(tc, test_describe, 0, (int)AD_COUNT(described));
+	tcase_add_loop_test(tc, test_describe_room, 0, (int)AD_COUNT(described));
 	tcase_add_test(tc, test_describe_long);
 	tcase_add_test(tc, test_locale);
 	tcase_add_loop_test(tc, test_get_u64, 0, (int)AD_COUNT(u64s));
