@@ -106,7 +106,7 @@ for top in ("lib", "tests", "examples"):
             with open(builds, encoding="utf-8") as file:
                 text = file.read()
         stem = os.path.splitext(name)[0]
-        words = rf"'({re.escape(name)}|{re.escape(stem)}|{re.escape(stem.removeprefix('test_'))})'"
+        words = rf"'({re.escape(name)}|{re.escape(stem)}|{re.escape(stem.removeprefix('test_').removeprefix('fuzz_'))})'"
         if name.endswith(".c") and path != "tests/install/consumer.c" and not re.search(words, text):
             bad.append(path)
 tap.check_empty(bad, "every C file is named by the meson.build beside it")
