@@ -1149,6 +1149,8 @@ START_TEST(privileges_dropped)
 	t_run(&run, world, "id -u", 0);
 	t_expect_out(&run, AGENTD_STDOUT, "0\n");
 	t_run_free(&run);
+	/* Who is left is to remove it. */
+	ck_assert_int_eq(chown(world->dir, SOMEBODY, SOMEBODY), 0);
 	become(SOMEBODY);
 	t_run(&run, world, "id -u; id -g; id -G; id -ru", 0);
 	t_expect_out(&run, AGENTD_STDOUT, "61234\n61234\n61234\n61234\n");
