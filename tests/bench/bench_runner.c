@@ -12,6 +12,7 @@
 #include <getopt.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -768,6 +769,7 @@ static bool many_at_once(const char *backend, int many)
 	set_argv(&bench, true_argv);
 	run_one(&bench);
 	set_argv(&bench, argv);
+	malloc_trim(0); /* what an earlier runner has left would be used again */
 	before = private_bytes();
 	begin = now_ns();
 	for (int i = 0; i < many; i++) {
