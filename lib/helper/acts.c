@@ -102,23 +102,12 @@ static int make_setuid(const struct place *place)
 /* A number may be somebody else's in here. */
 static int see_process(const struct place *place)
 {
-	char path[64], text[1024], *field;
-	ssize_t n;
-	int fd;
+	uint64_t start;
+	int r = ad_sys_start_time(place->pid, &start);
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", place->pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (n < 0)
-		return errno;
-	text[n] = '\0';
-	/* Its name, in parentheses, may hold anything; 20 fields later is the 22nd. */
-	field = strrchr(text, ')');
-	for (int i = 0; field && i < 20; i++)
-		field = strchr(field + 1, ' ');
-	if (!field || strtoull(field + 1, NULL, 10) != place->start)
-		return ESRCH;
-	return 0;
+	if (r < 0)
+		return -r;
+	return start == place->start ? 0 : ESRCH;
 }
 
 static int signal_process(const struct place *place)

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 #include "policy/policy.h"
 #include "proto/profile.h"
+#include "sys/sys.h"
 
 enum {
 	TRIAL_MS = 10000,
@@ -132,17 +134,10 @@ static void listen_here(struct trials *trials)
 /* Who we are, for a sandbox where our number may be another's. */
 static void identify(struct trials *trials)
 {
-	char text[1024], *field;
-	ad_autoclose int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	uint64_t start = 0;
 
-	text[n > 0 ? n : 0] = '\0';
-	/* proc_pid_stat(5): field 22, and the second one ends with the last parenthesis. */
-	field = strrchr(text, ')');
-	for (int i = 0; field && i < 20; i++)
-		field = strchr(field + 1, ' ');
-	snprintf(trials->start_text, sizeof(trials->start_text), "%llu",
-		 field ? strtoull(field, NULL, 10) : 0ULL);
+	ad_sys_start_time(0, &start);
+	snprintf(trials->start_text, sizeof(trials->start_text), "%" PRIu64, start);
 	snprintf(trials->pid_text, sizeof(trials->pid_text), "%d", getpid());
 }
 

@@ -2,8 +2,11 @@
 #include "sys/sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -132,4 +135,32 @@ AD_SYS_NO_SANITIZE pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *st
 		return clone_into(fn, arg, stack, stack_size, flags, exit_signal, cgroup_fd);
 	pid = __clone(fn, (char *)stack + stack_size, (int)flags | exit_signal, arg);
 	return pid < 0 ? -errno : pid;
+}
+
+int ad_sys_start_time(pid_t pid, uint64_t *ret)
+{
+	char path[64] = "/proc/self/stat", text[1024], *field;
+	int fd, error;
+	ssize_t n;
+
+	if (pid != 0)
+		snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, text, sizeof(text) - 1);
+	error = errno;
+	close(fd);
+	if (n < 0)
+		return -error;
+	text[n] = '\0';
+	/* proc_pid_stat(5): field 22. The second is a name that may hold anything, and
+	 * ends with the last parenthesis. */
+	field = strrchr(text, ')');
+	for (int i = 0; field && i < 20; i++)
+		field = strchr(field + 1, ' ');
+	if (!field)
+		return -ESRCH;
+	*ret = strtoull(field + 1, NULL, 10);
+	return 0;
 }

@@ -71,6 +71,10 @@ void ad_sys_default_signals(void);
 
 /* ---- processes */
 
+/* When a process began, in clock ticks after boot; with its pid that names it. 0: the
+ * calling process, whatever number it has in the /proc that is mounted. */
+int ad_sys_start_time(pid_t pid, uint64_t *ret);
+
 /* Run fn(arg) in a new process that shares our memory while we wait for its
  * execve or _exit (CLONE_VM | CLONE_VFORK), on a stack of its own; its exit
  * status is what fn returns. With cgroup_fd >= 0 it is born in that cgroup2
