@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -103,10 +104,11 @@ AD_SYS_NO_SANITIZE static int enter_cgroups(const struct command *command)
 AD_SYS_NO_SANITIZE static int set_ids(const struct command *command)
 {
 	gid_t gid = command->gid;
+	gid_t groups[2] = { gid, command->machine ? command->machine->device_group : 0 };
 	uid_t uid = command->uid;
 
-	if (syscall(SYS_setgroups, 1, &gid) < 0 || syscall(SYS_setresgid, gid, gid, gid) < 0 ||
-	    syscall(SYS_setresuid, uid, uid, uid) < 0)
+	if (syscall(SYS_setgroups, groups[1] ? 2 : 1, groups) < 0 ||
+	    syscall(SYS_setresgid, gid, gid, gid) < 0 || syscall(SYS_setresuid, uid, uid, uid) < 0)
 		return -1;
 	return 0;
 }
@@ -217,10 +219,62 @@ AD_SYS_NO_SANITIZE static int confine(struct command *command)
 	return 0;
 }
 
+/* Its descriptors to where it looks for them, by way of numbers that none of them has. */
+AD_SYS_NO_SANITIZE static int place_fds(const struct machine_command *machine)
+{
+	int high[AD_SPAWN_MACHINE_FDS_MAX];
+
+	for (size_t i = 0; i < machine->fd_count; i++) {
+		high[i] = fcntl(machine->fds[i], F_DUPFD, 2 * AD_SPAWN_MACHINE_FDS_MAX);
+		if (high[i] < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < machine->fd_count; i++) {
+		if (dup2(high[i], 3 + (int)i) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Whatever its ids are, it has and gets no capability: for when the helper is root, before
+ * the ids change; the rest after that. */
+AD_SYS_NO_SANITIZE static void bound_capabilities(void)
+{
+	for (int cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
+		;
+}
+
+AD_SYS_NO_SANITIZE static int drop_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
+
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		return -1;
+	return (int)syscall(SYS_capset, &header, none);
+}
+
+AD_SYS_NO_SANITIZE static int confine_machine(struct command *command)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return failed(command, AD_STAGE_CREDENTIALS, errno);
+	if (command->landlock >= 0) {
+		int r = landlock_enter(command->landlock);
+
+		if (r < 0)
+			return layer_fault(command, AD_LAYER_LANDLOCK, -r);
+	}
+	return place_fds(command->machine) < 0 ? failed(command, AD_STAGE_STDIO, errno) : 0;
+}
+
 /* Ids and place of the host program of now, and not to outlive the supervisor. */
 AD_SYS_NO_SANITIZE static int become_host(struct command *command)
 {
+	if (command->machine)
+		bound_capabilities();
 	if (command->set_ids && set_ids(command) < 0)
+		return failed(command, AD_STAGE_CREDENTIALS, errno);
+	if (command->machine && drop_capabilities() < 0)
 		return failed(command, AD_STAGE_CREDENTIALS, errno);
 	if (command->workdir[0] && chdir(command->workdir) < 0)
 		return failed(command, AD_STAGE_WORKDIR, errno);
@@ -247,7 +301,11 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 		if (dup2(command->stdio[i], i) < 0)
 			return failed(command, AD_STAGE_STDIO, errno);
 	}
-	if (ad_sys_close_range(3, ~0u) < 0)
+	if (command->machine && confine_machine(command) != 0)
+		return 1;
+	if (ad_sys_close_range(3 + (command->machine ? (unsigned int)command->machine->fd_count :
+						       0),
+			       ~0u) < 0)
 		return failed(command, AD_STAGE_STDIO, errno);
 	if (set_rlimits(command) < 0)
 		return failed(command, AD_STAGE_RLIMIT, errno);
@@ -255,6 +313,18 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 		return 1;
 	ad_sys_restore_signals(&none);
 	return failed(command, AD_STAGE_EXEC, execute(command));
+}
+
+const char *command_stage_text(const struct command *command, uint32_t stage)
+{
+	switch (stage) {
+	case AD_STAGE_WORKDIR:
+		return command->workdir;
+	case AD_STAGE_EXEC:
+		return command->argv[0];
+	default:
+		return "";
+	}
 }
 
 pid_t command_start(struct command *command, uint32_t *ret_stage)

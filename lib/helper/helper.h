@@ -117,16 +117,52 @@ struct command {
 	gid_t gid;
 	struct cgroup_entry *cgroup;
 	pid_t parent;
-	const struct sandbox *sandbox; /* or NULL */
-	int landlock;                  /* ruleset, or -1 */
+	const struct machine_command *machine; /* or NULL */
+	const struct sandbox *sandbox;         /* or NULL */
+	int landlock;                          /* ruleset, or -1 */
 	/* Come back through shared memory. */
 	uint32_t stage, index;
 	int error;
 	int listener; /* of the system call filter, or -1 */
 };
 
+/* ---- Landlock for a virtual machine monitor (landlock.c) */
+
+int landlock_abi(void); /* 0: none */
+/* Its program and what that is made of, and the files it is handed: a ruleset, or a
+ * negative errno. */
+int landlock_make_machine(int abi, const char *program, const int *fds, size_t fd_count);
+
+/* What is different for a virtual machine monitor. */
+struct machine_command {
+	const int *fds; /* become 3, 4, ... */
+	size_t fd_count;
+	gid_t device_group; /* besides its own, to open /dev/kvm; 0: none */
+};
+
 /* Start it; its pid, or a negative errno with *ret_stage set. */
 pid_t command_start(struct command *command, uint32_t *ret_stage);
+
+/* What the failed stage was about. */
+const char *command_stage_text(const struct command *command, uint32_t stage);
+
+/* ---- its pipes (stdio.c) */
+
+struct pipes {
+	int child[3], host[3]; /* by stream; -1: none */
+};
+
+/* As AD_SPAWN_* say. AD_STAGE_COUNT, or the stage that failed, with errno. */
+uint32_t pipes_make(uint32_t flags, struct pipes *pipes);
+void pipes_close(const struct pipes *pipes);
+
+/* ---- a virtual machine monitor (machine.c) */
+
+/* Start it: its pid, and the pipe that it writes to; or a negative errno, where and about
+ * what. fds came with the message. */
+pid_t machine_start(const struct ad_msg_spawn *spawn, const struct leaf *leaf, bool set_ids,
+		    const int *fds, int landlock, int *ret_output, uint32_t *ret_stage,
+		    const char **ret_text);
 
 /* ---- the supervisor (supervise.c) */
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -144,23 +145,65 @@ static void allow_own(struct rules *rules, const struct sandbox *sandbox)
 		allow(rules, "/tmp", rights(AD_ACCESS_ALL));
 }
 
-int landlock_make(const struct sandbox *sandbox)
+/* No rules for the network: a command has a namespace, and in rules there is no "none" for
+ * UDP. A kernel that knows less takes the zeroes. */
+static struct rules rules_begin(int abi)
 {
-	/* No rules for the network: it has a namespace, and in rules there is no "none" for
-	 * UDP. A kernel that knows less takes the zeroes. */
-	struct ruleset_attr attr = { .fs = handled(sandbox->landlock_abi) };
+	struct ruleset_attr attr = { .fs = handled(abi) };
 	struct rules rules = { .handled = attr.fs };
 
-	if (sandbox->landlock_abi >= 6)
+	if (abi >= 6)
 		attr.scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
 	rules.fd = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
 	if (rules.fd < 0)
-		return -errno;
+		rules.error = -errno;
+	return rules;
+}
+
+static int rules_end(const struct rules *rules)
+{
+	if (rules->error && rules->fd >= 0)
+		close(rules->fd);
+	return rules->error ? rules->error : rules->fd;
+}
+
+int landlock_make(const struct sandbox *sandbox)
+{
+	struct rules rules = rules_begin(sandbox->landlock_abi);
+
 	allow_policy(&rules, sandbox->spec);
 	allow_own(&rules, sandbox);
-	if (rules.error)
-		close(rules.fd);
-	return rules.error ? rules.error : rules.fd;
+	return rules_end(&rules);
+}
+
+/* A file that is handed over may be opened anew by its number. */
+static void allow_handed(struct rules *rules, int fd)
+{
+	char path[32];
+	struct stat st;
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	allow(rules, path,
+	      READ_FILE | ((flags & O_ACCMODE) == O_RDONLY ? 0 : WRITE_FILE | TRUNCATE));
+}
+
+int landlock_make_machine(int abi, const char *program, const int *fds, size_t fd_count)
+{
+	static const char *const code[] = { "/usr", "/lib", "/lib64", "/etc/ld.so.cache" };
+	static const char *const devices[] = { "/dev/kvm", "/dev/null", "/dev/urandom" };
+	struct rules rules = rules_begin(abi);
+
+	allow(&rules, program, READ_FILE | EXECUTE);
+	for (size_t i = 0; i < AD_COUNT(code); i++)
+		allow(&rules, code[i], READING | EXECUTE);
+	for (size_t i = 0; i < AD_COUNT(devices); i++)
+		allow(&rules, devices[i], READ_FILE | WRITE_FILE | IOCTL_DEV);
+	for (size_t i = 0; i < fd_count; i++)
+		allow_handed(&rules, fds[i]);
+	return rules_end(&rules);
 }
 
 AD_SYS_NO_SANITIZE int landlock_enter(int ruleset)

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -66,6 +67,7 @@ struct job {
 	struct ad_msg_limits limits;
 	uint8_t watch; /* WATCH_* */
 	bool watch_closely, killing, lost, hit;
+	bool machine; /* pid is a virtual machine monitor's: there is no supervisor */
 	uint64_t answer_by, over_by; /* while killing */
 	int lost_status;
 	/* in a sandbox */
@@ -239,7 +241,7 @@ static struct job *job_new(uint32_t id)
 /* After the order is written to the slot. */
 static void ring(const struct job *job)
 {
-	if (job->pid > 0)
+	if (job->pid > 0 && !job->machine)
 		kill(job->pid, SIGNAL_ORDER);
 }
 
@@ -247,6 +249,11 @@ static void job_signal(struct job *job, int signo)
 {
 	if (signo < 1 || signo > 64)
 		return;
+	if (job->machine) {
+		if (job->pid > 0)
+			kill(job->pid, signo);
+		return;
+	}
 	atomic_fetch_or(&h.shared.slots[job->slot].signals_wanted, UINT64_C(1) << (signo - 1));
 	ring(job);
 }
@@ -264,6 +271,12 @@ static void job_kill(struct job *job)
 		job->answer_by = ad_sys_now_ns() + answer_ns;
 		job->over_by = ad_sys_now_ns() + supervisor_ns;
 	}
+	if (job->machine) {
+		/* Not yet reaped, so the number is still its own. */
+		if (job->pid > 0)
+			kill(job->pid, SIGKILL);
+		return;
+	}
 	atomic_store(&h.shared.slots[job->slot].kill_wanted, 1);
 	ring(job);
 }
@@ -273,6 +286,13 @@ static void job_limit(struct job *job, enum ad_msg_limit limit)
 	if (job->hit || job->lost)
 		return;
 	job->hit = true;
+	if (job->machine) {
+		struct ad_msg msg = { .type = AD_MSG_LIMIT, .job = job->id };
+
+		msg.u.limit.limit = limit;
+		msg.u.limit.fatal = true;
+		send_msg(&msg);
+	}
 	atomic_store(&h.shared.slots[job->slot].limit_wanted, 1 + (uint32_t)limit);
 	job_kill(job);
 }
@@ -416,6 +436,65 @@ static void start_on_host(struct job *job, const struct ad_msg_spawn *spawn,
 		return;
 	}
 	started(job, pid);
+}
+
+/* ---- starting a virtual machine monitor */
+
+static void machine_started(const struct job *job, const struct enforcement *enforcement,
+			    int output)
+{
+	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = job->id };
+	uint8_t buf[AD_MSG_FIXED_MAX];
+
+	msg.u.started.pid = job->pid;
+	msg.u.started.receipt = enforcement->receipt;
+	/* What it has to say comes by that pipe: without it the host could not know. */
+	if (ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(&msg, buf), &output, 1, MSG_DONTWAIT) < 0)
+		kill(job->pid, SIGKILL);
+}
+
+static void start_machine(struct job *job, const struct ad_msg_spawn *spawn,
+			  const struct ad_sys_msg *from, bool memory_file)
+{
+	const int *fds = from->fds + (memory_file ? 1 : 0);
+	size_t expected = spawn->machine.fd_count + (memory_file ? 1 : 0);
+	struct enforcement enforcement = { 0 };
+	/* Only root may become another; and nobody else needs to. */
+	bool set_ids = h.uid == 0 || !h.ids_plain;
+	const char *text = "";
+	uint32_t stage = AD_STAGE_LAYER;
+	int output, abi = landlock_abi(), landlock = -1;
+	pid_t pid;
+
+	if (from->fds_lost || from->fd_count != expected ||
+	    (set_ids && (spawn->machine.uid == 0 || spawn->machine.gid == 0))) {
+		send_failed(job->id, AD_STAGE_REQUEST, from->fds_lost ? EMFILE : EBADMSG, "");
+		job_free(job, true);
+		return;
+	}
+	job->machine = true;
+	enforcement.receipt.uid = set_ids ? spawn->machine.uid : h.uid;
+	enforcement.receipt.gid = set_ids ? spawn->machine.gid : h.gid;
+	plan(job, spawn, true, &enforcement);
+	if (!check_plan(job, spawn, &enforcement))
+		return;
+	if (abi > 0)
+		landlock = landlock_make_machine(abi, spawn->strings, fds, spawn->machine.fd_count);
+	if (landlock >= 0)
+		enforcement.receipt.landlock_abi = (uint8_t)abi;
+	pid = abi > 0 && landlock < 0 ? landlock :
+					machine_start(spawn, job->leaf, set_ids, fds, landlock,
+						      &output, &stage, &text);
+	if (landlock >= 0)
+		close(landlock);
+	if (pid < 0) {
+		send_failed(job->id, stage, -pid, text);
+		job_free(job, true);
+		return;
+	}
+	started(job, pid);
+	machine_started(job, &enforcement, output);
+	close(output);
 }
 
 /* ---- starting in a sandbox */
@@ -607,6 +686,8 @@ static void start_job(const struct ad_msg_spawn *spawn, struct ad_sys_msg *from,
 		return;
 	if (spawn->flags & AD_SPAWN_SANDBOX)
 		start_in_sandbox(job, spawn, from, memory_file);
+	else if (spawn->flags & AD_SPAWN_MACHINE)
+		start_machine(job, spawn, from, memory_file);
 	else
 		start_on_host(job, spawn, from);
 }
@@ -785,22 +866,44 @@ static void job_lost(struct job *job, int status)
 	sweep_begin();
 }
 
+static void machine_ended(struct job *job, int status, const struct rusage *rusage)
+{
+	struct ad_msg msg = { .type = AD_MSG_ENDED, .job = job->id };
+	struct ad_msg_usage *usage = &msg.u.ended.usage;
+	struct cgroup_counters counters;
+
+	msg.u.ended.wait_status = status;
+	msg.u.ended.at_ns = ad_sys_now_ns();
+	usage->cpu_ns = (uint64_t)(rusage->ru_utime.tv_sec + rusage->ru_stime.tv_sec) * 1000 * MS +
+			(uint64_t)(rusage->ru_utime.tv_usec + rusage->ru_stime.tv_usec) * 1000;
+	usage->memory_peak = (uint64_t)rusage->ru_maxrss * 1024;
+	if (job->leaf) {
+		cgroup_count(job->leaf, &counters);
+		job->leaf->counted = counters;
+	}
+	send_msg(&msg);
+	job_free(job, true);
+}
+
 static void reap(void)
 {
 	struct signalfd_siginfo drain[16];
+	struct rusage usage;
 	int status;
 	pid_t pid;
 
 	while (read(h.signal_fd, drain, sizeof(drain)) > 0)
 		;
-	while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
+	while ((pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0) {
 		struct job *job = find_pid(pid);
 
 		if (!job) {
 			template_reaped(pid);
 			continue;
 		}
-		if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_DONE) {
+		if (job->machine) {
+			machine_ended(job, status, &usage);
+		} else if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_DONE) {
 			if (job->leaf)
 				job->leaf->counted = h.shared.slots[job->slot].counted;
 			job_free(job, true);
@@ -888,7 +991,7 @@ static void add_up(void)
 		if (!job || !job->watch)
 			continue;
 		job->cpu_ticks += proc->cpu_ticks;
-		if (proc->pid == job->pid || proc->zombie)
+		if ((proc->pid == job->pid && !job->machine) || proc->zombie)
 			continue;
 		job->tasks += proc->threads;
 		if (job->watch & WATCH_MEMORY)
@@ -928,7 +1031,7 @@ static void kill_seen(void)
 		const struct proc *proc = &h.table.procs[i];
 		const struct job *job = proc->top ? find_pid(proc->top) : NULL;
 
-		if (job && job->hit && proc->pid != job->pid && !proc->zombie)
+		if (job && job->hit && (proc->pid != job->pid || job->machine) && !proc->zombie)
 			kill(proc->pid, SIGKILL);
 	}
 }

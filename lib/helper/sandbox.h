@@ -124,7 +124,6 @@ void protect_end(struct protection *protection, void (*told)(const char *path, v
 
 /* ---- landlock.c */
 
-int landlock_abi(void); /* 0: none */
 /* The rules of one command, in its view: a descriptor or a negative errno. */
 int landlock_make(const struct sandbox *sandbox);
 int landlock_enter(int ruleset);

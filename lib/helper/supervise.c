@@ -101,56 +101,6 @@ static void report_limit(struct state *state, enum ad_msg_limit limit, bool fata
 
 /* ---- start */
 
-struct pipes {
-	int child[3], host[3]; /* by stream; -1: none */
-};
-
-static uint32_t make_pipe(struct pipes *pipes, int stream)
-{
-	bool input = stream == STDIN_FILENO;
-	int ends[2];
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return AD_STAGE_PIPE;
-	pipes->child[stream] = ends[input ? 0 : 1];
-	pipes->host[stream] = ends[input ? 1 : 0];
-	/* Only the library's end: it is an open file description of its own. */
-	errno = -ad_sys_set_nonblock(pipes->host[stream]);
-	return errno ? AD_STAGE_PIPE : AD_STAGE_COUNT;
-}
-
-static uint32_t make_stdio(uint32_t flags, struct pipes *pipes)
-{
-	uint32_t stage;
-
-	*pipes = (struct pipes){ .child = { -1, -1, -1 }, .host = { -1, -1, -1 } };
-	stage = make_pipe(pipes, STDOUT_FILENO);
-	if (stage != AD_STAGE_COUNT)
-		return stage;
-	if (flags & AD_SPAWN_MERGE_STDERR) {
-		pipes->child[STDERR_FILENO] = pipes->child[STDOUT_FILENO];
-	} else {
-		stage = make_pipe(pipes, STDERR_FILENO);
-		if (stage != AD_STAGE_COUNT)
-			return stage;
-	}
-	if (flags & AD_SPAWN_STDIN)
-		return make_pipe(pipes, STDIN_FILENO);
-	/* 0 is /dev/null in the helper, but a description shared by all commands. */
-	pipes->child[STDIN_FILENO] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	return pipes->child[STDIN_FILENO] < 0 ? AD_STAGE_STDIN : AD_STAGE_COUNT;
-}
-
-static void close_stdio(const struct pipes *pipes)
-{
-	for (int i = 0; i < 3; i++) {
-		if (pipes->host[i] >= 0)
-			close(pipes->host[i]);
-		if (pipes->child[i] >= 0 && (i < 2 || pipes->child[i] != pipes->child[1]))
-			close(pipes->child[i]);
-	}
-}
-
 static void report_started(const struct state *state, const struct pipes *pipes)
 {
 	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = state->job->spawn->job };
@@ -169,19 +119,6 @@ static void report_started(const struct state *state, const struct pipes *pipes)
 		fds[count++] = pipes->host[STDIN_FILENO];
 	}
 	report(&msg, fds, count);
-}
-
-/* What the failed stage was about. */
-static const char *stage_text(uint32_t stage, const struct command *command)
-{
-	switch (stage) {
-	case AD_STAGE_WORKDIR:
-		return command->workdir;
-	case AD_STAGE_EXEC:
-		return command->argv[0];
-	default:
-		return "";
-	}
 }
 
 /* By what the command enters its cgroups. */
@@ -223,7 +160,7 @@ static void start(struct state *state)
 	if (!vectors)
 		fail(job, AD_STAGE_REQUEST, ENOMEM, "");
 	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
-	stage = make_stdio(spawn->flags, &pipes);
+	stage = pipes_make(spawn->flags, &pipes);
 	if (stage != AD_STAGE_COUNT)
 		fail(job, stage, errno, "");
 	memcpy(command.stdio, pipes.child, sizeof(command.stdio));
@@ -231,10 +168,10 @@ static void start(struct state *state)
 	state->main = command_start(&command, &stage);
 	if (state->main < 0)
 		supervise_failed(spawn, stage, command.index, -state->main,
-				 stage_text(stage, &command));
+				 command_stage_text(&command, stage));
 	state->listener = command.listener;
 	report_started(state, &pipes);
-	close_stdio(&pipes);
+	pipes_close(&pipes);
 	if (command.cgroup)
 		cgroup_close_entry(command.cgroup);
 	if (job->landlock >= 0)

@@ -122,6 +122,14 @@ struct ad_launch_sandbox {
 	int credentials_fd, netns_fd; /* a sealed memfd, a network namespace; or -1 */
 };
 
+/* A virtual machine monitor instead of a command: started by the helper itself, without
+ * privileges, confined to its program's files and what it is handed. Borrowed. */
+struct ad_launch_machine {
+	const int *fds; /* its descriptors 3, 4, ...; at most AD_SPAWN_MACHINE_FDS_MAX */
+	size_t fd_count;
+	uint32_t uid, gid; /* what it becomes when the host program is root; not 0 */
+};
+
 struct ad_launch_request {
 	const char *const *argv; /* argv[0] is looked up in env's PATH unless it has a slash */
 	const char *const *env;
@@ -131,6 +139,8 @@ struct ad_launch_request {
 	struct agentd_limits limits; /* effective; 0 = none */
 	uint32_t limits_requested;   /* bit per ad_limit_descs index: asked for, not a default */
 	const struct ad_launch_sandbox *sandbox; /* NULL: none */
+	/* NULL: none. stdin_open must not be, merge_stderr must be set. */
+	const struct ad_launch_machine *machine;
 };
 
 /* Events come from the loop, never from inside these calls. *ret stays valid until

@@ -18,7 +18,7 @@
 #define MS UINT64_C(1000000)
 
 enum { BUCKETS = 64, READS_PER_WAKE = 64, REAP_WAIT_MS = 100 };
-enum { SPAWN_FDS_MAX = 3 }; /* the message itself, credentials, network namespace */
+enum { SPAWN_FDS_MAX = 1 + AD_SPAWN_MACHINE_FDS_MAX }; /* and the message itself */
 
 /* The helper's own time limits for a kill add up to less. */
 static const uint64_t stuck_ns = 15000 * MS;
@@ -778,8 +778,9 @@ static int post_large(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 }
 
 static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn,
-		      const struct ad_launch_sandbox *sandbox, agentd_error **reterr)
+		      const struct ad_launch_request *request, agentd_error **reterr)
 {
+	const struct ad_launch_sandbox *sandbox = request->sandbox;
 	size_t size = ad_msg_spawn_size(spawn), fd_count = 0;
 	int fds[SPAWN_FDS_MAX];
 
@@ -792,6 +793,8 @@ static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 		fds[fd_count++] = sandbox->credentials_fd;
 	if (spawn->flags & AD_SPAWN_NETNS)
 		fds[fd_count++] = sandbox->netns_fd;
+	for (size_t i = 0; request->machine && i < request->machine->fd_count; i++)
+		fds[fd_count++] = request->machine->fds[i];
 	if (size > sizeof(launcher->scratch))
 		return post_large(launcher, spawn, size, fds, fd_count, reterr);
 	return unreachable(post(launcher, launcher->scratch,
@@ -833,6 +836,14 @@ static void fill_spawn(const struct ad_launcher *launcher, const struct ad_launc
 		.argv = request->argv,
 		.env = request->env,
 	};
+	if (request->machine) {
+		ret->flags |= AD_SPAWN_MACHINE;
+		ret->machine = (struct ad_msg_machine){
+			.uid = request->machine->uid,
+			.gid = request->machine->gid,
+			.fd_count = (uint32_t)request->machine->fd_count,
+		};
+	}
 	for (unsigned int i = 0; i < AD_MSG_LIMIT_COUNT; i++) {
 		if (request->limits_requested & launcher->limit_bits[i])
 			ret->requested |= 1u << i;
@@ -910,7 +921,7 @@ int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *r
 	if (request->sandbox)
 		r = fill_sandbox(request->sandbox, &spawn, &profile, reterr);
 	if (r == 0)
-		r = post_spawn(launcher, &spawn, request->sandbox, reterr);
+		r = post_spawn(launcher, &spawn, request, reterr);
 	errno = saved;
 	if (r < 0) {
 		free(job);

@@ -7,7 +7,7 @@
 #include "proto/wire.h"
 
 /* Every message: version 1, type 1, zero 2, job 4. */
-enum { HEADER = 8, SPAWN_FIXED = HEADER + 2 * 4 + 7 * 8 + 5 * 4 };
+enum { HEADER = 8, SPAWN_FIXED = HEADER + 2 * 4 + 7 * 8 + 3 * 4 + 5 * 4 };
 
 static uint8_t *put_header(uint8_t *at, enum ad_msg_type type, uint32_t job)
 {
@@ -98,6 +98,9 @@ size_t ad_msg_spawn_encode(const struct ad_msg_spawn *spawn, uint8_t *buf)
 	at = put(at, limits->file, 8);
 	at = put(at, limits->open_files, 8);
 	at = put(at, limits->cpu_ms_per_100ms, 8);
+	at = put(at, spawn->machine.uid, 4);
+	at = put(at, spawn->machine.gid, 4);
+	at = put(at, spawn->machine.fd_count, 4);
 	counts = at;
 	strings = at + 20;
 	memcpy(strings, spawn->workdir, workdir_size);
@@ -112,6 +115,17 @@ size_t ad_msg_spawn_encode(const struct ad_msg_spawn *spawn, uint8_t *buf)
 		memcpy(at, spawn->profile, spawn->profile_len);
 	at += spawn->profile_len;
 	return (size_t)(at - buf);
+}
+
+static bool get_machine(struct reader *in, uint32_t flags, struct ad_msg_machine *ret)
+{
+	ret->uid = get_u32(in);
+	ret->gid = get_u32(in);
+	ret->fd_count = (uint32_t)get_below(in, 4, AD_SPAWN_MACHINE_FDS_MAX + 1);
+	if (!(flags & AD_SPAWN_MACHINE))
+		return ret->uid == 0 && ret->gid == 0 && ret->fd_count == 0;
+	return (flags & ~(uint32_t)AD_SPAWN_CGROUP_REQUIRED) ==
+	       (AD_SPAWN_MACHINE | AD_SPAWN_MERGE_STDERR);
 }
 
 bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t len)
@@ -135,6 +149,8 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 	limits->file = get(&in, 8);
 	limits->open_files = get(&in, 8);
 	limits->cpu_ms_per_100ms = get(&in, 8);
+	if (!get_machine(&in, ret->flags, &ret->machine))
+		return false;
 	workdir_size = get_u32(&in);
 	argc = get_u32(&in);
 	envc = get_u32(&in);

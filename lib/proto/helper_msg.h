@@ -12,7 +12,7 @@
 #include "proto/profile.h"
 
 /* In every message: helper and library must be of the same version. */
-enum { AD_MSG_VERSION = 2 };
+enum { AD_MSG_VERSION = 3 };
 
 enum {
 	AD_MSG_INLINE_MAX = 32 * 1024,       /* larger spawn messages come in a memfd */
@@ -48,8 +48,14 @@ enum {
 	/* Descriptors that come with the message, in this order. */
 	AD_SPAWN_CREDENTIALS = 16, /* a sealed memfd; sandbox only */
 	AD_SPAWN_NETNS = 32,       /* a network namespace; sandbox only */
-	AD_SPAWN_FLAGS = 63
+	/* A virtual machine monitor: a child of the helper itself, without a supervisor and
+	 * without privileges. Its stderr is merged, its stdin /dev/null. */
+	AD_SPAWN_MACHINE = 64,
+	AD_SPAWN_FLAGS = 127
 };
+
+/* Descriptors that a machine is given: with the message itself they fit in one. */
+enum { AD_SPAWN_MACHINE_FDS_MAX = 7 };
 
 /* Limits that the helper or a supervisor watches, and so may report. */
 enum ad_msg_limit {
@@ -70,6 +76,11 @@ struct ad_msg_spawn {
 	uint32_t flags;     /* AD_SPAWN_* */
 	uint32_t requested; /* 1 << enum ad_msg_limit: asked for, not a default */
 	struct ad_msg_limits limits;
+	struct ad_msg_machine {    /* zero without AD_SPAWN_MACHINE */
+		uint32_t uid, gid; /* what it becomes if the helper is root */
+		/* That many descriptors come with the message, and are its 3, 4, ... */
+		uint32_t fd_count;
+	} machine;
 	const char *workdir; /* "": stay where the helper is */
 	/* Encoding reads these; decoding sets them to NULL: see ad_msg_spawn_vectors(). */
 	const char *const *argv, *const *env;

@@ -1310,6 +1310,145 @@ END_TEST
 
 /* ---- stdin */
 
+/* ---- virtual machine monitors: here a shell in the place of one */
+
+enum { MACHINE_ID = 65531 };
+
+static struct run *start_machine(const char *script, const int *fds, size_t fd_count)
+{
+	const char *argv[] = { "/bin/sh", "-c", script, NULL };
+	const struct ad_launch_machine machine = { fds, fd_count, MACHINE_ID, MACHINE_ID };
+	struct ad_launch_request request = request_of(argv);
+	struct run *run = run_new();
+
+	request.workdir = "/";
+	request.merge_stderr = true;
+	request.machine = &machine;
+	run_request(run, &request);
+	return run;
+}
+
+static void expect_status(pid_t pid, const char *line)
+{
+	char path[64], text[8192];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	ck_assert_int_gt(slurp(path, text, sizeof(text)), 0);
+	ck_assert_msg(strstr(text, line) != NULL, "no \"%s\" in %s", line, text);
+}
+
+START_TEST(machine_has_nothing)
+{
+	static const char script[] = "cat <&3; cat /proc/self/fd/3 && cat /etc/hostname; "
+				     "echo here >&4; exec sleep 1000";
+	uint32_t uid = geteuid() == 0 ? MACHINE_ID : geteuid();
+	char path[128], line[96], seen[64] = "";
+	struct run *run;
+	int fds[2], ends[2];
+
+	snprintf(path, sizeof(path), "%s/handed", dir);
+	fds[0] = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	ck_assert_int_eq(write(fds[0], "handed\n", 7), 7);
+	close(fds[0]);
+	fds[0] = open(path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_ge(fds[0], 0);
+	ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+	fds[1] = ends[1];
+	/* What is refused below is there to be read. */
+	run = start("cat /etc/hostname >/dev/null && echo readable");
+	finish(run);
+	ck_assert_str_eq(run->out[0], "readable\n");
+	run_free(run);
+
+	run = start_machine(script, fds, 2);
+	ck_assert(wait_for(run, &run->started, PATIENCE_MS));
+	ck_assert_uint_eq(run->receipt.uid, uid);
+	ck_assert_msg(read(ends[0], seen, sizeof(seen) - 1) == 5, "nothing came by descriptor 4");
+	ck_assert_str_eq(seen, "here\n");
+	snprintf(line, sizeof(line), "Uid:\t%u\t%u\t%u\t%u\n", uid, uid, uid, uid);
+	expect_status(run->pid, line);
+	expect_status(run->pid, "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n");
+	if (geteuid() == 0)
+		expect_status(run->pid, "CapBnd:\t0000000000000000\n");
+	expect_status(run->pid, "NoNewPrivs:\t1\n");
+	snprintf(path, sizeof(path), "/proc/%d/fd/5", run->pid);
+	ck_assert(access(path, F_OK) < 0);
+	path[strlen(path) - 1] = '4';
+	ck_assert_msg(readlink(path, line, sizeof(line)) > 0, "%s", path);
+	ck_assert_int_eq(ad_job_kill(run->job), 0);
+	finish(run);
+	expect_signal(run, SIGKILL);
+	ck_assert_ptr_eq(strstr(run->out[0], "handed\nhanded\n"), run->out[0]);
+	if (run->receipt.landlock_abi)
+		ck_assert_str_eq(run->out[0] + 14, "cat: /etc/hostname: Permission denied\n");
+	else
+		fprintf(stderr, "SKIP-CANNOT: this kernel has no Landlock\n");
+	run_free(run);
+	close(fds[0]);
+	close(ends[0]);
+	close(ends[1]);
+}
+END_TEST
+
+START_TEST(machine_ends)
+{
+	struct run *run = start_machine("exit 7", NULL, 0);
+
+	finish(run);
+	expect_exit(run, 7);
+	run_free(run);
+	run = start_machine("exec sleep 1000", NULL, 0);
+	ck_assert(wait_for(run, &run->started, PATIENCE_MS));
+	ck_assert_int_eq(parent_of(run->pid), helper_pid);
+	ck_assert_int_eq(ad_job_kill(run->job), 0);
+	finish(run);
+	expect_signal(run, SIGKILL);
+	run_free(run);
+	run = start_machine("exec sleep 1000", NULL, 0);
+	ck_assert(wait_for(run, &run->started, PATIENCE_MS));
+	ck_assert_int_eq(ad_job_signal(run->job, SIGTERM), 0);
+	finish(run);
+	expect_signal(run, SIGTERM);
+	run_free(run);
+}
+END_TEST
+
+START_TEST(machine_cannot_start)
+{
+	const struct ad_launch_machine machine = { NULL, 0, MACHINE_ID, MACHINE_ID };
+	const char *argv[] = { "/nowhere/qemu", NULL };
+	struct ad_launch_request request = request_of(argv);
+	struct run *run = run_new();
+
+	request.merge_stderr = true;
+	request.machine = &machine;
+	run_request(run, &request);
+	expect_failed(run, AGENTD_ERR_SYSTEM, ENOENT, "/nowhere/qemu");
+	run_free(run);
+	expect_works();
+}
+END_TEST
+
+START_TEST(machine_dies_with_the_helper)
+{
+	struct run *run = start_machine("exec sleep 1000", NULL, 0);
+	pid_t pid;
+
+	ck_assert(wait_for(run, &run->started, PATIENCE_MS));
+	pid = run->pid;
+	ck_assert_int_eq(kill(helper_pid, SIGKILL), 0);
+	ck_assert(wait_for(run, &run->failed, PATIENCE_MS));
+	for (int i = 0; i < 1000 && kill(pid, 0) == 0 && !is_zombie(pid); i++)
+		sleep_ms(5);
+	ck_assert(kill(pid, 0) < 0 || is_zombie(pid));
+	run_free(run);
+	/* The next helper removes the group that this one could not. */
+	ad_launcher_free(launcher);
+	launcher_make(helper);
+	wait_ready();
+}
+END_TEST
+
 START_TEST(input)
 {
 	static const char *const argv[] = { "sh", "-c", "cat; echo end", NULL };
@@ -1632,12 +1771,12 @@ START_TEST(helper_of_another_kind)
 	expect_lost("/bin/true", AGENTD_ERR_BACKEND, "ended before it was ready");
 	expect_lost_script("printf 'garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "another version");
-	expect_lost_script("printf '\\002garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
+	expect_lost_script("printf '\\003garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "malformed");
 	expect_lost_script("head -c 5000 /dev/zero >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "malformed");
 	/* A report about a job that never was. */
-	expect_lost_script("printf '\\002\\025\\0\\0\\011\\0\\0\\0"
+	expect_lost_script("printf '\\003\\025\\0\\0\\011\\0\\0\\0"
 			   "\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0' >&3;"
 			   "exec sleep 1",
 			   AGENTD_ERR_PROTOCOL, "malformed");
@@ -1681,6 +1820,10 @@ int main(void)
 	tcase_add_test(tc, job_freed_in_its_callback);
 	tcase_add_test(tc, many_at_once);
 	tcase_add_test(tc, one_after_the_other);
+	tcase_add_test(tc, machine_has_nothing);
+	tcase_add_test(tc, machine_ends);
+	tcase_add_test(tc, machine_cannot_start);
+	tcase_add_test(tc, machine_dies_with_the_helper);
 	tcase_add_test(tc, input);
 	tcase_add_test(tc, limit_memory);
 	tcase_add_test(tc, limit_pids);

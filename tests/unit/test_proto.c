@@ -578,7 +578,7 @@ static struct ad_msg_spawn some_spawn(void)
 	profile_len = ad_profile_encode(&profile, profile_bytes);
 	return (struct ad_msg_spawn){
 		.job = 0xdeadbeef,
-		.flags = AD_SPAWN_FLAGS,
+		.flags = AD_SPAWN_FLAGS & ~(uint32_t)AD_SPAWN_MACHINE,
 		.requested = (1u << AD_MSG_LIMIT_COUNT) - 1,
 		.limits = { UINT64_MAX, 2, 3, 4, 5, 6, UINT64_MAX - 7 },
 		.workdir = "/some/where",
@@ -627,6 +627,7 @@ static void check_spawn(const struct ad_msg_spawn *sent)
 	ck_assert_uint_eq(got.flags, sent->flags);
 	ck_assert_uint_eq(got.requested, sent->requested);
 	ck_assert_mem_eq(&got.limits, &sent->limits, sizeof(got.limits));
+	ck_assert_mem_eq(&got.machine, &sent->machine, sizeof(got.machine));
 	ck_assert_str_eq(got.workdir, sent->workdir);
 	ck_assert_uint_eq(got.profile_len, sent->profile_len);
 	if (sent->profile)
@@ -687,8 +688,8 @@ START_TEST(spawn_of_other_lengths)
 }
 END_TEST
 
-/* Offsets of the five counts behind the limits. */
-enum { SPAWN_COUNTS = 8 + 8 + 7 * 8 };
+/* Offsets of what follows the limits: the machine's three numbers, and five counts. */
+enum { SPAWN_MACHINE = 8 + 8 + 7 * 8, SPAWN_COUNTS = SPAWN_MACHINE + 3 * 4 };
 
 START_TEST(spawn_with_wrong_counts)
 {
@@ -721,7 +722,7 @@ START_TEST(spawn_with_wrong_counts)
 	ck_assert(ad_msg_spawn_decode(&got, buf, len));
 	buf[8] = AD_SPAWN_STDIN;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
-	buf[8] = AD_SPAWN_FLAGS;
+	buf[8] = AD_SPAWN_FLAGS & ~AD_SPAWN_MACHINE;
 	/* Flags and requests nobody knows; no job. */
 	buf[8] = AD_SPAWN_FLAGS + 1;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
@@ -749,6 +750,35 @@ START_TEST(spawn_without_sandbox)
 		spawn.flags = bad[i];
 		buf = encode_spawn(&spawn, &len);
 		ck_assert_msg(!ad_msg_spawn_decode(&got, buf, len), "flags %u", bad[i]);
+		free(buf);
+	}
+}
+END_TEST
+
+START_TEST(spawn_of_a_machine)
+{
+	static const uint32_t right = AD_SPAWN_MACHINE | AD_SPAWN_MERGE_STDERR;
+	static const uint32_t wrong[] = { AD_SPAWN_MACHINE, right | AD_SPAWN_STDIN,
+					  AD_SPAWN_MERGE_STDERR, 0 };
+	struct ad_msg_spawn spawn = some_spawn(), got;
+	uint8_t *buf;
+	size_t len;
+
+	spawn.profile = NULL;
+	spawn.profile_len = 0;
+	spawn.machine = (struct ad_msg_machine){ 65531, 65532, AD_SPAWN_MACHINE_FDS_MAX };
+	spawn.flags = right | AD_SPAWN_CGROUP_REQUIRED;
+	check_spawn(&spawn);
+	spawn.flags = right;
+	check_spawn(&spawn);
+	buf = encode_spawn(&spawn, &len);
+	buf[SPAWN_MACHINE + 8]++; /* too many descriptors */
+	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
+	free(buf);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		spawn.flags = wrong[i];
+		buf = encode_spawn(&spawn, &len);
+		ck_assert_msg(!ad_msg_spawn_decode(&got, buf, len), "flags %u", wrong[i]);
 		free(buf);
 	}
 }
@@ -818,6 +848,7 @@ int main(void)
 	tcase_add_test(tc, bad_profiles);
 	tcase_add_test(tc, random_profiles);
 	tcase_add_test(tc, spawn_without_sandbox);
+	tcase_add_test(tc, spawn_of_a_machine);
 	tcase_add_test(tc, spawn_too_large);
 	tcase_add_test(tc, random_spawns);
 	return unit_run("proto", tc);

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#include "helper/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "sys/sys.h"
+
+static uint32_t make_pipe(struct pipes *pipes, int stream)
+{
+	bool input = stream == STDIN_FILENO;
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return AD_STAGE_PIPE;
+	pipes->child[stream] = ends[input ? 0 : 1];
+	pipes->host[stream] = ends[input ? 1 : 0];
+	/* Only the library's end: it is an open file description of its own. */
+	errno = -ad_sys_set_nonblock(pipes->host[stream]);
+	return errno ? AD_STAGE_PIPE : AD_STAGE_COUNT;
+}
+
+uint32_t pipes_make(uint32_t flags, struct pipes *pipes)
+{
+	uint32_t stage;
+
+	*pipes = (struct pipes){ .child = { -1, -1, -1 }, .host = { -1, -1, -1 } };
+	stage = make_pipe(pipes, STDOUT_FILENO);
+	if (stage != AD_STAGE_COUNT)
+		return stage;
+	if (flags & AD_SPAWN_MERGE_STDERR) {
+		pipes->child[STDERR_FILENO] = pipes->child[STDOUT_FILENO];
+	} else {
+		stage = make_pipe(pipes, STDERR_FILENO);
+		if (stage != AD_STAGE_COUNT)
+			return stage;
+	}
+	if (flags & AD_SPAWN_STDIN)
+		return make_pipe(pipes, STDIN_FILENO);
+	/* 0 is /dev/null in the helper, but a description shared by all commands. */
+	pipes->child[STDIN_FILENO] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return pipes->child[STDIN_FILENO] < 0 ? AD_STAGE_STDIN : AD_STAGE_COUNT;
+}
+
+void pipes_close(const struct pipes *pipes)
+{
+	for (int i = 0; i < 3; i++) {
+		if (pipes->host[i] >= 0)
+			close(pipes->host[i]);
+		if (pipes->child[i] >= 0 && (i < 2 || pipes->child[i] != pipes->child[1]))
+			close(pipes->child[i]);
+	}
+}
