@@ -30,6 +30,8 @@ int ad_json_parse(const char *text, size_t len, struct json_object **ret, agentd
 int ad_json_parse_flat(const char *text, size_t len, struct json_object **ret,
 		       agentd_error **reterr);
 void ad_json_free(struct json_object *value);
+/* Another reference to a value or a part of one. */
+struct json_object *ad_json_ref(const struct json_object *value);
 static inline void ad_json_freep(struct json_object **value)
 {
 	ad_json_free(*value);

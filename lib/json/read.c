@@ -72,6 +72,13 @@ void ad_json_free(struct json_object *value)
 		json_object_put(value);
 }
 
+struct json_object *ad_json_ref(const struct json_object *value)
+{
+	struct json_object *shared = (struct json_object *)(uintptr_t)value;
+
+	return value == ad_json_null() ? shared : json_object_get(shared);
+}
+
 enum ad_json_type ad_json_type_of(const struct json_object *value)
 {
 	if (!value || value == ad_json_null())

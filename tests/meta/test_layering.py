@@ -15,14 +15,15 @@ ALLOWED = {
     "util": UTIL,
     "sys": SYS,
     "json": SYS,
+    "cache": SYS | {"json"},
     "loop": SYS,
     "proto": SYS,
     "policy": BASE,
     "sink": BASE,
     "launch": LAUNCH,
-    "backend": LAUNCH | {"launch"},
+    "backend": LAUNCH | {"launch", "cache"},
     "core": LAUNCH | {"launch", "backend"},
-    "probe": LAUNCH | {"launch"},
+    "probe": LAUNCH | {"launch", "cache"},
     # A program of its own, static: it shares only what needs no library.
     "helper": SYS | {"proto"},
 }
