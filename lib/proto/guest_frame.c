@@ -12,8 +12,7 @@ enum {
 	SIGNAL_MAX = 64,
 	LIMITS_SIZE = 7 * 8,
 	RUN_FIXED = 3 * 4 + LIMITS_SIZE + 2 * 4,
-	/* "/", an argument of one byte, and their NULs. */
-	RUN_LEAST = RUN_FIXED + 4,
+	RUN_LEAST = RUN_FIXED + 3, /* "/" and one empty argument */
 	FIXED_MAX = RUN_FIXED
 };
 _Static_assert(FIXED_MAX >= AD_GUEST_SEED_SIZE + 8, "SETUP does not fit");
@@ -192,20 +191,20 @@ static const char *get_run(struct reader *in, struct ad_guest_msg *ret, const ch
 		return "a user or group that cannot be";
 	if (argc == 0)
 		return "no arguments";
-	if (vectors_size(argc, envc) > AD_GUEST_RUN_MAX - in->left)
+	if (vectors_size(argc, envc) > AD_GUEST_RUN_MAX - RUN_FIXED - in->left)
 		return "too many strings";
 	at = (const char *)in->at;
 	if (!ad_wire_strings_check(at, in->left, 1 + (uint64_t)argc + envc))
 		return "strings that do not fill it";
 	if (ad_path_check(at) != AD_PATH_OK)
 		return "a path that is not absolute and plain";
-	argv = malloc(vectors_size(argc, envc));
-	*ret_vectors = argv;
-	if (!argv)
-		return NULL;
-	env = argv + argc + 1;
 	ret->u.run.workdir = at;
 	at += strlen(at) + 1;
+	argv = ret_vectors ? malloc(vectors_size(argc, envc)) : NULL;
+	if (!argv)
+		return NULL;
+	*ret_vectors = argv;
+	env = argv + argc + 1;
 	ad_wire_strings_fill(ad_wire_strings_fill(at, argv, argc), env, envc);
 	ret->u.run.argv = argv;
 	ret->u.run.env = env;
@@ -359,7 +358,8 @@ const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_head
 	const char *why = NULL;
 
 	*ret = (struct ad_guest_msg){ .type = header->type, .id = header->id };
-	*ret_vectors = NULL;
+	if (ret_vectors)
+		*ret_vectors = NULL;
 	switch (ret->type) {
 	case AD_GUEST_SETUP:
 		memcpy(ret->u.setup.seed, body, AD_GUEST_SEED_SIZE);

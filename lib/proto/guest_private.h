@@ -34,7 +34,7 @@ void ad_guest_header_decode(struct ad_guest_header *ret, const uint8_t *at);
 bool ad_guest_encode(const struct ad_guest_msg *msg, struct ad_buf *out);
 /* NULL, or what is wrong with the body. What is in ret is borrowed from body but for the
  * vectors of RUN, *ret_vectors, which are to be freed; NULL in a RUN that is right: out of
- * memory. */
+ * memory. Without ret_vectors there are none. */
 const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_header *header,
 			    const uint8_t *body, const char ***ret_vectors);
 
