@@ -275,8 +275,8 @@ static int explain_path(struct ad_buf *text, const char *source,
 	return failure->os_errno == ENOMEM ? AGENTD_ERR_NOMEM : AGENTD_ERR_INVALID;
 }
 
-agentd_error *sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
-			      agentd_error *err)
+agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
+				 agentd_error *err)
 {
 	ad_autobuf struct ad_buf text = { 0 };
 	const char *source, *pointer = "";
@@ -301,7 +301,7 @@ agentd_error *sandbox_explain(const agentd_spec *spec, const struct ad_launch_fa
 	return ret;
 }
 
-void sandbox_denied(agentd_task *task, const char *kind, const char *target)
+void ad_sandbox_denied(agentd_task *task, const char *kind, const char *target)
 {
 	if (strcmp(kind, "syscall") == 0)
 		agentd_task_denied(task, kind, target, "seccomp",

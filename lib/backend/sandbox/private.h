@@ -27,8 +27,5 @@ uint8_t sandbox_strictness(const agentd_spec *spec, enum ad_layer layer);
 void sandbox_report(agentd_task *task, const agentd_spec *spec, const struct agentd_limits *limits,
 		    const struct ad_launch_receipt *receipt);
 void sandbox_report_best(agentd_backend_report *report, const struct ad_launch_receipt *best);
-agentd_error *sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
-			      agentd_error *err);
-void sandbox_denied(agentd_task *task, const char *kind, const char *target);
 
 #endif

@@ -16,8 +16,8 @@ struct sandbox {
 static const struct ad_local_kind kind = {
 	.report = sandbox_report,
 	.report_best = sandbox_report_best,
-	.explain = sandbox_explain,
-	.denied = sandbox_denied,
+	.explain = ad_sandbox_explain,
+	.denied = ad_sandbox_denied,
 };
 
 /* Nothing of the host program's own. */

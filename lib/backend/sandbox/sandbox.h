@@ -7,7 +7,7 @@
 
 #include <agentd/backend.h>
 
-struct ad_launcher;
+#include "launch/launch.h"
 
 enum {
 	AD_SANDBOX_UID = 65530, /* and the group, unless the runner's options say */
@@ -24,5 +24,19 @@ struct ad_sandbox_opts {
 };
 
 const struct agentd_backend_ops *ad_sandbox_backend_ops(void);
+
+/* ---- for a backend that needs a process as confined as the command of spec would be */
+
+/* Run argv[0], an absolute path that it sees whatever the policy says, with the paths and
+ * protected names of spec, no network and pipes for stdin, stdout and stderr. The rest is
+ * as of ad_job_start(). */
+int ad_sandbox_job_start(const struct ad_sandbox_opts *opts, const agentd_spec *spec,
+			 const char *const *argv, const struct ad_job_events *events,
+			 void *userdata, struct ad_job **ret, agentd_error **reterr);
+/* The error to pass on for one of ad_job_events.failed(), or for taking its place. */
+agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
+				 agentd_error *err);
+/* Tell task of what ad_job_events.denied() was told. */
+void ad_sandbox_denied(agentd_task *task, const char *kind, const char *target);
 
 #endif

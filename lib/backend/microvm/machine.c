@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/* One virtual machine, from its monitor's start until nothing is left of it:
+ *
+ *   timing -> booting -> setting up -> ready -> ending
+ *
+ * Where KVM is to be tried, a boot that fails is done again without it. Whatever goes
+ * wrong ends in fail(), which keeps the reason and kills the monitor; only the monitor's
+ * death, or that there was none, is the end. */
+#include "backend/microvm/private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+#include <agentd/backend.h>
+
+/* A boot takes 0.1 s under KVM and 2 s under TCG; with both processors loaded 8 s. */
+static const uint64_t boot_kvm_ns = 5000 * MICROVM_MS, boot_tcg_ns = 30000 * MICROVM_MS;
+static const uint64_t setup_ns = 15000 * MICROVM_MS;
+/* For a monitor whose guest has powered off, to end by itself. */
+static const uint64_t end_ns = 2000 * MICROVM_MS;
+/* Over 20 ms the rate of the time-stamp counter comes out to 1 in 10,000 (measured). */
+static const uint64_t timing_ns = 20 * MICROVM_MS;
+
+enum state { TIMING, BOOTING, SETTING_UP, READY, ENDING };
+
+enum { READ_SIZE = 64 * 1024, READS_PER_WAKE = 4 };
+
+struct machine {
+	struct microvm *vm;
+	const struct machine_events *events;
+	void *userdata;
+	struct machine_facts facts;
+	struct image image;
+	uint64_t memory_bytes;
+	bool require_kvm, trial; /* the first boot under KVM here */
+	enum state state;
+	uint64_t began_ns;
+	struct engine *engine;
+	struct ad_guest_link *link;
+	int fd; /* our end of the channel, or -1 */
+	struct ad_io readable, writable;
+	bool writing, feeding;
+	struct ad_timer timer;
+	struct ad_defer over; /* there was no monitor whose death would be the end */
+	agentd_error *err;    /* why it ends */
+};
+
+static struct ad_loop *loop_of(const struct machine *machine)
+{
+	return ad_launcher_loop(machine->vm->launcher);
+}
+
+/* ---- the end */
+
+static void close_channel(struct machine *machine)
+{
+	if (machine->fd < 0)
+		return;
+	ad_io_stop(&machine->readable);
+	ad_io_stop(&machine->writable);
+	close(ad_steal_fd(&machine->fd));
+}
+
+/* Takes err. Later reasons follow from the first. */
+static void fail(struct machine *machine, agentd_error *err)
+{
+	if (machine->err)
+		agentd_error_unref(err);
+	else
+		machine->err = err;
+	if (machine->state == ENDING)
+		return;
+	machine->state = ENDING;
+	ad_timer_stop(&machine->timer);
+	/* The agent powers off when its channel closes; a monitor is not asked. */
+	ad_io_stop(&machine->readable);
+	ad_io_stop(&machine->writable);
+	if (machine->engine)
+		machine->vm->engine->kill(machine->engine);
+	else
+		ad_defer(&machine->over);
+}
+
+static void fail_text(struct machine *machine, int code, const char *text)
+{
+	fail(machine, agentd_error_create(code, 0, text));
+}
+
+static void report_over(struct ad_defer *defer, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	(void)defer;
+	machine->events->died(machine, AD_STEAL(machine->err), machine->userdata);
+}
+
+static void boot(struct machine *machine);
+
+/* KVM did not boot what TCG boots. */
+static void trial_failed(struct machine *machine, const char *why)
+{
+	ad_autobuf struct ad_buf text = { 0 };
+
+	ad_buf_printf(&text, "the kernel does not boot under it here (%s)", why);
+	accel_learn(machine->vm, false, text.failed ? "it does not boot" : text.data);
+	machine->trial = false;
+	machine->vm->engine->free(AD_STEAL(machine->engine));
+	close_channel(machine);
+	machine->facts.accel = ACCEL_TCG;
+	agentd_error_unref(AD_STEAL(machine->err));
+	if (machine->require_kvm) {
+		text.len = 0;
+		ad_buf_printf(&text, "the policy requires KVM: %s",
+			      machine->vm->kvm_reason.data ? machine->vm->kvm_reason.data : why);
+		machine->state = ENDING;
+		machine->err = agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0, text.data);
+		ad_defer(&machine->over);
+		return;
+	}
+	machine->state = BOOTING;
+	boot(machine);
+}
+
+static void engine_died(struct engine *engine, agentd_error *err, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	(void)engine;
+	if (machine->trial && (machine->state == BOOTING || machine->state == ENDING)) {
+		trial_failed(machine, agentd_error_message(machine->err ? machine->err : err));
+		agentd_error_unref(err);
+		return;
+	}
+	if (!machine->err)
+		machine->err = err;
+	else
+		agentd_error_unref(err);
+	machine->state = ENDING;
+	ad_timer_stop(&machine->timer);
+	close_channel(machine);
+	machine->events->died(machine, AD_STEAL(machine->err), machine->userdata);
+}
+
+static void timer_fired(struct ad_timer *timer, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	(void)timer;
+	switch (machine->state) {
+	case TIMING:
+		machine->state = BOOTING;
+		boot(machine);
+		break;
+	case BOOTING:
+		fail_text(machine, AGENTD_ERR_TIMEOUT,
+			  machine->facts.accel == ACCEL_KVM ?
+				  "the virtual machine did not boot within 5 s" :
+				  "the virtual machine did not boot within 30 s; "
+				  "scripts/build-image --check tells whether the image is sound");
+		break;
+	case SETTING_UP:
+		fail_text(machine, AGENTD_ERR_TIMEOUT,
+			  "the guest agent did not set itself up within 15 s");
+		break;
+	case READY: /* its channel has ended */
+		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- the channel */
+
+static void write_out(struct machine *machine)
+{
+	for (;;) {
+		size_t len;
+		const uint8_t *data = ad_guest_link_peek(machine->link, &len);
+		ssize_t n;
+
+		if (len == 0)
+			break;
+		n = send(machine->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0)
+			break; /* reading tells */
+		ad_guest_link_sent(machine->link, (size_t)n);
+	}
+	ad_io_stop(&machine->writable);
+	machine->writing = false;
+}
+
+static void on_writable(struct ad_io *io, void *userdata)
+{
+	(void)io;
+	write_out(userdata);
+}
+
+/* From the loop, or at the end of what is being read. */
+static void write_soon(struct machine *machine)
+{
+	if (machine->writing || machine->feeding || machine->fd < 0 || machine->state == ENDING)
+		return;
+	if (ad_io_start(&machine->writable) < 0)
+		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+	else
+		machine->writing = true;
+}
+
+static void channel_ended(struct machine *machine)
+{
+	ad_io_stop(&machine->readable);
+	ad_io_stop(&machine->writable);
+	/* What the monitor has to say comes with its death. */
+	if (ad_timer_start(&machine->timer, end_ns) < 0)
+		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
+}
+
+static void on_readable(struct ad_io *io, void *userdata)
+{
+	struct machine *machine = userdata;
+	uint8_t buf[READ_SIZE];
+
+	(void)io;
+	for (int i = 0; i < READS_PER_WAKE && machine->state != ENDING; i++) {
+		ssize_t n = read(machine->fd, buf, sizeof(buf));
+
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			break;
+		if (n <= 0) {
+			channel_ended(machine);
+			return;
+		}
+		machine->feeding = true;
+		if (!ad_guest_link_feed(machine->link, buf, (size_t)n)) {
+			ad_autobuf struct ad_buf text = { 0 };
+
+			ad_buf_printf(&text, "the guest agent broke the protocol: %s",
+				      ad_guest_link_error(machine->link));
+			fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
+		}
+		machine->feeding = false;
+	}
+	if (machine->state != ENDING)
+		write_soon(machine);
+}
+
+/* ---- what the agent says first */
+
+static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
+{
+	struct ad_guest_msg setup = { .type = AD_GUEST_SETUP };
+	struct timespec now;
+
+	if (msg->u.hello.version != AD_GUEST_VERSION) {
+		fail_text(machine, AGENTD_ERR_PROTOCOL,
+			  "the guest agent speaks another version of the protocol; "
+			  "scripts/build-image makes an image that fits this library");
+		return;
+	}
+	if (machine->trial) {
+		machine->trial = false;
+		accel_learn(machine->vm, true, "");
+	}
+	machine->facts.boot_ns = ad_sys_now_ns() - machine->began_ns;
+	machine->facts.memory_bytes = msg->u.hello.memory_bytes;
+	snprintf(machine->facts.kernel, sizeof(machine->facts.kernel), "%s", msg->u.hello.kernel);
+	/* Nothing has run that could have wanted either. */
+	if (getrandom(setup.u.setup.seed, sizeof(setup.u.setup.seed), 0) !=
+	    sizeof(setup.u.setup.seed)) {
+		fail_text(machine, AGENTD_ERR_SYSTEM, "no random seed for the virtual machine");
+		return;
+	}
+	clock_gettime(CLOCK_REALTIME, &now);
+	setup.u.setup.realtime_ns = (uint64_t)now.tv_sec * 1000 * MICROVM_MS + (uint64_t)now.tv_nsec;
+	machine->state = SETTING_UP;
+	if (!ad_guest_link_send(machine->link, &setup) ||
+	    ad_timer_start(&machine->timer, setup_ns) < 0)
+		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+}
+
+static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
+{
+	ad_autobuf struct ad_buf text = { 0 };
+
+	if (msg->u.ready.os_errno == 0) {
+		ad_timer_stop(&machine->timer);
+		machine->state = READY;
+		machine->events->ready(machine, machine->userdata);
+		return;
+	}
+	ad_buf_printf(&text, "the guest agent could not set itself up: %s: %s",
+		      msg->u.ready.text, strerror(msg->u.ready.os_errno));
+	fail(machine, agentd_error_create(AGENTD_ERR_BACKEND, 0, text.data));
+}
+
+static void on_message(const struct ad_guest_msg *msg, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	if (machine->state == ENDING)
+		return;
+	if (msg->type == AD_GUEST_HELLO)
+		on_hello(machine, msg);
+	else if (msg->type == AD_GUEST_READY)
+		on_set_up(machine, msg);
+	else
+		machine->events->message(machine, msg, machine->userdata);
+}
+
+static void on_link_writable(uint32_t id, enum ad_guest_stream stream, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	if (machine->state == READY)
+		machine->events->writable(machine, id, stream, machine->userdata);
+}
+
+static const struct ad_guest_link_events link_events = {
+	.message = on_message,
+	.writable = on_link_writable,
+};
+
+/* ---- booting */
+
+static void engine_started(struct engine *engine, int32_t pid,
+			   const struct ad_launch_receipt *receipt, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	(void)engine;
+	machine->facts.pid = pid;
+	machine->facts.uid = receipt->uid;
+	machine->facts.landlock_abi = receipt->landlock_abi;
+}
+
+static const struct engine_events engine_events = {
+	.started = engine_started,
+	.died = engine_died,
+};
+
+/* Ticks of the time-stamp counter in a millisecond; 0 where there is none. */
+static uint64_t tsc_khz(const struct microvm *vm)
+{
+#if defined(__x86_64__)
+	uint64_t ns = ad_sys_now_ns() - vm->first_ns, ticks = __rdtsc() - vm->first_tsc;
+
+	return (uint64_t)((double)ticks * 1e6 / (double)ns);
+#else
+	(void)vm;
+	return 0;
+#endif
+}
+
+static int start_engine(struct machine *machine, int channel, agentd_error **reterr)
+{
+	const struct microvm *vm = machine->vm;
+	const struct engine_config config = {
+		.launcher = vm->launcher,
+		.program = vm->monitor,
+		.image = &machine->image,
+		.accel = machine->facts.accel,
+		.memory_bytes = machine->memory_bytes,
+		.tsc_khz = machine->facts.accel == ACCEL_TCG ? tsc_khz(vm) : 0,
+		.channel = channel,
+		.uid = vm->uid,
+		.gid = vm->gid,
+	};
+
+	return vm->engine->start(&config, &engine_events, machine, &machine->engine, reterr);
+}
+
+static int try_boot(struct machine *machine, agentd_error **reterr)
+{
+	ad_autoclose int theirs = -1;
+	int ends[2], r;
+
+	ad_guest_link_free(machine->link);
+	machine->link = ad_guest_link_new(AD_GUEST_HOST, &link_events, machine);
+	if (!machine->link)
+		return ad_fail_nomem(reterr);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return ad_fail_errno(reterr, errno, "no channel for the virtual machine");
+	machine->fd = ad_sys_high_fd(ends[0]);
+	theirs = ad_sys_high_fd(ends[1]);
+	r = machine->fd < 0 ? machine->fd : theirs < 0 ? theirs : ad_sys_set_nonblock(machine->fd);
+	if (r < 0)
+		return ad_fail_errno(reterr, -r, "no channel for the virtual machine");
+	machine->writing = false;
+	ad_io_init(&machine->readable, loop_of(machine), machine->fd, AD_IO_READ, on_readable,
+		   machine);
+	ad_io_init(&machine->writable, loop_of(machine), machine->fd, AD_IO_WRITE, on_writable,
+		   machine);
+	if (ad_io_start(&machine->readable) < 0 ||
+	    ad_timer_start(&machine->timer,
+			   machine->facts.accel == ACCEL_KVM ? boot_kvm_ns : boot_tcg_ns) < 0)
+		return ad_fail_nomem(reterr);
+	machine->began_ns = ad_sys_now_ns();
+	return start_engine(machine, theirs, reterr);
+}
+
+static void boot(struct machine *machine)
+{
+	agentd_error *err = NULL;
+
+	if (try_boot(machine, &err) < 0)
+		fail(machine, err);
+}
+
+/* ---- making one */
+
+static int choose_accel(struct machine *machine, agentd_error **reterr)
+{
+	const struct microvm *vm = machine->vm;
+
+	machine->trial = vm->kvm == KVM_UNKNOWN;
+	machine->facts.accel = vm->kvm == KVM_UNUSABLE ? ACCEL_TCG : ACCEL_KVM;
+	if (machine->require_kvm && vm->kvm == KVM_UNUSABLE)
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
+			       "the policy requires KVM: %s", vm->kvm_reason.data);
+	return 0;
+}
+
+int machine_new(struct microvm *vm, const struct machine_config *config,
+		const struct machine_events *events, void *userdata, struct machine **ret,
+		agentd_error **reterr)
+{
+	struct machine *machine = calloc(1, sizeof(*machine));
+	uint64_t known_for = ad_sys_now_ns() - vm->first_ns;
+	int r;
+
+	if (!machine)
+		return ad_fail_nomem(reterr);
+	machine->vm = vm;
+	machine->events = events;
+	machine->userdata = userdata;
+	machine->memory_bytes = config->memory_bytes;
+	machine->require_kvm = config->require_kvm;
+	machine->fd = -1;
+	machine->image = (struct image){ .kernel = -1, .initramfs = -1, .root = -1 };
+	ad_timer_init(&machine->timer, loop_of(machine), timer_fired, machine);
+	ad_defer_init(&machine->over, loop_of(machine), report_over, machine);
+	r = choose_accel(machine, reterr);
+	if (r == 0)
+		r = image_open(vm->image_dir, config->root, &machine->image, reterr);
+	if (r == 0 && ad_timer_start(&machine->timer,
+				     known_for < timing_ns ? timing_ns - known_for : 0) < 0)
+		r = ad_fail_nomem(reterr);
+	if (r < 0)
+		machine_free(machine);
+	else
+		*ret = machine;
+	return r;
+}
+
+const struct machine_facts *machine_facts(const struct machine *machine)
+{
+	return &machine->facts;
+}
+
+bool machine_send(struct machine *machine, const struct ad_guest_msg *msg)
+{
+	bool sent = machine->state == READY && ad_guest_link_send(machine->link, msg);
+
+	if (sent)
+		write_soon(machine);
+	return sent;
+}
+
+size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
+		    const uint8_t *data, size_t len)
+{
+	size_t taken = 0;
+
+	if (machine->state == READY)
+		taken = ad_guest_link_data(machine->link, id, stream, data, len);
+	if (taken > 0)
+		write_soon(machine);
+	return taken;
+}
+
+void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream stream, size_t len)
+{
+	if (machine->state != READY)
+		return;
+	ad_guest_link_taken(machine->link, id, stream, len);
+	write_soon(machine);
+}
+
+void machine_kill(struct machine *machine)
+{
+	/* Asked for, it is no trial that failed. */
+	machine->trial = false;
+	fail_text(machine, AGENTD_ERR_CANCELED, "the virtual machine was stopped");
+}
+
+void machine_free(struct machine *machine)
+{
+	if (!machine)
+		return;
+	ad_timer_stop(&machine->timer);
+	ad_defer_cancel(&machine->over);
+	close_channel(machine);
+	machine->vm->engine->free(machine->engine);
+	ad_guest_link_free(machine->link);
+	image_close(&machine->image);
+	agentd_error_unref(machine->err);
+	free(machine);
+}
