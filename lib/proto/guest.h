@@ -113,9 +113,9 @@ struct ad_guest_msg {
 			int32_t signo;
 		} signal;
 		struct {
-			const char *path;    /* absolute directory in the guest */
-			uint64_t max_bytes;  /* PUT, GET: more of file content is an error */
-			uint32_t uid, gid;   /* PUT: whose the files become */
+			const char *path;   /* absolute directory in the guest */
+			uint64_t max_bytes; /* PUT, GET: more of file content is an error */
+			uint32_t uid, gid;  /* PUT: whose the files become */
 		} files;
 		struct {
 			enum ad_guest_stream stream;
