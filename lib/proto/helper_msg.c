@@ -17,15 +17,6 @@ static uint8_t *put_header(uint8_t *at, enum ad_msg_type type, uint32_t job)
 	return put(at, job, 4);
 }
 
-static int32_t get_s32(struct reader *in)
-{
-	uint32_t value = get_u32(in);
-	int32_t ret;
-
-	memcpy(&ret, &value, sizeof(ret));
-	return ret;
-}
-
 /* Returns the type; 0 if there is no sound header. */
 static uint8_t get_header(struct reader *in, uint32_t *ret_job)
 {
@@ -121,7 +112,6 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 	uint32_t workdir_size, argc, envc, bytes, profile_len;
 	struct ad_profile profile;
 	const char *at;
-	size_t left;
 
 	*ret = (struct ad_msg_spawn){ 0 };
 	if (len > AD_MSG_SPAWN_MAX || get_header(&in, &ret->job) != AD_MSG_SPAWN || ret->job == 0)
@@ -150,42 +140,21 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 		return false;
 	ret->profile = profile_len > 0 ? in.at + bytes : NULL;
 	ret->profile_len = profile_len;
-	/* Exactly one NUL ends each string, the last one the message. */
 	at = (const char *)in.at;
-	left = bytes;
-	if (at[left - 1] != '\0' || strlen(at) + 1 != workdir_size)
+	if (!ad_wire_strings_check(at, bytes, 1 + (uint64_t)argc + envc) ||
+	    strlen(at) + 1 != workdir_size)
 		return false;
 	ret->workdir = at;
 	ret->strings = at + workdir_size;
-	at = ret->strings;
-	left -= workdir_size;
-	for (uint64_t i = 0; i < (uint64_t)argc + envc; i++) {
-		size_t size;
-
-		if (left == 0)
-			return false;
-		size = strlen(at) + 1;
-		at += size;
-		left -= size;
-	}
 	ret->argc = argc;
 	ret->envc = envc;
-	return left == 0;
-}
-
-static const char *fill(const char *at, const char **vector, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		vector[i] = at;
-		at += strlen(at) + 1;
-	}
-	vector[count] = NULL;
-	return at;
+	return true;
 }
 
 void ad_msg_spawn_vectors(const struct ad_msg_spawn *spawn, const char **argv, const char **env)
 {
-	fill(fill(spawn->strings, argv, spawn->argc), env, spawn->envc);
+	ad_wire_strings_fill(ad_wire_strings_fill(spawn->strings, argv, spawn->argc), env,
+			     spawn->envc);
 }
 
 /* ---- everything else */

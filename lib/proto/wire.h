@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Little-endian integers and their bounds; shared by the codecs of this folder. */
+/* Little-endian integers and their bounds, and runs of strings; shared by the codecs of
+ * this folder. */
 #ifndef AD_PROTO_WIRE_H
 #define AD_PROTO_WIRE_H
 
@@ -54,5 +55,15 @@ static inline uint8_t get_u8_below(struct reader *in, uint8_t bound)
 {
 	return (uint8_t)get_below(in, 1, bound);
 }
+
+static inline int32_t get_s32(struct reader *in)
+{
+	return (int32_t)get_u32(in);
+}
+
+/* Whether so many strings, each ended by a NUL, fill the bytes and no more. */
+bool ad_wire_strings_check(const char *at, size_t bytes, uint64_t count);
+/* Pointers to the next count strings, and a NULL; returns what follows them. */
+const char *ad_wire_strings_fill(const char *at, const char **vector, size_t count);
 
 #endif

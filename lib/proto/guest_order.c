@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+#include "proto/guest_private.h"
+
+/* What the agent may log for each SETUP and each task: without a bound nothing would keep
+ * it from being the host's only occupation. */
+enum { LOGS_PER_REQUEST = 256 };
+
+enum ad_guest_role ad_guest_stream_sender(enum ad_guest_stream stream)
+{
+	return stream == AD_GUEST_STDIN || stream == AD_GUEST_FILES_IN ? AD_GUEST_HOST :
+									 AD_GUEST_AGENT;
+}
+
+static struct ad_guest_task *place_of(struct ad_guest_order *order, uint32_t id)
+{
+	for (size_t i = 0; i < AD_GUEST_TASKS_MAX; i++)
+		if (order->tasks[i].id == id)
+			return &order->tasks[i];
+	return NULL;
+}
+
+struct ad_guest_task *ad_guest_task_find(struct ad_guest_order *order, uint32_t id)
+{
+	struct ad_guest_task *task = id != 0 ? place_of(order, id) : NULL;
+
+	return task && task->alive ? task : NULL;
+}
+
+static bool any_alive(const struct ad_guest_order *order)
+{
+	for (size_t i = 0; i < AD_GUEST_TASKS_MAX; i++)
+		if (order->tasks[i].alive)
+			return true;
+	return false;
+}
+
+bool ad_guest_order_crossed(struct ad_guest_order *order, const struct ad_guest_msg *msg)
+{
+	switch (msg->type) {
+	case AD_GUEST_SIGNAL:
+	case AD_GUEST_KILL:
+	case AD_GUEST_DATA:
+	case AD_GUEST_END:
+	case AD_GUEST_CREDIT:
+		return msg->id <= order->last_id && !ad_guest_task_find(order, msg->id);
+	default:
+		return false;
+	}
+}
+
+/* ---- what belongs to no task */
+
+static const char *check_begin(struct ad_guest_order *order, uint32_t id)
+{
+	if (!order->ready)
+		return "before READY";
+	if (order->stopping)
+		return "after STOP";
+	if (id <= order->last_id)
+		return "its number was used before";
+	if (!place_of(order, 0))
+		return "too many tasks at once";
+	return NULL;
+}
+
+static const char *check_setup(const struct ad_guest_order *order)
+{
+	if (order->setup_open)
+		return "before READY of the last";
+	if (order->stopping)
+		return "after STOP";
+	if (any_alive(order))
+		return "while a task is alive";
+	return NULL;
+}
+
+static const char *check_ping(const struct ad_guest_order *order, enum ad_guest_role from)
+{
+	if (!order->setup)
+		return "before SETUP";
+	return order->pings[from].open ? "before PONG of the last" : NULL;
+}
+
+static const char *check_pong(const struct ad_guest_order *order, const struct ad_guest_msg *msg,
+			      enum ad_guest_role to)
+{
+	if (!order->pings[to].open)
+		return "without PING";
+	if (order->pings[to].token != msg->u.ping.token)
+		return "of another PING";
+	return NULL;
+}
+
+/* ---- what belongs to one */
+
+static const char *check_stream(const struct ad_guest_task *task, enum ad_guest_stream stream,
+				enum ad_guest_role from)
+{
+	const struct ad_guest_stream_state *state = &task->streams[stream];
+
+	if (!state->exists)
+		return "the task has no such stream";
+	if (ad_guest_stream_sender(stream) != from)
+		return "the stream goes the other way";
+	if (state->ended)
+		return "after END of the stream";
+	if (from == AD_GUEST_AGENT && task->begun_by == AD_GUEST_RUN && !task->started)
+		return "before STARTED";
+	return NULL;
+}
+
+static const char *check_credit(const struct ad_guest_task *task, const struct ad_guest_msg *msg,
+				enum ad_guest_role from)
+{
+	enum ad_guest_stream stream = msg->u.credit.stream;
+	const struct ad_guest_stream_state *state = &task->streams[stream];
+
+	if (!state->exists)
+		return "the task has no such stream";
+	if (ad_guest_stream_sender(stream) == from)
+		return "the stream goes the other way";
+	if (msg->u.credit.bytes == 0 || msg->u.credit.bytes > AD_GUEST_WINDOW - state->room)
+		return "for more than was sent";
+	return NULL;
+}
+
+_Static_assert(2 * AD_GUEST_LIMITS <= 8, "the limits do not fit");
+static uint8_t limit_bit(const struct ad_guest_msg *msg)
+{
+	return (uint8_t)(1u << (2 * msg->u.limit.limit + msg->u.limit.fatal));
+}
+
+static const char *check_command(const struct ad_guest_task *task, const struct ad_guest_msg *msg)
+{
+	if (task->begun_by != AD_GUEST_RUN)
+		return "the task is not a command";
+	switch (msg->type) {
+	case AD_GUEST_STARTED:
+	case AD_GUEST_FAILED:
+		return task->started ? "after STARTED" : NULL;
+	case AD_GUEST_LIMIT:
+		if (!task->started)
+			return "before STARTED";
+		return task->limits & limit_bit(msg) ? "said before" : NULL;
+	case AD_GUEST_EXITED:
+		if (!task->started)
+			return "before STARTED";
+		return task->exited ? "said before" : NULL;
+	case AD_GUEST_CLOSED:
+		if (!task->exited)
+			return "before EXITED";
+		for (int i = 0; i < AD_GUEST_STREAMS; i++)
+			if (task->streams[i].exists && !task->streams[i].ended &&
+			    ad_guest_stream_sender(i) == AD_GUEST_AGENT)
+				return "before END of its output";
+		return NULL;
+	default:
+		return NULL;
+	}
+}
+
+static const char *check_done(const struct ad_guest_task *task, const struct ad_guest_msg *msg)
+{
+	if (task->begun_by == AD_GUEST_RUN)
+		return "the task is a command";
+	if (task->begun_by == AD_GUEST_GET)
+		return task->streams[AD_GUEST_FILES_OUT].ended ? NULL : "before END of the files";
+	if (msg->u.done.os_errno == 0 && !task->streams[AD_GUEST_FILES_IN].ended)
+		return "before END of the files";
+	return NULL;
+}
+
+static const char *check_of_task(struct ad_guest_order *order, const struct ad_guest_msg *msg,
+				 enum ad_guest_role from)
+{
+	const struct ad_guest_task *task = ad_guest_task_find(order, msg->id);
+	const char *why;
+
+	if (!task)
+		return msg->id <= order->last_id ? "the task is over" : "there was no such task";
+	switch (msg->type) {
+	case AD_GUEST_KILL:
+		return task->killed ? "said before" : NULL;
+	case AD_GUEST_DATA:
+		why = check_stream(task, msg->u.data.stream, from);
+		if (!why && msg->u.data.len > task->streams[msg->u.data.stream].room)
+			why = "more than there was credit for";
+		return why;
+	case AD_GUEST_END:
+		return check_stream(task, msg->u.end.stream, from);
+	case AD_GUEST_CREDIT:
+		return check_credit(task, msg, from);
+	case AD_GUEST_DONE:
+		return check_done(task, msg);
+	default:
+		return check_command(task, msg);
+	}
+}
+
+const char *ad_guest_order_check(struct ad_guest_order *order, const struct ad_guest_msg *msg,
+				 enum ad_guest_role from)
+{
+	if (msg->type == AD_GUEST_HELLO)
+		return order->hello ? "said before" : NULL;
+	if (!order->hello)
+		return "before HELLO";
+	if (from == AD_GUEST_HOST && msg->type != AD_GUEST_SETUP && !order->setup)
+		return "before SETUP";
+	switch (msg->type) {
+	case AD_GUEST_SETUP:
+		return check_setup(order);
+	case AD_GUEST_READY:
+		return order->setup_open ? NULL : "without SETUP";
+	case AD_GUEST_RUN:
+	case AD_GUEST_PUT:
+	case AD_GUEST_GET:
+		return check_begin(order, msg->id);
+	case AD_GUEST_STOP:
+		return order->stopping ? "said before" : NULL;
+	case AD_GUEST_PING:
+		return check_ping(order, from);
+	case AD_GUEST_PONG:
+		return check_pong(order, msg, ad_guest_peer(from));
+	case AD_GUEST_LOG:
+		return order->logs > 0 ? NULL : "too many";
+	default:
+		return check_of_task(order, msg, from);
+	}
+}
+
+/* ---- what it changes */
+
+static void open_stream(struct ad_guest_task *task, enum ad_guest_stream stream)
+{
+	task->streams[stream] = (struct ad_guest_stream_state){ .exists = true,
+								.room = AD_GUEST_WINDOW };
+}
+
+static void begin(struct ad_guest_order *order, const struct ad_guest_msg *msg)
+{
+	struct ad_guest_task *task = place_of(order, 0);
+
+	*task = (struct ad_guest_task){
+		.id = msg->id,
+		.begun_by = msg->type,
+		.alive = true,
+		.queued = order->role == AD_GUEST_HOST,
+	};
+	order->last_id = msg->id;
+	order->logs += LOGS_PER_REQUEST;
+	if (msg->type == AD_GUEST_PUT) {
+		open_stream(task, AD_GUEST_FILES_IN);
+	} else if (msg->type == AD_GUEST_GET) {
+		open_stream(task, AD_GUEST_FILES_OUT);
+	} else {
+		if (msg->u.run.flags & AD_GUEST_RUN_STDIN)
+			open_stream(task, AD_GUEST_STDIN);
+		open_stream(task, AD_GUEST_STDOUT);
+		if (!(msg->u.run.flags & AD_GUEST_RUN_MERGE_STDERR))
+			open_stream(task, AD_GUEST_STDERR);
+	}
+}
+
+static void leave_if_over(struct ad_guest_task *task)
+{
+	if (!task->alive && task->queued == 0)
+		task->id = 0;
+}
+
+static void apply_to_task(struct ad_guest_task *task, const struct ad_guest_msg *msg, bool queued)
+{
+	task->queued += queued;
+	switch (msg->type) {
+	case AD_GUEST_KILL:
+		task->killed = true;
+		break;
+	case AD_GUEST_DATA:
+		task->streams[msg->u.data.stream].room -= (uint32_t)msg->u.data.len;
+		break;
+	case AD_GUEST_END:
+		task->streams[msg->u.end.stream].ended = true;
+		break;
+	case AD_GUEST_CREDIT:
+		task->streams[msg->u.credit.stream].room += msg->u.credit.bytes;
+		break;
+	case AD_GUEST_STARTED:
+		task->started = true;
+		break;
+	case AD_GUEST_LIMIT:
+		task->limits |= limit_bit(msg);
+		break;
+	case AD_GUEST_EXITED:
+		task->exited = true;
+		break;
+	case AD_GUEST_FAILED:
+	case AD_GUEST_CLOSED:
+	case AD_GUEST_DONE:
+		task->alive = false;
+		leave_if_over(task);
+		break;
+	default:
+		break;
+	}
+}
+
+void ad_guest_order_apply(struct ad_guest_order *order, const struct ad_guest_msg *msg,
+			  enum ad_guest_role from)
+{
+	switch (msg->type) {
+	case AD_GUEST_HELLO:
+		order->hello = true;
+		order->logs = LOGS_PER_REQUEST;
+		break;
+	case AD_GUEST_SETUP:
+		order->setup = order->setup_open = true;
+		order->ready = false;
+		order->logs += LOGS_PER_REQUEST;
+		break;
+	case AD_GUEST_READY:
+		order->setup_open = false;
+		order->ready = msg->u.ready.os_errno == 0;
+		break;
+	case AD_GUEST_RUN:
+	case AD_GUEST_PUT:
+	case AD_GUEST_GET:
+		begin(order, msg);
+		break;
+	case AD_GUEST_STOP:
+		order->stopping = true;
+		break;
+	case AD_GUEST_PING:
+		order->pings[from].open = true;
+		order->pings[from].token = msg->u.ping.token;
+		break;
+	case AD_GUEST_PONG:
+		order->pings[ad_guest_peer(from)].open = false;
+		break;
+	case AD_GUEST_LOG:
+		order->logs--;
+		break;
+	default:
+		apply_to_task(ad_guest_task_find(order, msg->id), msg, from == order->role);
+		break;
+	}
+}
+
+void ad_guest_order_left(struct ad_guest_order *order, uint32_t id)
+{
+	struct ad_guest_task *task;
+
+	if (id == 0)
+		return;
+	task = place_of(order, id);
+	task->queued--;
+	leave_if_over(task);
+}
