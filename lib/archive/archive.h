@@ -31,10 +31,11 @@ int ad_manifest_save(const struct ad_manifest *manifest, int fd);
 int ad_manifest_load(int fd, struct ad_manifest **ret);
 
 struct ad_archive_job {
-	int dir_fd;         /* of the tree */
-	int fd;             /* the archive: written by pack, read to its end by unpack */
-	uint64_t max_bytes; /* of the contents of files; holes do not count */
-	uid_t uid;          /* unpack: whose the files become; -1: the caller's */
+	int dir_fd;           /* of the tree */
+	int fd;               /* the archive: written by pack, read to its end by unpack */
+	uint64_t max_bytes;   /* of the contents of files; holes do not count */
+	uint32_t max_entries; /* at most AD_ARCHIVE_ENTRIES_MAX */
+	uid_t uid;            /* unpack: whose the files become; -1: the caller's */
 	gid_t gid;
 	/* Of SKIPPED, DENIED, CONFLICT and ERROR. May be NULL. */
 	void (*note)(const struct ad_carry_record *record, void *userdata);

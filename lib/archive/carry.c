@@ -108,9 +108,12 @@ int ad_archive_carry(int argc, char **argv)
 	/* Errors of write(2), both. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
-	carrier->job = (struct ad_archive_job){
-		.dir_fd = -1, .uid = (uid_t)-1, .gid = (gid_t)-1, .note = note, .userdata = carrier
-	};
+	carrier->job = (struct ad_archive_job){ .dir_fd = -1,
+						.max_entries = AD_ARCHIVE_ENTRIES_MAX,
+						.uid = (uid_t)-1,
+						.gid = (gid_t)-1,
+						.note = note,
+						.userdata = carrier };
 	r = carry(carrier, argc, argv);
 	if (r < 0)
 		say(&carrier->job.failed);

@@ -153,7 +153,7 @@ uint32_t manifest_add(struct ad_manifest *manifest, uint32_t parent, const char 
 	uint32_t i = manifest->count;
 	struct entry *entry;
 
-	if (i > AD_ARCHIVE_ENTRIES_MAX || len > NAME_MAX || !reserve(manifest, (uint32_t)len + 1))
+	if (i > MANIFEST_MAX || len > NAME_MAX || !reserve(manifest, (uint32_t)len + 1))
 		return MANIFEST_NONE;
 	entry = &manifest->entries[i];
 	*entry = (struct entry){
@@ -307,7 +307,7 @@ int ad_manifest_load(int fd, struct ad_manifest **ret)
 		goto fail;
 	}
 	r = -EINVAL;
-	if (head.form != saved_form || head.count == 0 || head.count > AD_ARCHIVE_ENTRIES_MAX + 1)
+	if (head.form != saved_form || head.count == 0 || head.count > MANIFEST_MAX)
 		goto fail;
 	r = -ENOMEM;
 	manifest->entries = reallocarray(NULL, head.count, sizeof(*manifest->entries));

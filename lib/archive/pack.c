@@ -137,12 +137,15 @@ static int add_child(struct pack *pack, uint32_t parent, int dir_fd, const char 
 		skip(pack, AD_CARRY_SPECIAL);
 		goto out;
 	}
+	/* The root is not one of them. */
+	if (pack->manifest->count > pack->job->max_entries) {
+		r = ad_archive_fail(pack->job, AD_CARRY_ENTRIES, pack->path);
+		goto out;
+	}
 	i = manifest_add(pack->manifest, parent, name, &st);
 	if (i == MANIFEST_NONE ||
 	    (S_ISREG(st.st_mode) && st.st_nlink > 1 && !add_name(pack, &st, i))) {
-		r = pack->manifest->count > AD_ARCHIVE_ENTRIES_MAX ?
-			    ad_archive_fail(pack->job, AD_CARRY_ENTRIES, pack->path) :
-			    fail_errno(pack, ENOMEM);
+		r = fail_errno(pack, ENOMEM);
 		goto out;
 	}
 	if (twin != MANIFEST_NONE &&

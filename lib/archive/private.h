@@ -43,7 +43,8 @@ int tree_parent(struct tree *tree, const char *path, const char **ret_name);
 /* ---- manifests */
 
 #define MANIFEST_NONE UINT32_MAX
-enum { MANIFEST_ROOT = 0 };
+/* With the directories that manifest_put() adds. */
+enum { MANIFEST_ROOT = 0, MANIFEST_MAX = 4 * AD_ARCHIVE_ENTRIES_MAX };
 
 enum {
 	ENTRY_ABSENT = 1,  /* is not part of the tree, after all */

@@ -108,6 +108,12 @@ static bool is_end(struct archive_entry *entry)
 	       (strcmp(path, ".") == 0 || strcmp(path, "./") == 0);
 }
 
+static bool is_deletion(struct unpack *unpack)
+{
+	return unpack->since && archive_entry_filetype(unpack->entry) == AE_IFCHR &&
+	       archive_entry_rdev(unpack->entry) == makedev(0, 0);
+}
+
 static void choose_temp(struct unpack *unpack)
 {
 	uint64_t random = 0;
@@ -123,6 +129,9 @@ static enum verdict find_place(struct unpack *unpack)
 {
 	unpack->dir_fd = tree_parent(&unpack->tree, unpack->path, &unpack->name);
 	if (unpack->dir_fd < 0) {
+		/* Gone is gone, whoever did it. */
+		if (unpack->dir_fd == -ENOENT && is_deletion(unpack))
+			return REFUSED;
 		if (unpack->dir_fd == -ENOENT || unpack->dir_fd == -ENOTDIR ||
 		    unpack->dir_fd == -ELOOP)
 			return refuse(unpack, AD_CARRY_DENIED, AD_CARRY_PARENT);
@@ -383,17 +392,10 @@ static enum verdict delete (struct unpack *unpack) {
 
 /* ---- entries */
 
-static bool is_deletion(struct unpack *unpack)
-{
-	return unpack->since && archive_entry_filetype(unpack->entry) == AE_IFCHR &&
-	       archive_entry_rdev(unpack->entry) == makedev(0, 0);
-}
-
 static enum verdict apply_deletion(struct unpack *unpack)
 {
 	enum verdict verdict;
 
-	/* Gone is gone, whoever did it. */
 	if (manifest_find(unpack->since, unpack->path) == MANIFEST_NONE)
 		return OK;
 	verdict = find_place(unpack);
@@ -525,7 +527,7 @@ static int unpack_all(struct unpack *unpack)
 		if (complete)
 			continue;
 		/* Each name may be deleted, and made anew. */
-		if (unpack->seen++ == 2 * (uint64_t)AD_ARCHIVE_ENTRIES_MAX)
+		if (unpack->seen++ == 2 * (uint64_t)unpack->job->max_entries)
 			return ad_archive_fail(unpack->job, AD_CARRY_ENTRIES, unpack->path);
 		if (apply(unpack) == FATAL)
 			return -1;
