@@ -74,6 +74,12 @@ struct agentd_backend_ops {
 	/** Stop (1) or go on (0) delivering a stream. Not called for streams handed
 	 *  over with agentd_task_attach_fd(). */
 	int32_t (*task_set_paused)(void *state, agentd_stream stream, int32_t paused);
+	/** Milliseconds from task_start to started or failed, at most: a command that takes
+	 *  longer to start is given up. 0: 30,000. */
+	uint32_t setup_max_ms;
+	/** Milliseconds from a kill, which also follows every exit, to closed or failed, at
+	 *  most. 0: 10,000. */
+	uint32_t close_max_ms;
 	/* end of 0.1 */
 };
 
@@ -118,6 +124,8 @@ AGENTD_API const char *agentd_spec_protected_at(const agentd_spec *spec, size_t 
 AGENTD_API int32_t agentd_spec_protection(const agentd_spec *spec, const char *layer);
 /** AGENTD_NET_*. */
 AGENTD_API int32_t agentd_spec_net(const agentd_spec *spec);
+/** 1 if a policy insists on KVM where a virtual machine is used. */
+AGENTD_API int32_t agentd_spec_require_kvm(const agentd_spec *spec);
 /** Network namespace to join, or -1. The spec owns the descriptor. */
 AGENTD_API int32_t agentd_spec_netns(const agentd_spec *spec);
 /** Sealed memfd with the token, or -1. The spec owns the descriptor. */

@@ -50,6 +50,12 @@ int32_t agentd_spec_limit_requested(const agentd_spec *spec, const char *limit)
 	return spec && index >= 0 ? (int32_t)((spec->limits_requested >> index) & 1u) : 0;
 }
 
+int32_t agentd_spec_require_kvm(const agentd_spec *spec)
+{
+	return spec &&
+	       (ad_policy_require_kvm(spec->policy[0]) || ad_policy_require_kvm(spec->policy[1]));
+}
+
 size_t agentd_spec_mount_count(const agentd_spec *spec)
 {
 	return spec ? spec->mount_count : 0;

@@ -18,9 +18,9 @@
 
 #define GRACE_DEFAULT_MS 2000
 /* A backend that reports neither started nor failed for this long is given up. */
-#define SETUP_MAX_NS (30000 * AD_NS_PER_MS)
+#define SETUP_MAX_MS 30000
 /* So is one that does not report closed for this long after a kill. */
-#define CLOSE_MAX_NS (10000 * AD_NS_PER_MS)
+#define CLOSE_MAX_MS 10000
 
 uint64_t ad_exec_now(void)
 {
@@ -331,12 +331,14 @@ static void finish_soon(agentd_exec *exec)
 
 static void kill_task(agentd_exec *exec)
 {
+	const struct agentd_backend_ops *ops = &exec->plan.backend->ops;
 	uint64_t now = ad_exec_now();
 
 	exec->kill_at = AD_NEVER;
 	if (!exec->killed) {
 		exec->killed = true;
-		exec->lost_at = later(now, CLOSE_MAX_NS);
+		exec->lost_at = later(now, ms_to_ns(ops->close_max_ms ? ops->close_max_ms :
+									CLOSE_MAX_MS));
 	}
 	(void)ad_task_kill(&exec->task);
 }
@@ -735,6 +737,7 @@ static int32_t announce(agentd_exec *exec)
 
 static void begin(agentd_exec *exec)
 {
+	const struct agentd_backend_ops *ops;
 	struct ad_record record = { .count = 0 };
 	int32_t r;
 
@@ -760,7 +763,9 @@ static void begin(agentd_exec *exec)
 		ad_log_exec(exec, AGENTD_LOG_DEBUG, "core", "Starting shell.exec runner", &record);
 	}
 	exec->begun_at = ad_exec_now();
-	exec->setup_until = later(exec->begun_at, SETUP_MAX_NS);
+	ops = &exec->plan.backend->ops;
+	exec->setup_until = later(exec->begun_at, ms_to_ns(ops->setup_max_ms ? ops->setup_max_ms :
+									       SETUP_MAX_MS));
 	if (exec->plan.backend->probe == AD_PROBE_PENDING) {
 		exec->waiting_probe = true;
 		arm(exec, exec->begun_at);

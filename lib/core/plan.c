@@ -34,7 +34,8 @@ static void names_of(const struct ad_registry *registry, struct ad_buf *text)
 	}
 }
 
-/* The strongest that is not known to be unusable and is strong enough. */
+/* The strongest that is not known to be unusable and is strong enough; a virtual machine,
+ * which takes seconds and works on a copy, only where it is asked for. */
 static struct ad_backend *strongest(const struct ad_registry *registry, int32_t min_isolation)
 {
 	struct ad_backend *best = NULL;
@@ -44,6 +45,9 @@ static struct ad_backend *strongest(const struct ad_registry *registry, int32_t 
 		struct ad_backend *backend = AD_CONTAINER_OF(node, struct ad_backend, link);
 
 		if (backend->probe == AD_PROBE_UNUSABLE || backend->ops.isolation < min_isolation)
+			continue;
+		if (backend->ops.isolation >= AGENTD_ISOLATION_VM &&
+		    min_isolation < AGENTD_ISOLATION_VM)
 			continue;
 		if (!best || backend->ops.isolation > best->ops.isolation)
 			best = backend;

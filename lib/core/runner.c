@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The runner: what it owns, and how it comes and goes. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/sysinfo.h>
 
 #include "backend/host/host.h"
+#include "backend/microvm/microvm.h"
 #include "backend/sandbox/sandbox.h"
 #include "core/core.h"
 #include "launch/launch.h"
@@ -265,6 +267,11 @@ static int check_opts(const struct agentd_runner_opts *given, struct agentd_runn
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.sandbox_prewarm %u is more than %d",
 			       opts->sandbox_prewarm, AD_SANDBOX_PREWARM_MAX);
+	if (opts->microvm_memory_bytes && opts->microvm_memory_bytes < AD_MICROVM_MEMORY_LEAST)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+			       "agentd_runner_opts.microvm_memory_bytes %" PRIu64
+			       " is less than the 128 MiB that a machine takes to boot",
+			       opts->microvm_memory_bytes);
 	return 0;
 }
 
@@ -296,12 +303,33 @@ static int add_builtins(agentd_runner *runner, const struct agentd_runner_opts *
 		.tmp_bytes = opts->sandbox_tmp_bytes ? opts->sandbox_tmp_bytes :
 						       AD_SANDBOX_TMP_BYTES,
 	};
+	ad_autofree char *guest = NULL;
+	struct ad_microvm_opts microvm = {
+		.sandbox = sandbox,
+		.image = opts->microvm_image,
+		.monitor = opts->microvm_monitor,
+		.memory_bytes = opts->microvm_memory_bytes ? opts->microvm_memory_bytes :
+							     AD_MICROVM_MEMORY_BYTES,
+		.workdir_bytes = opts->microvm_workdir_bytes ? opts->microvm_workdir_bytes :
+							       AD_MICROVM_WORKDIR_BYTES,
+		.uid = opts->microvm_uid ? opts->microvm_uid : AD_MICROVM_UID,
+		.gid = opts->microvm_gid ? opts->microvm_gid : AD_MICROVM_UID,
+	};
 	int r = ad_registry_add(&runner->registry, ad_host_backend_ops(), runner->launcher,
 				opts->event_base, reterr);
 
-	return r < 0 ? r :
-		       ad_registry_add(&runner->registry, ad_sandbox_backend_ops(), &sandbox,
-				       opts->event_base, reterr);
+	if (r == 0)
+		r = ad_registry_add(&runner->registry, ad_sandbox_backend_ops(), &sandbox,
+				    opts->event_base, reterr);
+	if (r < 0)
+		return r;
+	guest = opts->microvm_guest ? strdup(opts->microvm_guest) :
+				      ad_launch_guest_path(opts->helper_path);
+	if (!guest)
+		return ad_fail_nomem(reterr);
+	microvm.guest = guest;
+	return ad_registry_add(&runner->registry, ad_microvm_backend_ops(), &microvm,
+			       opts->event_base, reterr);
 }
 
 static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, agentd_error **reterr)

@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <limits.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/seccomp.h>
@@ -42,8 +41,6 @@ enum {
 	SIGNALS_PENDING_MAX = 4096
 };
 
-static const char default_path[] = "/usr/local/bin:/usr/bin:/bin";
-
 AD_SYS_NO_SANITIZE static int failed(struct command *command, enum ad_msg_stage stage, int error)
 {
 	command->stage = stage;
@@ -51,36 +48,25 @@ AD_SYS_NO_SANITIZE static int failed(struct command *command, enum ad_msg_stage 
 	return 1;
 }
 
-AD_SYS_NO_SANITIZE static int lower(int resource, uint64_t value)
-{
-	struct rlimit limit;
-
-	if (syscall(SYS_prlimit64, 0, resource, NULL, &limit) < 0)
-		return -1;
-	if (limit.rlim_max == RLIM_INFINITY || limit.rlim_max > value)
-		limit.rlim_max = value;
-	limit.rlim_cur = limit.rlim_max;
-	return (int)syscall(SYS_prlimit64, 0, resource, &limit, NULL);
-}
-
 AD_SYS_NO_SANITIZE static int set_rlimits(const struct command *command)
 {
 	const struct ad_msg_limits *limits = command->limits;
 
-	if (lower(RLIMIT_CORE, 0) < 0)
+	if (ad_sys_lower_limit(RLIMIT_CORE, 0) < 0)
 		return -1;
-	if (limits->file && lower(RLIMIT_FSIZE, limits->file) < 0)
+	if (limits->file && ad_sys_lower_limit(RLIMIT_FSIZE, limits->file) < 0)
 		return -1;
-	if (limits->open_files && lower(RLIMIT_NOFILE, limits->open_files) < 0)
+	if (limits->open_files && ad_sys_lower_limit(RLIMIT_NOFILE, limits->open_files) < 0)
 		return -1;
 	/* A second late, so that the watchdog, which counts the whole tree, is first. */
-	if (limits->cpu_time_ms && lower(RLIMIT_CPU, (limits->cpu_time_ms - 1) / 1000 + 2) < 0)
+	if (limits->cpu_time_ms &&
+	    ad_sys_lower_limit(RLIMIT_CPU, (limits->cpu_time_ms - 1) / 1000 + 2) < 0)
 		return -1;
-	if (command->memory_rlimit && lower(RLIMIT_DATA, command->memory_rlimit) < 0)
+	if (command->memory_rlimit && ad_sys_lower_limit(RLIMIT_DATA, command->memory_rlimit) < 0)
 		return -1;
-	if (command->nproc_rlimit && lower(RLIMIT_NPROC, command->nproc_rlimit) < 0)
+	if (command->nproc_rlimit && ad_sys_lower_limit(RLIMIT_NPROC, command->nproc_rlimit) < 0)
 		return -1;
-	if (command->sandbox && lower(RLIMIT_SIGPENDING, SIGNALS_PENDING_MAX) < 0)
+	if (command->sandbox && ad_sys_lower_limit(RLIMIT_SIGPENDING, SIGNALS_PENDING_MAX) < 0)
 		return -1;
 	return 0;
 }
@@ -111,65 +97,6 @@ AD_SYS_NO_SANITIZE static int set_ids(const struct command *command)
 	    syscall(SYS_setresgid, gid, gid, gid) < 0 || syscall(SYS_setresuid, uid, uid, uid) < 0)
 		return -1;
 	return 0;
-}
-
-AD_SYS_NO_SANITIZE static bool has_slash(const char *text)
-{
-	for (; *text; text++) {
-		if (*text == '/')
-			return true;
-	}
-	return false;
-}
-
-AD_SYS_NO_SANITIZE static const char *path_of(const char *const *env)
-{
-	for (; *env; env++) {
-		const char *at = *env;
-
-		if (at[0] == 'P' && at[1] == 'A' && at[2] == 'T' && at[3] == 'H' && at[4] == '=')
-			return at + 5;
-	}
-	return default_path;
-}
-
-/* As execvp(3), with the PATH of the new environment; no shell for what is no
- * program. Returns the error. */
-AD_SYS_NO_SANITIZE static int execute(const struct command *command)
-{
-	const char *name = command->argv[0], *dir;
-	bool denied = false;
-
-	if (has_slash(name) || name[0] == '\0') {
-		syscall(SYS_execve, name, command->argv, command->env);
-		return errno;
-	}
-	for (dir = path_of(command->env);; dir++) {
-		char path[PATH_MAX];
-		size_t len = 0;
-
-		for (; *dir && *dir != ':'; dir++) {
-			if (len < sizeof(path))
-				path[len++] = *dir;
-		}
-		/* An empty entry is the current directory. */
-		if (len > 0 && len < sizeof(path))
-			path[len++] = '/';
-		for (size_t i = 0; len < sizeof(path); i++) {
-			path[len++] = name[i];
-			if (name[i] == '\0')
-				break;
-		}
-		if (path[len - 1] == '\0') {
-			syscall(SYS_execve, path, command->argv, command->env);
-			if (errno == EACCES)
-				denied = true;
-			else if (errno != ENOENT && errno != ENOTDIR)
-				return errno;
-		}
-		if (*dir == '\0')
-			return denied ? EACCES : ENOENT;
-	}
 }
 
 AD_SYS_NO_SANITIZE static bool has_layer(const struct command *command, enum ad_layer layer)
@@ -312,7 +239,7 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 	if (!command->sandbox && become_host(command) != 0)
 		return 1;
 	ad_sys_restore_signals(&none);
-	return failed(command, AD_STAGE_EXEC, execute(command));
+	return failed(command, AD_STAGE_EXEC, ad_sys_exec(command->argv, command->env));
 }
 
 const char *command_stage_text(const struct command *command, uint32_t stage)

@@ -128,6 +128,28 @@ static char *join_if_executable(const char *dir, const char *name)
 	return ad_buf_steal(&path);
 }
 
+/* Installed they are in one directory, built in one of each their own. */
+char *ad_launch_guest_path(const char *helper_path)
+{
+	ad_autofree char *helper = helper_path ? strdup(helper_path) : ad_launch_default_path();
+	ad_autobuf struct ad_buf beside = { 0 };
+	char *slash = helper ? strrchr(helper, '/') : NULL, *found;
+
+	if (!helper)
+		return NULL;
+	if (slash)
+		*slash = '\0';
+	found = join_if_executable(slash ? helper : ".", "../guest/agentd-guest");
+	if (found) {
+		char *plain = realpath(found, NULL);
+
+		free(found);
+		return plain;
+	}
+	ad_buf_printf(&beside, "%s/agentd-guest", slash ? helper : ".");
+	return ad_buf_steal(&beside);
+}
+
 char *ad_launch_default_path(void)
 {
 	ad_autofree char *library = NULL, *libdir = realpath(AGENTD_LIBDIR, NULL);

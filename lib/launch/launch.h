@@ -20,6 +20,8 @@ struct ad_job;
 
 /* Where the helper is if nobody says: see runner.h. malloc'ed, or NULL. */
 char *ad_launch_default_path(void);
+/* Where agentd-guest is, given where the helper is (NULL: that path). malloc'ed, or NULL. */
+char *ad_launch_guest_path(const char *helper_path);
 
 /* Called once from the loop: the helper answered (err NULL), or it is lost or of
  * another version (err borrowed). Called again with an error when it is lost later. */
@@ -96,6 +98,9 @@ struct ad_launch_failure {
 	int os_errno;
 	const char *text;
 };
+
+/* The error for it, in the words of the helper's. Never NULL. */
+agentd_error *ad_launch_error(const struct ad_launch_failure *failure);
 
 struct ad_job_events {
 	/* pid: in a sandbox that of the command's own pid 1, seen from here; 0: not known.

@@ -11,7 +11,4 @@
  * after its execve. ret_pid: 0 if that cannot be known (under valgrind). */
 int ad_launch_helper(const char *path, int sock, pid_t *ret_pid, agentd_error **reterr);
 
-/* The error for a FAILED report. Never NULL. */
-agentd_error *ad_launch_error(const struct ad_launch_failure *failure);
-
 #endif

@@ -83,6 +83,12 @@ int ad_sys_start_time(pid_t pid, uint64_t *ret);
 pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *stack, size_t stack_size, uint64_t flags,
 		    int exit_signal, int cgroup_fd);
 
+/* As execvp(3), with the PATH of the new environment; no shell for what is no
+ * program. Returns the error. Async-signal-safe. */
+int ad_sys_exec(const char *const *argv, const char *const *env);
+/* Hard and soft limit, of which neither is raised. Async-signal-safe. -1: errno says why. */
+int ad_sys_lower_limit(int resource, uint64_t value);
+
 /* Functions that run in a process that shares memory must not touch the shadow
  * state of sanitizers. */
 #define AD_SYS_NO_SANITIZE                                                                         \

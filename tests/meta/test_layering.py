@@ -24,12 +24,16 @@ ALLOWED = {
     "backend": LAUNCH | {"launch", "cache"},
     "core": LAUNCH | {"launch", "backend"},
     "probe": LAUNCH | {"launch", "cache"},
-    # A program of its own, static: it shares only what needs no library.
+    # Programs of their own, static, and a part of one: they share only what needs no
+    # library.
+    "archive": SYS | {"proto"},
+    "guest": SYS | {"proto", "archive"},
     "helper": SYS | {"proto"},
 }
 FOREIGN = {
     "json": r"json(-c/.*|_.*)?\.h|json\.h",
     "loop": r"event2/.*|event\.h|evutil\.h",
+    "archive": r"archive\.h|archive_entry\.h",
     "helper": r"seccomp\.h",
 }
 STANDARD = {"stddef.h", "stdint.h"}
@@ -80,7 +84,7 @@ tap.check_empty(unknown, "every folder of lib/ has its place in the order")
 tap.check_empty(quoted, 'internal includes are written "folder/file.h"')
 tap.check_empty(upwards, "includes go only downwards")
 tap.check_empty(private, "of other folders only <folder>.h is included")
-tap.check_empty(foreign, "json-c is included only by json/, libevent by loop/, libseccomp by helper/")
+tap.check_empty(foreign, "json-c is included only by json/, libevent by loop/, libarchive by archive/, libseccomp by helper/")
 
 bad = []
 for path in sources("include"):

@@ -40,6 +40,9 @@ struct microvm {
 	uint64_t first_tsc, first_ns;
 };
 
+/* What of the specification this backend cannot honour, or refuses to. */
+int microvm_check(const struct microvm *vm, const agentd_spec *spec, agentd_error **reterr);
+
 /* ---- image.c */
 
 struct image {
