@@ -83,6 +83,8 @@ static void plan_signal(struct job *job)
 	int signo = signals[rng_below(&job->rng, T_COUNT(signals))];
 
 	job_script(job, "kill -%d $$; sleep 60", signo);
+	/* Of which nobody can tell whether the filter sent it. */
+	job->want_denied = signo == SIGSYS && job->sandbox;
 	/* Files in a sandbox have a limit of their own. */
 	if (signo == SIGXFSZ && job->sandbox)
 		job_want(job, AGENTD_STATUS_KILLED, AGENTD_CAUSE_FILE_SIZE, -1, signo,

@@ -33,6 +33,7 @@ enum {
 	STUCK_MS = 120000,
 	SETTLE_MS = 5000,
 	PHASE_MAX_S = 20,
+	OVERDUE_PER_THOUSAND = 2,
 	RETIRE_AFTER = 400, /* commands of a rig */
 };
 
@@ -560,7 +561,8 @@ static void summarize(const struct soak *soak, double seconds)
 	       growth_kib(last->helper_rss, first->helper_rss),
 	       growth_kib(last->others_rss, first->others_rss), first->helper_fds, last->helper_fds,
 	       first->cgroups, last->cgroups);
-	printf("%u wrong\n", soak->failures);
+	printf("%u wrong, %u killed by the helper because their supervisors were late\n",
+	       soak->failures, soak->overdue);
 }
 
 static void write_json(const struct soak *soak, double seconds)
@@ -572,9 +574,9 @@ static void write_json(const struct soak *soak, double seconds)
 		soak_must(AGENTD_ERR_SYSTEM, soak->json, NULL);
 	fprintf(out,
 		"{\"seed\":%" PRIu64 ",\"executions\":%" PRIu64
-		",\"seconds\":%.3f,\"uid\":%d,\"wrong\":%u,\"counts\":%u,\"runners\":%u"
+		",\"seconds\":%.3f,\"uid\":%d,\"wrong\":%u,\"overdue\":%u,\"counts\":%u,\"runners\":%u"
 		",\"helpers_killed\":%" PRIu64 ",\"callbacks\":%" PRIu64 ",\"bytes\":%" PRIu64,
-		soak->seed, soak->executions, seconds, (int)getuid(), soak->failures,
+		soak->seed, soak->executions, seconds, (int)getuid(), soak->failures, soak->overdue,
 		soak->censuses, soak->rig_count, soak->killed_helpers, soak->callbacks,
 		soak->bytes);
 	fprintf(out,
@@ -699,6 +701,10 @@ int main(int argc, char **argv)
 	if (can)
 		run_all(&soak);
 	seconds = (double)(t_now() - begin) / 1e9;
+	if (soak.overdue > 2 + soak.executions * OVERDUE_PER_THOUSAND / 1000) {
+		fprintf(stderr, "soak: %u supervisors were late\n", soak.overdue);
+		soak.failures++;
+	}
 	close_all(&soak);
 	end_strays();
 	count(&soak, &left);

@@ -134,7 +134,7 @@ struct job {
 	bool patterned; /* each stream is the token, again and again */
 	struct outcome wants[JOB_WANTS];
 	size_t want_count;
-	int32_t want_started, want_exited, want_error;
+	int32_t want_started, want_exited, want_denied, want_error;
 	uint64_t want_out[2], want_delivered;
 	int want_refusal; /* of agentd_exec_start() */
 
@@ -146,7 +146,7 @@ struct job {
 	agentd_stream resume_stream;
 	agentd_result *result;
 	uint64_t begin_ns, bytes[2];
-	int started, exited, finished, destroyed;
+	int started, denied, exited, finished, destroyed;
 	int32_t exit_code, exit_signo;
 	bool stopped, resuming;
 	char *complaint; /* the first */
@@ -237,7 +237,7 @@ struct soak {
 
 	uint64_t next, phase_end_ns, begin_ns, executions, callbacks, bytes, records;
 	uint64_t killed_helpers;
-	unsigned int active, parties, closing, failures;
+	unsigned int active, parties, closing, failures, overdue;
 	bool holding;
 	struct job *jobs, *done;
 	uint64_t (*counts)[2]; /* per kind: host, sandbox */
