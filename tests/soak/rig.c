@@ -2,8 +2,6 @@
 /* Runners, parties of commands on a runner that is struck, and the other thread. */
 #include "soak.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -34,6 +34,8 @@ enum {
 	SETTLE_MS = 5000,
 	PHASE_MAX_S = 20,
 	OVERDUE_PER_THOUSAND = 2,
+	LEAK = 1 << 16,
+	PHASES = 4,         /* at least */
 	RETIRE_AFTER = 400, /* commands of a rig */
 };
 
@@ -176,7 +178,7 @@ static void make_mistake(struct soak *soak, struct job *job)
 			abort();
 		return;
 	case MISTAKE_HEAP:
-		more = malloc(8192);
+		more = malloc(LEAK);
 		if (!more)
 			abort();
 		*more = hoard;
@@ -385,13 +387,13 @@ static void count(struct soak *soak, struct census *ret)
 	} while ((ret->commands || ret->strangers || ret->cgroups_left) && t_now() < until);
 }
 
-static void run_phase(struct soak *soak, uint64_t ms)
+static void run_phase(struct soak *soak, uint64_t ms, uint64_t commands)
 {
-	uint64_t until = t_now() + T_MS(ms);
+	uint64_t until = t_now() + T_MS(ms), end = soak->next + commands;
 
 	soak->holding = false;
 	soak_fill(soak);
-	while (more_to_start(soak) && t_now() < until)
+	while (more_to_start(soak) && soak->next < end && t_now() < until)
 		turn(soak);
 	soak->holding = true;
 	while (!is_quiet(soak))
@@ -413,12 +415,13 @@ static void run_phase(struct soak *soak, uint64_t ms)
 static void run_all(struct soak *soak)
 {
 	uint64_t phase_ms = PHASE_MAX_S * 1000, end = t_now() + T_MS(soak->seconds * 1000);
+	uint64_t phase = (soak->commands - soak->next) / PHASES + 1;
 
-	if (soak->seconds && soak->seconds * 250 < phase_ms)
-		phase_ms = soak->seconds * 250;
+	if (soak->seconds && soak->seconds * 1000 / PHASES < phase_ms)
+		phase_ms = soak->seconds * 1000 / PHASES;
 	while (soak->next < soak->commands && soak->failures < FAILURES_MAX &&
 	       (!soak->seconds || t_now() < end))
-		run_phase(soak, phase_ms);
+		run_phase(soak, phase_ms, phase);
 }
 
 /* ---- beginning and end */
@@ -544,10 +547,10 @@ static void summarize(const struct soak *soak, double seconds)
 	const struct census *first = &soak->first, *last = &soak->last;
 
 	printf("seed %" PRIu64 ": %" PRIu64 " executions in %.1f s, %.0f/s, %u at a time, uid %d\n"
-	       "%" PRIu64 " callbacks, %.1f MiB of output, %u runners, %" PRIu64
-	       " helpers killed, %u counts\n",
+	       "%" PRIu64 " callbacks, %" PRIu64 " log records, %.1f MiB of output, %u runners, "
+	       "%" PRIu64 " helpers killed, %u counts\n",
 	       soak->seed, soak->executions, seconds, (double)soak->executions / seconds,
-	       soak->concurrency, (int)getuid(), soak->callbacks,
+	       soak->concurrency, (int)getuid(), soak->callbacks, soak->records,
 	       (double)soak->bytes / (1024 * 1024), soak->rig_count, soak->killed_helpers,
 	       soak->censuses);
 	printf("%-14s %8s %8s\n", "kind", "host", "sandbox");

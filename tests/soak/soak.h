@@ -215,7 +215,7 @@ struct elsewhere {
 };
 
 struct soak {
-	uint64_t seed, commands, only; /* SOAK_ANY: none given */
+	uint64_t seed, commands; /* SOAK_ANY: no end of them */
 	uint64_t seconds;
 	unsigned int concurrency;
 	bool host, sandbox;
@@ -235,8 +235,7 @@ struct soak {
 	struct elsewhere elsewhere;
 	int in_api;
 
-	uint64_t next, phase_end_ns, begin_ns, executions, callbacks, bytes, records;
-	uint64_t killed_helpers;
+	uint64_t next, executions, callbacks, bytes, records, killed_helpers;
 	unsigned int active, parties, closing, failures, overdue;
 	bool holding;
 	struct job *jobs, *done;
@@ -257,8 +256,9 @@ void soak_started(struct job *job);
 struct timeval soak_ms(uint64_t ms);
 
 struct rig *rig_new(struct soak *soak, const struct rig_opts *opts);
-/* Lets go of the runner; rig_gone() by itself or when a shutdown is over. */
+/* Lets go of the runner. */
 void rig_close(struct soak *soak, struct rig *rig, bool gently);
+/* Remembers its helper's number for the next count, and frees it. */
 void rig_gone(struct soak *soak, struct rig *rig);
 void rig_kill_helper(struct soak *soak, struct rig *rig);
 /* Of the helper's processes one of the kind: zygote (of no pid namespace of its own) or

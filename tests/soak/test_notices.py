@@ -10,7 +10,7 @@ import re
 import tap
 
 SOAK = os.environ["SOAK"]
-COMMANDS = ["--commands", "60", "--concurrency", "8"]
+COMMANDS = ["--commands", "24"]
 AGAIN = re.compile(r"again: soak --seed (\d+) --only (\d+) --backend (\w+)")
 SAYS = {
     "outcome": r"another outcome: .*\n.*again: ",
