@@ -190,6 +190,8 @@ int32_t ad_stream_deliver(struct ad_stream *stream, const uint8_t *data, size_t 
 bool ad_streams_over(const agentd_exec *exec);
 bool ad_streams_paused(const agentd_exec *exec);
 void ad_stream_resume(agentd_exec *exec, agentd_stream number);
+/* What is in attached pipes now is delivered, until the sink says "not now". */
+void ad_streams_read_rest(agentd_exec *exec);
 /* What is still in attached pipes is read; delivered where the sink takes it, else
  * counted as dropped. Everything is closed afterwards. */
 void ad_streams_finish(agentd_exec *exec);

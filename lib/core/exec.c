@@ -459,6 +459,13 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	ad_runner_unpin(runner);
 }
 
+/* A sink that said "not now" stops the clock of the drain, until the deadline or a kill. */
+static bool sink_is_waited_for(const agentd_exec *exec)
+{
+	return (ad_streams_paused(exec) || ad_sink_pending(exec->binding) > 0) &&
+	       !exec->stop_cause && !exec->deadline_passed;
+}
+
 void ad_exec_settle(agentd_exec *exec)
 {
 	uint64_t now;
@@ -469,10 +476,7 @@ void ad_exec_settle(agentd_exec *exec)
 	now = ad_exec_now();
 	over = ad_streams_over(exec);
 	drained = over && ad_sink_pending(exec->binding) == 0;
-	/* A sink that said "not now" stops the clock of the drain, until the deadline or
-	 * a kill. */
-	waiting = (ad_streams_paused(exec) || ad_sink_pending(exec->binding) > 0) &&
-		  !exec->stop_cause && !exec->deadline_passed;
+	waiting = sink_is_waited_for(exec);
 	if (exec->exited && exec->task.running && !exec->killed) {
 		/* Descendants outlive the command: they may finish writing for a bounded time,
 		 * unless nobody would read it. */
@@ -774,6 +778,22 @@ static void begin(agentd_exec *exec)
 	launch(exec);
 }
 
+/* The drain may have run out because the host was busy elsewhere: what is in the pipes
+ * by then is delivered, and the sink may say "not now" of that too. True: it did. */
+static bool sink_delays_end(agentd_exec *exec)
+{
+	if (!exec->task_over || exec->stop_cause || exec->deadline_passed || exec->sink_failed)
+		return false;
+	exec->finishing = false;
+	ad_streams_read_rest(exec);
+	if (!exec->finishing && sink_is_waited_for(exec)) {
+		arm(exec, ad_exec_now());
+		return true;
+	}
+	exec->finishing = true;
+	return false;
+}
+
 void ad_exec_step(struct ad_defer *defer, void *userdata)
 {
 	agentd_exec *exec = userdata;
@@ -788,7 +808,7 @@ void ad_exec_step(struct ad_defer *defer, void *userdata)
 	}
 	ad_runner_pin(runner);
 	agentd_exec_ref(exec);
-	if (exec->finishing)
+	if (exec->finishing && !sink_delays_end(exec))
 		finish(exec);
 	else if (exec->state == AGENTD_STATE_QUEUED)
 		begin(exec);

@@ -203,6 +203,32 @@ void ad_stream_resume(agentd_exec *exec, agentd_stream number)
 	}
 }
 
+void ad_streams_read_rest(agentd_exec *exec)
+{
+	uint8_t *buffer = exec->runner->read_buffer;
+
+	for (int i = 0; i < 2; i++) {
+		struct ad_stream *stream = &exec->streams[i];
+		size_t total = 0;
+
+		while (stream->attached && !stream->paused && total < FINAL_READ_MAX) {
+			ssize_t n = read(ad_io_fd(&stream->io), buffer, AD_READ_CHUNK);
+
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n < 0 && errno == EAGAIN)
+				break;
+			if (n <= 0) {
+				stream_close(stream);
+				break;
+			}
+			total += (size_t)n;
+			if (ad_stream_deliver(stream, buffer, (size_t)n) == AGENTD_SINK_PAUSE)
+				pause_stream(stream);
+		}
+	}
+}
+
 void ad_streams_end_pushed(agentd_exec *exec)
 {
 	for (int i = 0; i < 2; i++)

@@ -34,13 +34,16 @@ int userns_write_maps(pid_t pid, const struct id_map *map)
 	return r == 0 ? write_one(pid, "uid_map", uids) : r;
 }
 
-/* In a process of its own: its errno, then it stays until it is killed. */
+/* In a process of its own: its errno, then it stays until it is killed, or whoever would
+ * have killed it is gone: a zygote can be killed at any time. */
 static _Noreturn void hold_userns(int sock)
 {
 	int error = unshare(CLONE_NEWUSER) < 0 ? errno : 0;
 
-	if (ad_sys_send(sock, &error, sizeof(error), NULL, 0, 0) == 0)
-		pause();
+	if (ad_sys_send(sock, &error, sizeof(error), NULL, 0, 0) == 0) {
+		while (read(sock, &error, sizeof(error)) < 0 && errno == EINTR)
+			;
+	}
 	_exit(0);
 }
 
@@ -67,8 +70,10 @@ int userns_new(const struct id_map *map)
 	if (r < 0)
 		return r;
 	pid = fork();
-	if (pid == 0)
+	if (pid == 0) {
+		close(pair[0]);
 		hold_userns(pair[1]);
+	}
 	r = pid < 0 ? -errno : 0;
 	close(pair[1]);
 	if (pid > 0) {

@@ -89,6 +89,90 @@ START_TEST(sink_that_does_not_take)
 }
 END_TEST
 
+enum { HALTING_BYTES = 900000, HALTING_DRAIN_MS = 5 };
+
+struct halting {
+	struct event *go_on, *busy;
+};
+
+/* Longer than a drain may take. */
+static void be_busy(evutil_socket_t fd, short what, void *userdata)
+{
+	(void)fd;
+	(void)what;
+	(void)userdata;
+	t_sleep_ms(10 * HALTING_DRAIN_MS);
+}
+
+static void go_on(evutil_socket_t fd, short what, void *userdata)
+{
+	struct t_run *run = userdata;
+
+	ck_assert_int_eq(agentd_exec_resume(run->exec, AGENTD_STDOUT), 0);
+	be_busy(fd, what, NULL);
+}
+
+static void go_on_soon(struct halting *halting)
+{
+	static const struct timeval soon = { .tv_usec = 1000 };
+
+	event_add(halting->go_on, &soon);
+	event_active(halting->busy, EV_TIMEOUT, 0);
+}
+
+static int32_t halt(struct t_run *run, agentd_stream stream, const uint8_t *data, size_t len)
+{
+	(void)stream;
+	(void)data;
+	(void)len;
+	if (run->exited)
+		go_on_soon(run->userdata);
+	return AGENTD_SINK_PAUSE;
+}
+
+static void halt_until_exit(struct t_run *run, enum t_event_kind kind)
+{
+	if (kind == T_STARTED) /* a full pipe is made larger, and then takes all */
+		t_sleep_ms(200);
+	else if (kind == T_EXITED)
+		go_on_soon(run->userdata);
+}
+
+/* The command has ended, all it wrote is in the pipe; the host comes late to everything,
+ * and takes one piece at a time. */
+START_TEST(sink_that_takes_its_time)
+{
+	struct t_world *world = t_world_new(&(struct t_world_opts){ .drain_ms = HALTING_DRAIN_MS });
+	struct halting halting;
+	struct t_run run;
+
+	t_run_init(&run, world);
+	run.discard = true;
+	run.on_output = halt;
+	run.on_event = halt_until_exit;
+	run.userdata = &halting;
+	halting.go_on = evtimer_new(world->base, go_on, &run);
+	halting.busy = event_new(world->base, -1, 0, be_busy, NULL);
+	ck_assert(halting.go_on && halting.busy);
+	ck_assert_int_eq(t_run_start(&run, "exec head -c 900000 /dev/zero", 0), 0);
+	if (!t_world_loop(world, t_slack(10000), &run.exited)) {
+		t_skip("pipes of 1 MiB");
+		agentd_exec_kill(run.exec);
+	}
+	t_run_wait(&run);
+	if (agentd_result_status(run.result) == AGENTD_STATUS_OK) {
+		ck_assert_msg(t_run_metric(&run, AGENTD_METRIC_DROPPED_BYTES) == 0, "%s",
+			      t_run_story(&run));
+		ck_assert_uint_eq(run.total[AGENTD_STDOUT], HALTING_BYTES);
+		ck_assert_int_eq(agentd_result_truncated(run.result), 0);
+	}
+	event_free(halting.go_on);
+	event_free(halting.busy);
+	t_run_free(&run);
+	t_world_free(world);
+}
+END_TEST
+
 struct ticker {
 	struct event *event;
 	uint64_t next, worst;
@@ -683,6 +767,7 @@ int main(void)
 
 	tcase_add_test(output, flood_is_cut);
 	tcase_add_test(output, sink_that_does_not_take);
+	tcase_add_test(output, sink_that_takes_its_time);
 	tcase_add_test(output, loop_is_not_starved);
 	tcase_add_test(output, one_long_line);
 	tcase_add_test(output, no_mixing);

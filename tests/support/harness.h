@@ -15,7 +15,8 @@
 
 #include <agentd/agentd.h>
 
-/* For what is called often: libcheck writes a record for every assertion that holds. */
+/* For what is called often, or outside of tests: libcheck writes a record for every
+ * assertion that holds. */
 #define T_CHECK(condition, ...)                                                                    \
 	do {                                                                                       \
 		if (!(condition))                                                                  \

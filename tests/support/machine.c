@@ -173,8 +173,8 @@ void t_write_file(const char *path, const char *text)
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	size_t len = strlen(text);
 
-	ck_assert_msg(fd >= 0, "%s: %s", path, strerror(errno));
-	ck_assert_int_eq(write(fd, text, len), (ssize_t)len);
+	T_CHECK(fd >= 0, "%s: %s", path, strerror(errno));
+	T_CHECK(write(fd, text, len) == (ssize_t)len, "%s: %s", path, strerror(errno));
 	close(fd);
 }
 
@@ -199,7 +199,7 @@ static uint64_t number_in(const char *path, const char *key, int base)
 	bool found = false;
 	size_t len = strlen(key);
 
-	ck_assert_msg(text, "%s: %s", path, strerror(errno));
+	T_CHECK(text, "%s: %s", path, strerror(errno));
 	for (char *line = text; line && *line; line = strchr(line, '\n')) {
 		if (*line == '\n')
 			line++;
@@ -210,7 +210,7 @@ static uint64_t number_in(const char *path, const char *key, int base)
 		}
 	}
 	free(text);
-	ck_assert_msg(found, "no %s in %s", key, path);
+	T_CHECK(found, "no %s in %s", key, path);
 	return value;
 }
 
@@ -358,7 +358,7 @@ size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, siz
 	struct dirent *entry;
 	size_t count = 0;
 
-	ck_assert_ptr_nonnull(proc);
+	T_CHECK(proc, "/proc: %s", strerror(errno));
 	while ((entry = readdir(proc))) {
 		pid_t pid = atoi(entry->d_name);
 

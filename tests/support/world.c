@@ -194,8 +194,9 @@ agentd_policy *t_policy_none(void)
 {
 	agentd_policy *policy = NULL;
 
-	ck_assert_int_eq(agentd_policy_new(&policy, NULL), 0);
-	ck_assert_int_eq(agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_NONE, NULL), 0);
+	T_CHECK(agentd_policy_new(&policy, NULL) == 0 &&
+			agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_NONE, NULL) == 0,
+		"no policy");
 	return policy;
 }
 
