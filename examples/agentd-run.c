@@ -36,13 +36,13 @@ enum {
 };
 
 struct options {
-	const char *backend, *workdir, *policy_file, *context_file, *params_file;
+	const char *backend, *image, *workdir, *policy_file, *context_file, *params_file;
 	const char *result_file, *events_file;
 	const char *grants; /* an option that only widens, for the error message */
 	bool min_isolation_set, net_set, hosts_set, workdir_set, timeout_set;
 	bool no_protect, probe, no_cache;
 	const char *not_probe; /* an option that --probe has no use for */
-	bool no_stderr_log, kill_on_output, stdin_open, quiet;
+	bool no_stderr_log, kill_on_output, stdin_open, quiet, require_kvm;
 	int32_t min_isolation, net;
 	struct agentd_limits limits;
 	agentd_context *context;
@@ -435,6 +435,8 @@ enum option_id {
 	OPT_WRITE,
 	OPT_EXEC,
 	OPT_DENY,
+	OPT_IMAGE,
+	OPT_REQUIRE_KVM,
 	OPT_ALLOW_HOST,
 	OPT_NET,
 	OPT_LAYER,
@@ -469,6 +471,8 @@ enum option_id {
 static const struct option long_options[] = {
 	{ "backend", required_argument, NULL, OPT_BACKEND },
 	{ "min-isolation", required_argument, NULL, OPT_MIN_ISOLATION },
+	{ "image", required_argument, NULL, OPT_IMAGE },
+	{ "require-kvm", no_argument, NULL, OPT_REQUIRE_KVM },
 	{ "workdir", required_argument, NULL, OPT_WORKDIR },
 	{ "timeout-ms", required_argument, NULL, OPT_TIMEOUT },
 	{ "read", required_argument, NULL, OPT_READ },
@@ -521,8 +525,11 @@ static const char help_text[] =
 	"  --token-file FILE       give the command this token as a private file\n"
 	"  --context FILE.json     where and as whom, as agentd_context(5)\n"
 	"Isolation and what is allowed\n"
-	"  --backend NAME          sandbox or host (default: the strongest usable)\n"
+	"  --backend NAME          sandbox (default), host, or microvm, which is the default for\n"
+	"                          --min-isolation vm\n"
 	"  --min-isolation LEVEL   none, sandbox (default) or vm\n"
+	"  --image DIR             what virtual machines boot from (scripts/build-image)\n"
+	"  --require-kvm           no virtual machine without hardware acceleration\n"
 	"  --policy FILE.json      replaces the default policy, as agentd_policy(5)\n"
 	"  --read PATH  --write PATH  --exec PATH  --deny PATH\n"
 	"                          allow reading, writing too, executing too; or hide\n"
@@ -584,6 +591,12 @@ static void apply_option(struct options *options, int id, const char *name, cons
 	case OPT_MIN_ISOLATION:
 		options->min_isolation = parse_word(name, value, isolations);
 		options->min_isolation_set = true;
+		break;
+	case OPT_IMAGE:
+		options->image = value;
+		break;
+	case OPT_REQUIRE_KVM:
+		options->require_kvm = true;
 		break;
 	case OPT_WORKDIR:
 		options->workdir = value;
@@ -847,6 +860,9 @@ static void parse_command_line(struct options *options, int argc, char **argv)
 		check(agentd_policy_set_min_isolation(options->policy, options->min_isolation,
 						      &err),
 		      "--min-isolation", NULL, &err);
+	if (options->require_kvm)
+		check(agentd_policy_require_kvm(options->policy, &err), "--require-kvm", NULL,
+		      &err);
 	if (options->hosts_set)
 		options->net = AGENTD_NET_ALLOWLIST;
 	if (options->hosts_set || options->net_set)
@@ -1402,7 +1418,8 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 						  .policy = options->policy,
 						  .log = run->events ? on_runner_log : NULL,
 						  .log_userdata = run,
-						  .log_level = AGENTD_LOG_DEBUG };
+						  .log_level = AGENTD_LOG_DEBUG,
+						  .microvm_image = options->image };
 	struct agentd_exec_opts exec_opts = { .size = sizeof(exec_opts),
 					      .limits = &options->limits };
 	agentd_sink *sink = make_sink(run);

@@ -46,11 +46,11 @@ struct agentd_runner_opts {
 	uint32_t sandbox_prewarm;   /**< sandboxes kept ready, per policy; at most 64 */
 	uint32_t reserved1;         /**< must be 0 */
 	/* The backend "microvm". */
-	const char *microvm_image;   /**< directory that scripts/build-image made; NULL:
+	const char *microvm_image;      /**< directory that scripts/build-image made; NULL:
 				      *   /var/cache/agentd for root, else agentd in
 				      *   $XDG_CACHE_HOME or ~/.cache */
-	const char *microvm_monitor; /**< QEMU; NULL: /usr/bin/qemu-system-x86_64 */
-	const char *microvm_guest;   /**< agentd-guest; NULL: beside the helper */
+	const char *microvm_monitor;    /**< QEMU; NULL: /usr/bin/qemu-system-x86_64 */
+	const char *microvm_guest;      /**< agentd-guest; NULL: beside the helper */
 	uint64_t microvm_memory_bytes;  /**< of each machine, at least 128 MiB; 0: 512 MiB. More
 					 *   where a memory limit asks for it. */
 	uint64_t microvm_workdir_bytes; /**< most that the files of a working directory may

@@ -337,8 +337,8 @@ static void kill_task(agentd_exec *exec)
 	exec->kill_at = AD_NEVER;
 	if (!exec->killed) {
 		exec->killed = true;
-		exec->lost_at = later(now, ms_to_ns(ops->close_max_ms ? ops->close_max_ms :
-									CLOSE_MAX_MS));
+		exec->lost_at =
+			later(now, ms_to_ns(ops->close_max_ms ? ops->close_max_ms : CLOSE_MAX_MS));
 	}
 	(void)ad_task_kill(&exec->task);
 }
@@ -768,8 +768,8 @@ static void begin(agentd_exec *exec)
 	}
 	exec->begun_at = ad_exec_now();
 	ops = &exec->plan.backend->ops;
-	exec->setup_until = later(exec->begun_at, ms_to_ns(ops->setup_max_ms ? ops->setup_max_ms :
-									       SETUP_MAX_MS));
+	exec->setup_until = later(exec->begun_at,
+				  ms_to_ns(ops->setup_max_ms ? ops->setup_max_ms : SETUP_MAX_MS));
 	if (exec->plan.backend->probe == AD_PROBE_PENDING) {
 		exec->waiting_probe = true;
 		arm(exec, exec->begun_at);

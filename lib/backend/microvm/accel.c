@@ -77,8 +77,8 @@ void accel_learn(struct microvm *vm, bool usable, const char *why)
 	ad_autofree char *key = key_of(vm);
 
 	set(vm, usable ? KVM_USABLE : KVM_UNUSABLE, why);
-	if (ad_json_add_bool(value, "usable", usable) &&
-	    ad_json_add_string(value, "reason", why) && key)
+	if (ad_json_add_bool(value, "usable", usable) && ad_json_add_string(value, "reason", why) &&
+	    key)
 		ad_cache_store(NULL, CACHE_FILE, key, value);
 	else
 		ad_json_free(value);

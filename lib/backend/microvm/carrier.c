@@ -82,11 +82,12 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	struct carrier *carrier = userdata;
 
 	(void)timer;
-	fail(carrier, agentd_error_create(AGENTD_ERR_TIMEOUT, 0,
-					  carrier->way == PACKING ?
-						  "the working directory could not be read within 60 s" :
-						  "the working directory could not be written within "
-						  "60 s"));
+	fail(carrier,
+	     agentd_error_create(AGENTD_ERR_TIMEOUT, 0,
+				 carrier->way == PACKING ?
+					 "the working directory could not be read within 60 s" :
+					 "the working directory could not be written within "
+					 "60 s"));
 }
 
 /* ---- what it tells */
@@ -133,8 +134,7 @@ static void on_record(const struct ad_carry_record *record, void *userdata)
 		return;
 	default:
 		ad_buf_printf(&text, "the working directory: \"%s\" was not carried: %s",
-			      record->path,
-			      record->os_errno ? strerror(record->os_errno) : why);
+			      record->path, record->os_errno ? strerror(record->os_errno) : why);
 		break;
 	}
 	if (!text.failed)
@@ -354,8 +354,7 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 	(void)usage;
 	if (carrier->report >= 0)
 		on_report(&carrier->reporting, carrier);
-	if (!carrier->err && (!ad_carry_complete(&carrier->reader) ||
-			      carrier->wait_status != 0))
+	if (!carrier->err && (!ad_carry_complete(&carrier->reader) || carrier->wait_status != 0))
 		ad_fail(&carrier->err, AGENTD_ERR_BACKEND, NULL,
 			"what carries the working directory ended too early (%s %d)",
 			WIFSIGNALED(carrier->wait_status) ? "signal" : "status",
@@ -379,7 +378,7 @@ int carrier_new(struct microvm *vm, agentd_task *task, const agentd_spec *spec,
 {
 	struct carrier *carrier = calloc(1, sizeof(*carrier));
 	char most[24];
-	const char *argv[] = { vm->guest,       "carry", agentd_spec_workdir(spec),
+	const char *argv[] = { vm->guest,     "carry", agentd_spec_workdir(spec),
 			       "--max-bytes", most,    NULL };
 	int r = AGENTD_ERR_NOMEM;
 

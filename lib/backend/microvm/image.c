@@ -166,6 +166,7 @@ char *image_default_dir(void)
 	else if (cache && cache[0] == '/')
 		ad_buf_printf(&dir, "%s/agentd", cache);
 	else
-		ad_buf_printf(&dir, "%s/.cache/agentd", home && home[0] == '/' ? home : "/nonexistent");
+		ad_buf_printf(&dir, "%s/.cache/agentd",
+			      home && home[0] == '/' ? home : "/nonexistent");
 	return ad_buf_steal(&dir);
 }

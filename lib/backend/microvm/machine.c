@@ -284,7 +284,8 @@ static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 		return;
 	}
 	clock_gettime(CLOCK_REALTIME, &now);
-	setup.u.setup.realtime_ns = (uint64_t)now.tv_sec * 1000 * MICROVM_MS + (uint64_t)now.tv_nsec;
+	setup.u.setup.realtime_ns = (uint64_t)now.tv_sec * 1000 * MICROVM_MS +
+				    (uint64_t)now.tv_nsec;
 	machine->state = SETTING_UP;
 	if (!ad_guest_link_send(machine->link, &setup) ||
 	    ad_timer_start(&machine->timer, setup_ns) < 0)
@@ -301,8 +302,8 @@ static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
 		machine->events->ready(machine, machine->userdata);
 		return;
 	}
-	ad_buf_printf(&text, "the guest agent could not set itself up: %s: %s",
-		      msg->u.ready.text, strerror(msg->u.ready.os_errno));
+	ad_buf_printf(&text, "the guest agent could not set itself up: %s: %s", msg->u.ready.text,
+		      strerror(msg->u.ready.os_errno));
 	fail(machine, agentd_error_create(AGENTD_ERR_BACKEND, 0, text.data));
 }
 
@@ -428,8 +429,8 @@ static int choose_accel(struct machine *machine, agentd_error **reterr)
 	machine->trial = vm->kvm == KVM_UNKNOWN;
 	machine->facts.accel = vm->kvm == KVM_UNUSABLE ? ACCEL_TCG : ACCEL_KVM;
 	if (machine->require_kvm && vm->kvm == KVM_UNUSABLE)
-		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
-			       "the policy requires KVM: %s", vm->kvm_reason.data);
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL, "the policy requires KVM: %s",
+			       vm->kvm_reason.data);
 	return 0;
 }
 
@@ -455,8 +456,8 @@ int machine_new(struct microvm *vm, const struct machine_config *config,
 	r = choose_accel(machine, reterr);
 	if (r == 0)
 		r = image_open(vm->image_dir, config->root, &machine->image, reterr);
-	if (r == 0 && ad_timer_start(&machine->timer,
-				     known_for < timing_ns ? timing_ns - known_for : 0) < 0)
+	if (r == 0 &&
+	    ad_timer_start(&machine->timer, known_for < timing_ns ? timing_ns - known_for : 0) < 0)
 		r = ad_fail_nomem(reterr);
 	if (r < 0)
 		machine_free(machine);

@@ -74,9 +74,8 @@ static int check_monitor(const struct microvm *vm, agentd_error **reterr)
 			       "%s: %s; the Debian package qemu-system-x86 has it", vm->monitor,
 			       strerrordesc_np(errno));
 	if (access(vm->guest, X_OK) < 0)
-		return ad_fail(reterr, AGENTD_ERR_NOTFOUND, NULL,
-			       "%s: %s; it is a part of agentd", vm->guest,
-			       strerrordesc_np(errno));
+		return ad_fail(reterr, AGENTD_ERR_NOTFOUND, NULL, "%s: %s; it is a part of agentd",
+			       vm->guest, strerrordesc_np(errno));
 	return 0;
 }
 

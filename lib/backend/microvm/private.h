@@ -89,7 +89,7 @@ struct machine_facts {
 	enum accel accel;
 	int32_t pid; /* the monitor's */
 	uint32_t uid;
-	uint8_t landlock_abi; /* of the monitor; 0: none */
+	uint8_t landlock_abi;  /* of the monitor; 0: none */
 	uint64_t memory_bytes; /* that the guest's kernel has */
 	uint64_t boot_ns;
 	char kernel[64];

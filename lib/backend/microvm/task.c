@@ -146,9 +146,9 @@ static size_t on_pack(struct carrier *carrier, const uint8_t *data, size_t len, 
 	struct vm_task *self = userdata;
 
 	(void)carrier;
-	return self->phase == FILLING ? machine_data(self->machine, ID_PUT, AD_GUEST_FILES_IN, data,
-						     len) :
-					0;
+	return self->phase == FILLING ?
+		       machine_data(self->machine, ID_PUT, AD_GUEST_FILES_IN, data, len) :
+		       0;
 }
 
 static void end_filling(struct vm_task *self)
@@ -248,8 +248,9 @@ static void on_done(struct vm_task *self, const struct ad_guest_msg *msg)
 	ad_autobuf struct ad_buf text = { 0 };
 
 	if (msg->u.done.os_errno) {
-		ad_buf_printf(&text, "the working directory could not be carried %s the virtual "
-				     "machine: %s",
+		ad_buf_printf(&text,
+			      "the working directory could not be carried %s the virtual "
+			      "machine: %s",
 			      msg->id == ID_PUT ? "into" : "out of", msg->u.done.text);
 		if (msg->u.done.os_errno == ENOSPC)
 			ad_buf_puts(&text, "; give the machine more memory "
@@ -278,8 +279,8 @@ static uint64_t memory_for_command(const struct vm_task *self)
 
 static void send_run(struct vm_task *self)
 {
-	ad_autofree const char **env = ad_local_environment_merge(
-		&self->vm->environment, NULL, agentd_spec_env(self->spec));
+	ad_autofree const char **env = ad_local_environment_merge(&self->vm->environment, NULL,
+								  agentd_spec_env(self->spec));
 	const struct ad_guest_msg run = {
 		.type = AD_GUEST_RUN,
 		.id = ID_RUN,
@@ -338,8 +339,7 @@ static void report(const struct vm_task *self)
 	agentd_task_protection(self->task, "vm", AGENTD_LAYER_ENFORCED, text);
 	agentd_task_protection(self->task, "accel", AGENTD_LAYER_ENFORCED,
 			       accel_name(facts->accel));
-	snprintf(text, sizeof(text), "user %u, no capabilities, no_new_privs, seccomp",
-		 facts->uid);
+	snprintf(text, sizeof(text), "user %u, no capabilities, no_new_privs, seccomp", facts->uid);
 	agentd_task_protection(self->task, "monitor", AGENTD_LAYER_ENFORCED, text);
 	snprintf(text, sizeof(text), "ABI %u", facts->landlock_abi);
 	agentd_task_protection(self->task, "monitor-landlock",
@@ -369,9 +369,12 @@ static void on_started(struct vm_task *self)
 static void on_failed(struct vm_task *self, const struct ad_guest_msg *msg)
 {
 	static const uint32_t stages[AD_GUEST_STAGES] = {
-		[AD_GUEST_STAGE_REQUEST] = AD_STAGE_REQUEST, [AD_GUEST_STAGE_CGROUP] = AD_STAGE_CGROUP,
-		[AD_GUEST_STAGE_FORK] = AD_STAGE_FORK,       [AD_GUEST_STAGE_SETUP] = AD_STAGE_STDIO,
-		[AD_GUEST_STAGE_WORKDIR] = AD_STAGE_WORKDIR, [AD_GUEST_STAGE_EXEC] = AD_STAGE_EXEC,
+		[AD_GUEST_STAGE_REQUEST] = AD_STAGE_REQUEST,
+		[AD_GUEST_STAGE_CGROUP] = AD_STAGE_CGROUP,
+		[AD_GUEST_STAGE_FORK] = AD_STAGE_FORK,
+		[AD_GUEST_STAGE_SETUP] = AD_STAGE_STDIO,
+		[AD_GUEST_STAGE_WORKDIR] = AD_STAGE_WORKDIR,
+		[AD_GUEST_STAGE_EXEC] = AD_STAGE_EXEC,
 	};
 	const struct ad_launch_failure failure = {
 		.stage = stages[msg->u.failed.stage],
@@ -392,8 +395,8 @@ static void on_data(struct vm_task *self, const struct ad_guest_msg *msg)
 		carrier_apply(self->carrier, msg->u.data.data, len);
 		return;
 	}
-	if (agentd_task_output(self->task, AGENTD_STDOUT + (agentd_stream)i, msg->u.data.data, len) ==
-	    AGENTD_SINK_PAUSE)
+	if (agentd_task_output(self->task, AGENTD_STDOUT + (agentd_stream)i, msg->u.data.data,
+			       len) == AGENTD_SINK_PAUSE)
 		self->paused[i] = true;
 	if (self->paused[i])
 		self->untaken[i] += len;

@@ -11,8 +11,8 @@ enum { TASKS = 8 };
 static bool add_program(struct sandbox_profile *profile, const char *program)
 {
 	size_t count = profile->profile.path_count;
-	struct ad_profile_path *grown =
-		reallocarray(profile->paths, count + 1, sizeof(*profile->paths));
+	struct ad_profile_path *grown = reallocarray(profile->paths, count + 1,
+						     sizeof(*profile->paths));
 
 	if (!grown)
 		return false;
