@@ -38,6 +38,7 @@ static struct {
 	size_t pooled;
 	uint32_t next_number;
 	pid_t owner;
+	uint64_t pidns; /* in which that is its number; 0: not known */
 } cg;
 
 static const char *const v1_names[CG_COUNT] = { "memory", "pids", "cpu", NULL };
@@ -46,8 +47,8 @@ static const char *const v2_files[CG_COUNT] = { "memory.max", "pids.max", "cpu.m
 
 static void leaf_path(const struct leaf *leaf, const char *file, char *ret, size_t size)
 {
-	snprintf(ret, size, "agentd-%d-%" PRIu32 "%s%s", cg.owner, leaf->number, *file ? "/" : "",
-		 file);
+	snprintf(ret, size, "agentd-%d-%" PRIu32 "-%" PRIu64 "%s%s", cg.owner, leaf->number,
+		 cg.pidns, *file ? "/" : "", file);
 }
 
 static int open_file(const struct leaf *leaf, size_t hierarchy, const char *file, int flags)
@@ -475,7 +476,8 @@ static int open_own(const char *mount, const char *root, const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Leaves of helpers that are gone. */
+/* Leaves of helpers that are gone. Those of another pid namespace are not ours to judge:
+ * their numbers mean something else here. */
 static void remove_stale(int dir_fd)
 {
 	DIR *dir = fdopendir(fcntl(dir_fd, F_DUPFD_CLOEXEC, 3));
@@ -483,10 +485,13 @@ static void remove_stale(int dir_fd)
 
 	while (dir && (entry = readdir(dir))) {
 		uint32_t number;
+		uint64_t pidns;
 		int pid, end = 0;
 
-		if (sscanf(entry->d_name, "agentd-%d-%" SCNu32 "%n", &pid, &number, &end) != 2 ||
-		    entry->d_name[end] != '\0' || pid <= 0 || proc_alive(pid))
+		if (sscanf(entry->d_name, "agentd-%d-%" SCNu32 "-%" SCNu64 "%n", &pid, &number,
+			   &pidns, &end) != 3 ||
+		    entry->d_name[end] != '\0' || pidns != cg.pidns || pidns == 0 || pid <= 0 ||
+		    proc_alive(pid))
 			continue;
 		unlinkat(dir_fd, entry->d_name, AT_REMOVEDIR);
 	}
@@ -683,9 +688,12 @@ void cgroup_init(void)
 {
 	char own[16384];
 	struct leaf *leaf;
+	struct stat ns;
 	FILE *mounts;
 
 	cg.owner = getpid();
+	if (stat("/proc/self/ns/pid", &ns) == 0)
+		cg.pidns = ns.st_ino;
 	ad_list_init(&cg.pool);
 	for (int i = 0; i < CG_COUNT; i++)
 		cg.where[i] = -1;

@@ -188,12 +188,15 @@ static void expect_all_dead(uint64_t within_ms)
 
 static char cgroup_prefix[64];
 static size_t cgroups_seen;
+static char cgroup_parent[512]; /* of the last one seen */
 
 static int see_cgroup(const char *path, const struct stat *st, int type, struct FTW *at)
 {
 	(void)st;
-	if (type == FTW_D && strncmp(path + at->base, cgroup_prefix, strlen(cgroup_prefix)) == 0)
+	if (type == FTW_D && strncmp(path + at->base, cgroup_prefix, strlen(cgroup_prefix)) == 0) {
 		cgroups_seen++;
+		snprintf(cgroup_parent, sizeof(cgroup_parent), "%.*s", at->base - 1, path);
+	}
 	return 0;
 }
 
@@ -1141,6 +1144,33 @@ START_TEST(helper_killed)
 }
 END_TEST
 
+/* What looks like a dead helper's is only removed if its number is one of ours. */
+START_TEST(leaves_of_other_namespaces)
+{
+	char ours[640], theirs[640];
+	struct stat ns;
+
+	expect_works();
+	if (count_cgroups() == 0) {
+		fprintf(stderr, "SKIP-CANNOT: no cgroup to be had\n");
+		return;
+	}
+	ck_assert_int_eq(stat("/proc/self/ns/pid", &ns), 0);
+	snprintf(ours, sizeof(ours), "%s/agentd-2147483647-1-%ju", cgroup_parent,
+		 (uintmax_t)ns.st_ino);
+	snprintf(theirs, sizeof(theirs), "%s/agentd-2147483647-1-%ju", cgroup_parent,
+		 (uintmax_t)ns.st_ino - 1);
+	ck_assert_int_eq(mkdir(ours, 0755), 0);
+	ck_assert_int_eq(mkdir(theirs, 0755), 0);
+	shut_down();
+	launcher_make(helper);
+	wait_ready();
+	ck_assert_int_lt(access(ours, F_OK), 0);
+	ck_assert_int_eq(rmdir(theirs), 0);
+	expect_works();
+}
+END_TEST
+
 /* A host in a process of its own; ends only by being killed. */
 static _Noreturn void be_host(int out)
 {
@@ -1816,6 +1846,7 @@ int main(void)
 	tcase_add_test(tc, supervisor_stopped);
 	tcase_add_test(tc, supervisor_takes_no_signals);
 	tcase_add_test(tc, helper_killed);
+	tcase_add_test(tc, leaves_of_other_namespaces);
 	tcase_add_test(tc, freed_while_running);
 	tcase_add_test(tc, job_freed_in_its_callback);
 	tcase_add_test(tc, many_at_once);
