@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: MIT */
+/* From the kernel's first process to a machine that commands can run in. Stages:
+ *   port   modules up to the console's; the library hears of us as early as can be;
+ *   root   the other modules; the disk "root" below a layer in memory, and a /dev that
+ *          has nothing of the machine in it; then the initramfs is left and emptied. */
+#include "guest/guest.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/random.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PORT_NAME "agent.0"
+#define ROOT_SERIAL "root"
+#define MODULES "/modules"
+#define CONSOLE_MODULE "virtio_console"
+
+enum {
+	DEVICE_PATIENCE_MS = 10000,
+	PAUSE_NS = 500 * 1000,
+	/* Of the memory, in percent: what files may take. Who fills it gets ENOSPC before
+	 * the memory of its own processes goes. */
+	FILES_PERCENT = 75
+};
+
+_Noreturn void power_off(void)
+{
+	sync();
+	reboot(RB_POWER_OFF);
+	/* Ends the monitor as well, which does not reboot. */
+	reboot(RB_AUTOBOOT);
+	_exit(1);
+}
+
+_Noreturn void give_up(const char *fmt, ...)
+{
+	char text[256];
+	va_list args;
+	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (fd >= 0)
+		dprintf(fd, "agentd-guest: %s\n", text);
+	power_off();
+}
+
+bool fault_set(struct fault *fault, int error, const char *fmt, ...)
+{
+	va_list args;
+
+	if (fault->error)
+		return false;
+	fault->error = error ? error : EINVAL;
+	va_start(args, fmt);
+	vsnprintf(fault->text, sizeof(fault->text), fmt, args);
+	va_end(args);
+	return false;
+}
+
+static void pause_a_little(void)
+{
+	const struct timespec pause = { .tv_nsec = PAUSE_NS };
+
+	nanosleep(&pause, NULL);
+}
+
+/* ---- devices */
+
+/* The name of the entry in a directory of /sys whose attribute has this value. Devices
+ * appear a little after their driver. */
+static bool find_device(const char *class, const char *attribute, const char *value, char *ret,
+			size_t size)
+{
+	DIR *dir = opendir(class);
+	struct dirent *entry;
+	bool found = false;
+
+	while (dir && !found && (entry = readdir(dir))) {
+		char path[512], text[64];
+		ssize_t n;
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/%s/%s", class, entry->d_name, attribute);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+		if (n < 0)
+			continue;
+		text[n] = '\0';
+		text[strcspn(text, "\n")] = '\0';
+		found = strcmp(text, value) == 0;
+		if (found)
+			snprintf(ret, size, "/dev/%s", entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+static bool wait_for_device(const char *class, const char *attribute, const char *value, char *ret,
+			    size_t size)
+{
+	uint64_t end = ad_sys_now_ns() + (uint64_t)DEVICE_PATIENCE_MS * 1000000;
+
+	while (!find_device(class, attribute, value, ret, size)) {
+		if (ad_sys_now_ns() > end)
+			return false;
+		pause_a_little();
+	}
+	return true;
+}
+
+static int load_module(const char *name)
+{
+	char path[300];
+	int fd, r;
+
+	snprintf(path, sizeof(path), MODULES "/%s", name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	r = syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST ? -errno : 0;
+	close(fd);
+	unlink(path);
+	return r;
+}
+
+static int visible(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.';
+}
+
+/* Their names begin with their places; those that are loaded are gone from there. */
+static bool load_modules(const char *last, struct fault *fault)
+{
+	struct dirent **entries;
+	int count = scandir(MODULES, &entries, visible, alphasort), r = 0;
+	bool done = false;
+
+	if (count < 0)
+		return fault_set(fault, errno, MODULES);
+	for (int i = 0; i < count; i++) {
+		if (!done && r == 0) {
+			r = load_module(entries[i]->d_name);
+			if (r < 0)
+				fault_set(fault, -r, "module %s", entries[i]->d_name);
+			done = last && strstr(entries[i]->d_name, last);
+		}
+		free(entries[i]);
+	}
+	free(entries);
+	return r == 0;
+}
+
+static bool mount_new(const char *type, const char *path, unsigned long flags, const char *options,
+		      struct fault *fault)
+{
+	if (mount(type, path, type, flags, options) < 0)
+		return fault_set(fault, errno, "mounting %s at %s", type, path);
+	return true;
+}
+
+int boot_port(void)
+{
+	struct fault fault = { 0 };
+	char path[300];
+	int fd;
+
+	umask(022);
+	if (!mount_new("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, NULL, &fault) ||
+	    !mount_new("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, &fault) ||
+	    !mount_new("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, &fault) ||
+	    !load_modules(CONSOLE_MODULE, &fault))
+		give_up("%s: %s", fault.text, strerror(fault.error));
+	/* Whatever the kernel has left there: the console is not for us. */
+	fd = open("/dev/null", O_RDWR);
+	for (int i = 0; i < 3; i++) {
+		if (fd != i && dup2(fd, i) < 0)
+			give_up("/dev/null: %s", strerror(errno));
+	}
+	if (fd > 2)
+		close(fd);
+	if (!wait_for_device("/sys/class/virtio-ports", "name", PORT_NAME, path, sizeof(path)))
+		give_up("there is no port " PORT_NAME);
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		give_up("%s: %s", path, strerror(errno));
+	return fd;
+}
+
+/* ---- the root directory */
+
+struct node {
+	const char *name;
+	mode_t mode;
+	unsigned int major, minor;
+};
+
+static bool make_dev(struct fault *fault)
+{
+	static const struct node nodes[] = {
+		{ "null", 0666, 1, 3 },   { "zero", 0666, 1, 5 },    { "full", 0666, 1, 7 },
+		{ "random", 0666, 1, 8 }, { "urandom", 0666, 1, 9 }, { "tty", 0666, 5, 0 },
+		{ "kmsg", 0600, 1, 11 },
+	};
+	static const char *const links[][2] = {
+		{ "pts/ptmx", "ptmx" },          { "/proc/self/fd", "fd" },
+		{ "/proc/self/fd/0", "stdin" },  { "/proc/self/fd/1", "stdout" },
+		{ "/proc/self/fd/2", "stderr" },
+	};
+	char path[64];
+
+	if (!mount_new("tmpfs", "/root/dev", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k", fault))
+		return false;
+	for (size_t i = 0; i < AD_COUNT(nodes); i++) {
+		snprintf(path, sizeof(path), "/root/dev/%s", nodes[i].name);
+		if (mknod(path, S_IFCHR, makedev(nodes[i].major, nodes[i].minor)) < 0 ||
+		    chmod(path, nodes[i].mode) < 0)
+			return fault_set(fault, errno, "%s", path);
+	}
+	for (size_t i = 0; i < AD_COUNT(links); i++) {
+		snprintf(path, sizeof(path), "/root/dev/%s", links[i][1]);
+		if (symlink(links[i][0], path) < 0)
+			return fault_set(fault, errno, "%s", path);
+	}
+	if (mkdir("/root/dev/pts", 0755) < 0 || mkdir("/root/dev/shm", 0755) < 0)
+		return fault_set(fault, errno, "directories in /dev");
+	return mount_new("devpts", "/root/dev/pts", MS_NOSUID | MS_NOEXEC,
+			 "newinstance,ptmxmode=0666,mode=620", fault);
+}
+
+/* A directory of the layer in memory, seen there without the layers below. */
+static bool show_own(const char *name, mode_t mode, const char *at, struct fault *fault)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/upper/%s", name);
+	if ((mkdir(path, 0700) < 0 && errno != EEXIST) || chmod(path, mode) < 0)
+		return fault_set(fault, errno, "%s", path);
+	if (!at)
+		return true;
+	if ((mkdir(at, 0755) < 0 && errno != EEXIST) ||
+	    mount(path, at, NULL, MS_BIND | MS_NOSUID | MS_NODEV, NULL) < 0)
+		return fault_set(fault, errno, "%s", at);
+	return true;
+}
+
+static bool mount_root(uint64_t memory_bytes, struct fault *fault)
+{
+	char disk[300], options[96];
+
+	if (!wait_for_device("/sys/block", "serial", ROOT_SERIAL, disk, sizeof(disk)))
+		return fault_set(fault, ENODEV, "there is no disk with the serial " ROOT_SERIAL);
+	if (mkdir("/lower", 0755) < 0 || mkdir("/upper", 0755) < 0)
+		return fault_set(fault, errno, "directories");
+	if (mount(disk, "/lower", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) < 0)
+		return fault_set(fault, errno, "mounting the disk " ROOT_SERIAL);
+	snprintf(options, sizeof(options), "mode=755,size=%" PRIu64,
+		 memory_bytes / 100 * FILES_PERCENT);
+	if (!mount_new("tmpfs", "/upper", MS_NOSUID | MS_NODEV, options, fault) ||
+	    !show_own("root", 0755, NULL, fault) || !show_own("work", 0700, NULL, fault))
+		return false;
+	return mount_new("overlay", "/root", MS_NOSUID | MS_NODEV,
+			 "lowerdir=/lower,upperdir=/upper/root,workdir=/upper/work", fault);
+}
+
+static bool fill_root(struct fault *fault)
+{
+	if ((mkdir("/root/dev", 0755) < 0 && errno != EEXIST) ||
+	    (mkdir("/root/proc", 0755) < 0 && errno != EEXIST) ||
+	    (mkdir("/root/sys", 0755) < 0 && errno != EEXIST))
+		return fault_set(fault, errno, "directories of the root");
+	return make_dev(fault) && show_own("shm", 01777, "/root/dev/shm", fault) &&
+	       show_own("tmp", 01777, "/root/tmp", fault) &&
+	       show_own("run", 0755, "/root/run", fault) &&
+	       show_own("run/home", 01777, NULL, fault) &&
+	       mount_new("proc", "/root/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, fault) &&
+	       mount_new("sysfs", "/root/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL,
+			 fault);
+}
+
+static bool leave_initramfs(struct fault *fault)
+{
+	/* It was memory. */
+	rmdir(MODULES);
+	unlink("/init");
+	if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+	    chdir("/") < 0)
+		return fault_set(fault, errno, "switching to the root directory");
+	return true;
+}
+
+static bool write_file(const char *path, const char *text, struct fault *fault)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		fault_set(fault, errno, "%s", path);
+	if (fd >= 0)
+		close(fd);
+	return !fault->error;
+}
+
+static bool loopback_up(struct fault *fault)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (sock < 0 || ioctl(sock, SIOCGIFFLAGS, &request) < 0)
+		return fault_set(fault, errno, "the interface lo");
+	request.ifr_flags |= IFF_UP;
+	if (ioctl(sock, SIOCSIFFLAGS, &request) < 0)
+		fault_set(fault, errno, "the interface lo");
+	close(sock);
+	return !fault->error;
+}
+
+bool boot_root(struct fault *fault)
+{
+	static const char name[] = "sandbox";
+	struct sysinfo info;
+	uint64_t memory_bytes;
+	int r;
+
+	sysinfo(&info);
+	memory_bytes = (uint64_t)info.totalram * info.mem_unit;
+	if (!load_modules(NULL, fault) || !mount_root(memory_bytes, fault) || !fill_root(fault))
+		return false;
+	r = cgroup_boot(memory_bytes);
+	if (r < 0)
+		return fault_set(fault, -r, "control groups");
+	if (!leave_initramfs(fault))
+		return false;
+	if (sethostname(name, sizeof(name) - 1) < 0)
+		return fault_set(fault, errno, "the host name");
+	/* Of no use to a command, but to who attacks the kernel. */
+	return write_file("/proc/sys/kernel/dmesg_restrict", "1", fault) &&
+	       write_file("/proc/sys/kernel/kptr_restrict", "2", fault) && loopback_up(fault);
+}
+
+/* ---- randomness and the time */
+
+bool boot_seed(const uint8_t seed[static AD_GUEST_SEED_SIZE], uint64_t realtime_ns,
+	       struct fault *fault)
+{
+	/* As struct rand_pool_info of linux/random.h, whose bytes have no number. */
+	struct {
+		int entropy_count, buf_size;
+		uint8_t buf[AD_GUEST_SEED_SIZE];
+	} entropy = { .entropy_count = AD_GUEST_SEED_SIZE * 8, .buf_size = AD_GUEST_SEED_SIZE };
+	struct timespec now = { .tv_sec = (time_t)(realtime_ns / 1000000000),
+				.tv_nsec = (long)(realtime_ns % 1000000000) };
+	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+
+	memcpy(entropy.buf, seed, AD_GUEST_SEED_SIZE);
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &entropy) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+		fault_set(fault, errno, "the random number generator");
+	else if (clock_settime(CLOCK_REALTIME, &now) < 0)
+		fault_set(fault, errno, "the clock");
+	if (fd >= 0)
+		close(fd);
+	explicit_bzero(&entropy, sizeof(entropy));
+	return !fault->error;
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/* The parts of the agent, the first process of a virtual machine. It is one loop around
+ * the link to the library: nothing it does for one task may wait for another. A task is a
+ * command or a transfer of files; each has a control group of its own. */
+#ifndef AD_GUEST_PARTS_H
+#define AD_GUEST_PARTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "proto/guest.h"
+#include "sys/sys.h"
+#include "util/util.h"
+
+/* ---- boot.c: the machine */
+
+struct fault {
+	int error; /* 0: none */
+	char text[AD_GUEST_TEXT_MAX];
+};
+
+/* Keeps the first. Always false. */
+bool fault_set(struct fault *fault, int error, const char *fmt, ...) AD_PRINTF(3, 4);
+
+/* Up to where the library can be spoken to. Returns the port, or powers off. */
+int boot_port(void);
+/* Everything else: disks, the root directory, control groups. */
+bool boot_root(struct fault *fault);
+bool boot_seed(const uint8_t seed[static AD_GUEST_SEED_SIZE], uint64_t realtime_ns,
+	       struct fault *fault);
+_Noreturn void power_off(void);
+/* To the kernel's log, for want of anything better; then power off. */
+_Noreturn void give_up(const char *fmt, ...) AD_PRINTF(1, 2);
+
+/* ---- cgroup.c */
+
+/* Negative errno where something is missing. */
+int cgroup_boot(uint64_t memory_bytes);
+/* The directory of a new group, with these limits; or a negative errno. */
+int cgroup_new(uint32_t id, const struct ad_guest_limits *limits);
+void cgroup_remove(uint32_t id, int dir);
+void cgroup_kill(int dir);
+/* A number in one of its files, after a word if one is given; 0 if there is none. */
+uint64_t cgroup_number(int dir, const char *file, const char *word);
+/* What is kept of all that it has written: in files that are in memory, and on disks. */
+uint64_t cgroup_written(int dir);
+uint32_t cgroup_count(int dir);
+/* Readable (EPOLLPRI) when the group becomes empty. */
+int cgroup_events(int dir);
+
+/* ---- agent.c: the loop */
+
+struct watch {
+	void (*ready)(struct watch *watch, uint32_t events);
+	int fd; /* -1: none */
+	bool watched;
+};
+
+/* EPOLL*; 0: not now. */
+void watch_for(struct watch *watch, uint32_t events);
+void watch_close(struct watch *watch);
+
+struct ad_guest_link *agent_link(void);
+void agent_send(const struct ad_guest_msg *msg);
+_Noreturn void agent_run(int port);
+
+/* ---- stream.c */
+
+/* From a pipe to the library, as it takes it. */
+struct outlet {
+	struct watch watch;
+	uint32_t id;
+	enum ad_guest_stream stream;
+	bool open; /* END is still to be sent */
+	size_t start, end;
+	uint8_t data[AD_GUEST_DATA_MAX];
+};
+
+/* fd: non-blocking. The owner hears of the end by task_check(). */
+void outlet_open(struct outlet *outlet, uint32_t id, enum ad_guest_stream stream, int fd);
+void outlet_go_on(struct outlet *outlet);
+void outlet_close(struct outlet *outlet);
+
+/* From the library to a pipe. */
+struct inlet {
+	struct watch watch;
+	uint32_t id;
+	enum ad_guest_stream stream;
+	bool ending;
+	struct ad_buf data; /* at most AD_GUEST_WINDOW */
+};
+
+void inlet_open(struct inlet *inlet, uint32_t id, enum ad_guest_stream stream, int fd);
+void inlet_put(struct inlet *inlet, const uint8_t *data, size_t len);
+void inlet_end(struct inlet *inlet);
+void inlet_close(struct inlet *inlet);
+
+/* ---- task.c: what is alive */
+
+void task_begin(const struct ad_guest_msg *msg);
+void task_message(const struct ad_guest_msg *msg);
+void task_writable(uint32_t id, enum ad_guest_stream stream);
+/* Whether the task is over; what belongs to it ended. */
+void task_check(uint32_t id);
+void task_reap(pid_t pid, int wait_status);
+/* Look at what nobody tells of. Returns whether to do so again soon. */
+bool task_tick(void);
+
+/* ---- command.c: starting one */
+
+struct command {
+	const char *const *argv, *const *env;
+	const char *workdir;
+	const struct ad_guest_limits *limits;
+	uid_t uid;
+	gid_t gid;
+	int stdio[3]; /* all >= 3, as all descriptors here */
+	int cgroup;
+	int fault; /* where the child says why it did not come to its execve */
+};
+
+struct command_fault {
+	enum ad_guest_stage stage;
+	int error;
+};
+
+/* fork(2) into a control group; a negative errno if it cannot be. */
+pid_t process_fork(int cgroup);
+/* The pid, or a negative errno. */
+pid_t command_start(struct command *command);
+
+/* ---- transfer.c: files in and out, in a child: it may block and take memory */
+
+struct transfer_report {
+	bool last; /* what DONE says; else a line of the log */
+	int32_t os_errno;
+	uint64_t entries, bytes;
+	char text[AD_GUEST_TEXT_MAX];
+};
+
+struct transfer {
+	const struct ad_guest_msg *msg; /* PUT or GET */
+	int archive;                    /* a pipe */
+	int reports;                    /* a SOCK_SEQPACKET socket */
+	int manifest;                   /* a memory file: written by PUT, read by GET */
+	int cgroup;
+};
+
+/* The pid, or a negative errno. */
+pid_t transfer_start(const struct transfer *transfer);
+
+#endif

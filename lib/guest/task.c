@@ -1,0 +1,595 @@
+/* SPDX-License-Identifier: MIT */
+#include "guest/guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <agentd/log.h>
+
+/* After a kill: what is still alive then hangs in the kernel, and is reported. */
+static const uint64_t patience_ns = 5000000000;
+
+struct task {
+	uint32_t id;
+	enum ad_guest_type begun_by;
+	pid_t pid;
+	int cgroup;
+	struct watch emptied;   /* of the control group */
+	struct inlet in;        /* STDIN, FILES_IN */
+	struct outlet out, err; /* STDOUT or FILES_OUT, STDERR */
+	bool exited, killing, dropping;
+	uint64_t give_up_at;
+	/* A command. */
+	struct ad_guest_limits limits;
+	struct watch fault; /* says how the start went; closed when that is known */
+	int out_fd, err_fd; /* until then */
+	char *what;         /* workdir NUL argv[0] NUL, for what fails */
+	uint64_t started_at;
+	/* A transfer. */
+	struct watch reports;
+	int manifest;
+	struct transfer_report result;
+};
+
+static struct task *tasks[AD_GUEST_TASKS_MAX];
+
+/* What trees looked like when they came, for what is asked for later. */
+static struct tree {
+	char *path;
+	int manifest;
+} trees[AD_GUEST_TASKS_MAX];
+
+static struct task *find(uint32_t id)
+{
+	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
+		if (tasks[i] && tasks[i]->id == id)
+			return tasks[i];
+	}
+	return NULL;
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static void task_free(struct task *task)
+{
+	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
+		if (tasks[i] == task)
+			tasks[i] = NULL;
+	}
+	inlet_close(&task->in);
+	watch_close(&task->emptied);
+	watch_close(&task->fault);
+	watch_close(&task->reports);
+	close_fd(&task->out_fd);
+	close_fd(&task->err_fd);
+	close_fd(&task->manifest);
+	if (task->cgroup >= 0)
+		cgroup_remove(task->id, task->cgroup);
+	free(task->what);
+	free(task);
+}
+
+/* ---- the end */
+
+static bool is_empty(const struct task *task)
+{
+	return cgroup_number(task->cgroup, "cgroup.events", "populated") == 0;
+}
+
+static void send_closed(struct task *task)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_CLOSED, .id = task->id };
+
+	msg.u.closed.cpu_ns = cgroup_number(task->cgroup, "cpu.stat", "usage_usec") * 1000;
+	msg.u.closed.memory_peak = cgroup_number(task->cgroup, "memory.peak", NULL);
+	msg.u.closed.survivors = is_empty(task) ? 0 : cgroup_count(task->cgroup);
+	agent_send(&msg);
+	task_free(task);
+}
+
+static void send_done(struct task *task)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_DONE, .id = task->id };
+
+	/* It was not to be, or it grew beyond what there is for all tasks. */
+	if (!task->result.last) {
+		task->result.os_errno = task->killing ? ECANCELED : ENOMEM;
+		snprintf(task->result.text, sizeof(task->result.text), "%s",
+			 task->killing ? "ended" : "killed: there is too little memory");
+	}
+	msg.u.done.os_errno = task->result.os_errno;
+	msg.u.done.entries = task->result.entries;
+	msg.u.done.bytes = task->result.bytes;
+	msg.u.done.text = task->result.text;
+	agent_send(&msg);
+	task_free(task);
+}
+
+void task_check(uint32_t id)
+{
+	struct task *task = find(id);
+
+	if (!task || !task->exited || task->dropping || task->out.open || task->err.open)
+		return;
+	if (task->begun_by != AD_GUEST_RUN)
+		send_done(task);
+	else if (is_empty(task))
+		send_closed(task);
+}
+
+static void emptied(struct watch *watch, uint32_t events)
+{
+	struct task *task = AD_CONTAINER_OF(watch, struct task, emptied);
+	char text[128];
+
+	(void)events;
+	/* Else it would be reported again. */
+	if (pread(watch->fd, text, sizeof(text), 0) < 0)
+		watch_close(watch);
+	task_check(task->id);
+}
+
+static void kill_tree(struct task *task)
+{
+	cgroup_kill(task->cgroup);
+	if (!task->killing)
+		task->give_up_at = ad_sys_now_ns() + patience_ns;
+	task->killing = true;
+}
+
+/* ---- limits */
+
+static void report_limit(const struct task *task, enum ad_guest_limit limit, bool fatal)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_LIMIT, .id = task->id };
+
+	msg.u.limit.limit = limit;
+	msg.u.limit.fatal = fatal;
+	agent_send(&msg);
+}
+
+static bool over_cpu_time(const struct task *task)
+{
+	return task->limits.cpu_time_ms &&
+	       cgroup_number(task->cgroup, "cpu.stat", "usage_usec") / 1000 >=
+		       task->limits.cpu_time_ms;
+}
+
+static bool over_io(const struct task *task)
+{
+	return task->limits.io && cgroup_written(task->cgroup) > task->limits.io;
+}
+
+/* Which limits made themselves felt: before the exit is reported. */
+static void report_limits_hit(const struct task *task, int wait_status)
+{
+	bool killed = !task->killing && WIFSIGNALED(wait_status) &&
+		      WTERMSIG(wait_status) == SIGKILL;
+
+	if (cgroup_number(task->cgroup, "memory.events", "oom_kill") > 0)
+		report_limit(task, AD_GUEST_LIMIT_MEMORY, killed);
+	if (cgroup_number(task->cgroup, "pids.events", "max") > 0)
+		report_limit(task, AD_GUEST_LIMIT_PIDS, false);
+}
+
+static void drop_output(struct task *task)
+{
+	task->dropping = true;
+	outlet_close(&task->out);
+	outlet_close(&task->err);
+}
+
+static void look_at(struct task *task)
+{
+	if (task->killing) {
+		if (ad_sys_now_ns() < task->give_up_at)
+			return;
+		/* Nobody will close the pipes. One that has not even exited is the machine's
+		 * end, for which the library has a deadline. */
+		if (task->exited && task->begun_by == AD_GUEST_RUN) {
+			drop_output(task);
+			send_closed(task);
+		}
+		return;
+	}
+	if (task->exited || task->begun_by != AD_GUEST_RUN)
+		return;
+	if (over_cpu_time(task))
+		report_limit(task, AD_GUEST_LIMIT_CPU_TIME, true);
+	else if (over_io(task))
+		report_limit(task, AD_GUEST_LIMIT_IO, true);
+	else
+		return;
+	kill_tree(task);
+}
+
+bool task_tick(void)
+{
+	bool again = false;
+
+	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
+		if (tasks[i])
+			look_at(tasks[i]);
+		again |= tasks[i] &&
+			 (tasks[i]->killing || tasks[i]->limits.cpu_time_ms || tasks[i]->limits.io);
+	}
+	return again;
+}
+
+/* ---- commands */
+
+static void send_failed(struct task *task, enum ad_guest_stage stage, int error, const char *text)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_FAILED, .id = task->id };
+
+	msg.u.failed.stage = stage;
+	msg.u.failed.os_errno = error;
+	msg.u.failed.text = text;
+	agent_send(&msg);
+	task_free(task);
+}
+
+/* It came to its execve, or not. False: the task is gone. */
+static bool settle_start(struct task *task)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_STARTED, .id = task->id };
+	struct command_fault fault;
+	ssize_t n;
+
+	if (task->fault.fd < 0)
+		return true;
+	n = read(task->fault.fd, &fault, sizeof(fault));
+	if (n < 0)
+		return true;
+	watch_close(&task->fault);
+	if (n == (ssize_t)sizeof(fault)) {
+		const char *workdir = task->what, *program = workdir + strlen(workdir) + 1;
+
+		send_failed(task, fault.stage, fault.error,
+			    fault.stage == AD_GUEST_STAGE_WORKDIR ? workdir :
+			    fault.stage == AD_GUEST_STAGE_EXEC    ? program :
+								    "");
+		return false;
+	}
+	task->started_at = ad_sys_now_ns();
+	msg.u.started.pid = task->pid;
+	agent_send(&msg);
+	outlet_open(&task->out, task->id, AD_GUEST_STDOUT, ad_steal_fd(&task->out_fd));
+	if (task->err_fd >= 0)
+		outlet_open(&task->err, task->id, AD_GUEST_STDERR, ad_steal_fd(&task->err_fd));
+	return true;
+}
+
+static void fault_ready(struct watch *watch, uint32_t events)
+{
+	(void)events;
+	settle_start(AD_CONTAINER_OF(watch, struct task, fault));
+}
+
+/* Our end non-blocking, an open file description of its own. */
+static bool make_pipe(int *ours, int *theirs, bool we_read)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return false;
+	*ours = ends[we_read ? 0 : 1];
+	*theirs = ends[we_read ? 1 : 0];
+	return ad_sys_set_nonblock(*ours) == 0;
+}
+
+struct stdio {
+	int in, child[3], fault;
+};
+
+static bool make_stdio(struct task *task, uint32_t flags, struct stdio *stdio)
+{
+	*stdio = (struct stdio){ .in = -1, .child = { -1, -1, -1 }, .fault = -1 };
+	if (!make_pipe(&task->fault.fd, &stdio->fault, true) ||
+	    !make_pipe(&task->out_fd, &stdio->child[1], true))
+		return false;
+	if (flags & AD_GUEST_RUN_MERGE_STDERR)
+		stdio->child[2] = fcntl(stdio->child[1], F_DUPFD_CLOEXEC, 3);
+	else if (!make_pipe(&task->err_fd, &stdio->child[2], true))
+		return false;
+	if (flags & AD_GUEST_RUN_STDIN)
+		return make_pipe(&stdio->in, &stdio->child[0], false) && stdio->child[2] >= 0;
+	stdio->child[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return stdio->child[0] >= 0 && stdio->child[2] >= 0;
+}
+
+static char *copy_what(const char *workdir, const char *program)
+{
+	struct ad_buf buf = { 0 };
+
+	ad_buf_append(&buf, workdir, strlen(workdir) + 1);
+	ad_buf_append(&buf, program, strlen(program) + 1);
+	return ad_buf_steal(&buf);
+}
+
+static void run(struct task *task, const struct ad_guest_msg *msg)
+{
+	struct command command = {
+		.argv = msg->u.run.argv,
+		.env = msg->u.run.env,
+		.workdir = msg->u.run.workdir,
+		.limits = &task->limits,
+		.uid = msg->u.run.uid,
+		.gid = msg->u.run.gid,
+		.cgroup = task->cgroup,
+	};
+	struct stdio stdio;
+	bool ok = make_stdio(task, msg->u.run.flags, &stdio);
+	int error = ok ? 0 : errno;
+
+	memcpy(command.stdio, stdio.child, sizeof(command.stdio));
+	command.fault = stdio.fault;
+	task->what = copy_what(command.workdir, command.argv[0]);
+	if (ok && !task->what)
+		error = ENOMEM;
+	if (error == 0) {
+		task->pid = command_start(&command);
+		error = task->pid < 0 ? -task->pid : 0;
+	}
+	for (int i = 0; i < 3; i++)
+		close_fd(&stdio.child[i]);
+	close_fd(&stdio.fault);
+	if (error) {
+		close_fd(&stdio.in);
+		send_failed(task, AD_GUEST_STAGE_FORK, error, "");
+		return;
+	}
+	if (stdio.in >= 0)
+		inlet_open(&task->in, task->id, AD_GUEST_STDIN, stdio.in);
+	watch_for(&task->fault, EPOLLIN);
+	watch_for(&task->emptied, EPOLLPRI);
+}
+
+/* ---- transfers */
+
+static struct tree *find_tree(const char *path)
+{
+	for (size_t i = 0; i < AD_COUNT(trees); i++) {
+		if (path ? trees[i].path && strcmp(trees[i].path, path) == 0 : !trees[i].path)
+			return &trees[i];
+	}
+	return NULL;
+}
+
+/* What has been PUT there before is no longer of interest. */
+static int new_tree(const char *path)
+{
+	struct tree *tree = find_tree(path);
+
+	if (!tree)
+		tree = find_tree(NULL);
+	if (!tree) {
+		errno = ENOSPC;
+		return -1;
+	}
+	if (tree->path)
+		close_fd(&tree->manifest);
+	else
+		tree->path = strdup(path);
+	tree->manifest = tree->path ? memfd_create("manifest", MFD_CLOEXEC) : -1;
+	return tree->manifest;
+}
+
+static int old_tree(const char *path)
+{
+	struct tree *tree = find_tree(path);
+
+	errno = ENOENT;
+	return tree ? tree->manifest : -1;
+}
+
+static void reports_ready(struct watch *watch, uint32_t events)
+{
+	struct task *task = AD_CONTAINER_OF(watch, struct task, reports);
+	struct ad_guest_msg msg = { .type = AD_GUEST_LOG };
+	struct transfer_report report;
+	ssize_t n = recv(watch->fd, &report, sizeof(report), MSG_DONTWAIT);
+
+	(void)events;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n != (ssize_t)sizeof(report)) {
+		watch_close(watch);
+		return;
+	}
+	if (report.last) {
+		task->result = report;
+		return;
+	}
+	msg.u.log.level = AGENTD_LOG_WARN;
+	msg.u.log.text = report.text;
+	agent_send(&msg);
+}
+
+/* Over before it began. */
+static void refuse_transfer(struct task *task, int error, const char *text)
+{
+	struct ad_guest_msg end = { .type = AD_GUEST_END, .id = task->id };
+
+	end.u.end.stream = AD_GUEST_FILES_OUT;
+	if (task->begun_by == AD_GUEST_GET)
+		agent_send(&end);
+	task->result = (struct transfer_report){ .last = true, .os_errno = error };
+	snprintf(task->result.text, sizeof(task->result.text), "%s", text);
+	send_done(task);
+}
+
+static void transfer(struct task *task, const struct ad_guest_msg *msg)
+{
+	bool put = msg->type == AD_GUEST_PUT;
+	int ours = -1, error = 0;
+	struct transfer transfer = {
+		.msg = msg, .archive = -1, .reports = -1, .cgroup = task->cgroup
+	};
+	int socks[2] = { -1, -1 };
+
+	transfer.manifest = put ? new_tree(msg->u.files.path) : old_tree(msg->u.files.path);
+	if (transfer.manifest < 0) {
+		refuse_transfer(task, errno,
+				put ? "too many directories" : "nothing was put there");
+		return;
+	}
+	if (!make_pipe(&ours, &transfer.archive, !put))
+		error = errno;
+	if (!error)
+		error = -ad_sys_pair(socks);
+	transfer.reports = socks[1];
+	if (!error) {
+		task->pid = transfer_start(&transfer);
+		error = task->pid < 0 ? -task->pid : 0;
+	}
+	close_fd(&transfer.archive);
+	close_fd(&transfer.reports);
+	task->reports.fd = socks[0];
+	if (error) {
+		close_fd(&ours);
+		refuse_transfer(task, error, "starting a process");
+		return;
+	}
+	if (put)
+		inlet_open(&task->in, task->id, AD_GUEST_FILES_IN, ours);
+	else
+		outlet_open(&task->out, task->id, AD_GUEST_FILES_OUT, ours);
+	watch_for(&task->reports, EPOLLIN);
+}
+
+/* ---- what the library says */
+
+void task_begin(const struct ad_guest_msg *msg)
+{
+	static const struct watch none = { .fd = -1 };
+	struct task *task = calloc(1, sizeof(*task));
+	size_t place = 0;
+	int r;
+
+	if (!task)
+		give_up("out of memory");
+	/* The link lets no more begin than there are places. */
+	while (tasks[place])
+		place++;
+	tasks[place] = task;
+	task->id = msg->id;
+	task->begun_by = msg->type;
+	task->out_fd = task->err_fd = -1;
+	task->in.watch = task->out.watch = task->err.watch = none;
+	task->emptied = (struct watch){ .ready = emptied, .fd = -1 };
+	task->fault = (struct watch){ .ready = fault_ready, .fd = -1 };
+	task->reports = (struct watch){ .ready = reports_ready, .fd = -1 };
+	if (msg->type == AD_GUEST_RUN)
+		task->limits = msg->u.run.limits;
+	task->cgroup = cgroup_new(task->id, &task->limits);
+	r = task->cgroup < 0 ? task->cgroup : cgroup_events(task->cgroup);
+	if (r >= 0)
+		task->emptied.fd = r;
+	if (msg->type != AD_GUEST_RUN) {
+		if (r < 0)
+			refuse_transfer(task, -r, "control group");
+		else
+			transfer(task, msg);
+	} else if (r < 0) {
+		send_failed(task, AD_GUEST_STAGE_CGROUP, -r, "");
+	} else if (msg->u.run.uid == 0 || msg->u.run.gid == 0) {
+		/* It could write to what controls the machine, without any capability. */
+		send_failed(task, AD_GUEST_STAGE_REQUEST, EPERM, "commands are not root in here");
+	} else {
+		run(task, msg);
+	}
+}
+
+static void send_signal(const struct task *task, int signo)
+{
+	if (task->exited || task->begun_by != AD_GUEST_RUN)
+		return;
+	/* Until it has a process group it is alone. */
+	if (kill(-task->pid, signo) < 0)
+		kill(task->pid, signo);
+	/* Whoever is stopped would not notice that it is asked to end. */
+	if (signo == SIGTERM || signo == SIGINT || signo == SIGHUP || signo == SIGQUIT)
+		kill(-task->pid, SIGCONT);
+}
+
+void task_message(const struct ad_guest_msg *msg)
+{
+	struct task *task = find(msg->id);
+
+	if (!task)
+		return;
+	switch (msg->type) {
+	case AD_GUEST_SIGNAL:
+		send_signal(task, msg->u.signal.signo);
+		break;
+	case AD_GUEST_KILL:
+		kill_tree(task);
+		task_check(task->id);
+		break;
+	case AD_GUEST_DATA:
+		inlet_put(&task->in, msg->u.data.data, msg->u.data.len);
+		break;
+	case AD_GUEST_END:
+		inlet_end(&task->in);
+		break;
+	default:
+		break;
+	}
+}
+
+void task_writable(uint32_t id, enum ad_guest_stream stream)
+{
+	struct task *task = find(id);
+
+	if (task)
+		outlet_go_on(stream == AD_GUEST_STDERR ? &task->err : &task->out);
+}
+
+/* ---- what the kernel says */
+
+static void report_exit(const struct task *task, int wait_status)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_EXITED, .id = task->id };
+
+	report_limits_hit(task, wait_status);
+	msg.u.exited.wait_status = wait_status;
+	msg.u.exited.lived_ns = ad_sys_now_ns() - task->started_at;
+	agent_send(&msg);
+}
+
+void task_reap(pid_t pid, int wait_status)
+{
+	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
+		struct task *task = tasks[i];
+
+		if (!task || task->pid != pid || task->exited)
+			continue;
+		if (!settle_start(task))
+			return;
+		task->exited = true;
+		if (task->begun_by == AD_GUEST_RUN) {
+			report_exit(task, wait_status);
+		} else {
+			/* All that it has said. */
+			while (task->reports.fd >= 0 && !task->result.last)
+				reports_ready(&task->reports, 0);
+		}
+		task_check(task->id);
+		return;
+	}
+}
