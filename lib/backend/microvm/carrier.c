@@ -110,7 +110,8 @@ static void note_failure(struct carrier *carrier, const struct ad_carry_record *
 static void on_record(const struct ad_carry_record *record, void *userdata)
 {
 	struct carrier *carrier = userdata;
-	const char *why = ad_carry_reason_text(record->reason);
+	const char *why = record->os_errno ? strerror(record->os_errno) :
+					     ad_carry_reason_text(record->reason);
 	ad_autobuf struct ad_buf text = { 0 };
 
 	switch (record->type) {
@@ -129,12 +130,13 @@ static void on_record(const struct ad_carry_record *record, void *userdata)
 		return;
 	case AD_CARRY_DENIED:
 	case AD_CARRY_CONFLICT:
+	case AD_CARRY_ERROR: /* what is protected is read-only, for one */
 		agentd_task_denied(carrier->task, "path", record->path,
-				   record->type == AD_CARRY_DENIED ? "workdir" : "conflict", why);
+				   record->type == AD_CARRY_CONFLICT ? "conflict" : "workdir", why);
 		return;
 	default:
 		ad_buf_printf(&text, "the working directory: \"%s\" was not carried: %s",
-			      record->path, record->os_errno ? strerror(record->os_errno) : why);
+			      record->path, why);
 		break;
 	}
 	if (!text.failed)
