@@ -266,9 +266,8 @@ def protected_names():
 def read_only():
     with Place() as place:
         place.write("given.txt", "given")
-        policy = {"paths": [{"path": path, "access": ["read", "exec"]}
-                            for path in ("/usr", "/bin", "/lib", "/lib64", place.work)
-                            if os.path.exists(path)]}
+        readable = [path for path in ("/usr", "/bin", "/lib", "/lib64") if os.path.exists(path)]
+        policy = {"paths": {"read": [*readable, place.work], "exec": readable}}
         file = os.path.join(place.base, "policy.json")
         with open(file, "w", encoding="utf-8") as out:
             json.dump(policy, out)
