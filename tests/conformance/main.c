@@ -1,23 +1,31 @@
 /* SPDX-License-Identifier: MIT */
-/* conformance NAME: judge one of the backends that are known here. */
+/* conformance NAME: judge one of the backends that are known here. With AGENTD_TEST_FULL
+ * in the environment nothing is left out where it takes long. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "conformance.h"
+#include "harness.h"
 
 int main(int argc, char **argv)
 {
-	static const struct conf_backend known[] = {
+	const uint32_t brief = getenv("AGENTD_TEST_FULL") ? 0 : CONF_BRIEF;
+	const struct conf_backend known[] = {
 		{ "host", NULL, CONF_TREE | CONF_LIMITS | CONF_HOST_FS },
 		{ "sandbox", NULL, CONF_TREE | CONF_LIMITS },
+		{ "microvm", NULL, CONF_TREE | CONF_LIMITS | CONF_COSTLY | brief },
 		{ "test-attach", test_backend_add_attach, CONF_HOST_FS },
 		{ "test-deliver", test_backend_add_deliver, CONF_HOST_FS },
 	};
 
 	for (size_t i = 0; argc == 2 && i < sizeof(known) / sizeof(known[0]); i++) {
-		if (strcmp(argv[1], known[i].name) == 0)
-			return conformance_main(&known[i]);
+		if (strcmp(argv[1], known[i].name) != 0)
+			continue;
+		if (strcmp(argv[1], "microvm") == 0 && !t_can_host_machines())
+			return 77;
+		return conformance_main(&known[i]);
 	}
-	fprintf(stderr, "usage: conformance host|sandbox|test-attach|test-deliver\n");
+	fprintf(stderr, "usage: conformance host|sandbox|microvm|test-attach|test-deliver\n");
 	return 2;
 }

@@ -30,12 +30,16 @@
 
 uint64_t t_now(void); /* CLOCK_MONOTONIC, ns */
 void t_sleep_ms(uint64_t ms);
-/* Deadlines are stretched where everything is slow: sanitizers, valgrind. */
+/* Deadlines are stretched where everything is slow: sanitizers, valgrind, and where a
+ * program asks for it. */
 uint64_t t_slack(uint64_t ms);
+void t_stretch(unsigned int factor);
 bool t_is_slow(void);
 /* Smaller numbers will do: slow, or what is repeated as another user. */
 bool t_is_small(void);
 bool t_on_valgrind(void);
+/* Is there what virtual machines need? If not, that is skipped (t_skip). */
+bool t_can_host_machines(void);
 
 /* ---- the process and the machine */
 
@@ -122,6 +126,8 @@ struct t_world {
 	char *dir, *workdir, *home;
 	/* A copy of the helper in dir, with a name by which its processes are known. */
 	char *helper, helper_name[16];
+	/* A link to the virtual machine monitor, for the same reason. */
+	char *monitor, monitor_name[16];
 	char tag[48];
 	struct t_logs logs; /* through the runner's callback */
 	struct t_fds fds_before;
@@ -210,7 +216,7 @@ void t_run_wait(struct t_run *run);
 void t_run_free(struct t_run *run);
 /* All of it: start, wait. */
 void t_run(struct t_run *run, struct t_world *world, const char *command, uint64_t timeout_ms);
-uint64_t t_run_wall_ms(const struct t_run *run);
+uint64_t t_run_wall_ms(const struct t_run *run); /* without what its start took */
 uint64_t t_run_metric(const struct t_run *run, int32_t metric); /* UINT64_MAX: none */
 const char *t_run_layer(const struct t_run *run, const char *layer, int32_t *ret_state);
 /* Text of everything that is known of how it went, for failure messages. */

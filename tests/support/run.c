@@ -261,7 +261,10 @@ void t_run_free(struct t_run *run)
 
 uint64_t t_run_wall_ms(const struct t_run *run)
 {
-	return (run->end_ns - run->begin_ns) / 1000000U;
+	uint64_t startup_ns = t_run_metric(run, AGENTD_METRIC_STARTUP_NS);
+
+	return (run->end_ns - run->begin_ns - (startup_ns == UINT64_MAX ? 0 : startup_ns)) /
+	       1000000U;
 }
 
 uint64_t t_run_metric(const struct t_run *run, int32_t metric)

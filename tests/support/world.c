@@ -19,6 +19,8 @@
 #define __WALL 0x40000000
 #endif
 
+#define MONITOR "/usr/bin/qemu-system-x86_64"
+
 /* ---- the loop */
 
 static void expire(evutil_socket_t fd, short what, void *userdata)
@@ -211,6 +213,35 @@ void t_world_note_helpers(struct t_world *world)
 	}
 }
 
+/* Also for a user who is not root and has none of their own. */
+static const char *image_dir(void)
+{
+	const char *given = getenv("AGENTD_TEST_IMAGE");
+
+	return given ? given : "/var/cache/agentd";
+}
+
+bool t_can_host_machines(void)
+{
+	char *image = t_format("%s/image.json", image_dir());
+	bool can = true;
+
+	if (access(MONITOR, X_OK) < 0) {
+		t_skip("there is no " MONITOR " (Debian: qemu-system-x86)");
+		can = false;
+	} else if (access(image, R_OK) < 0) {
+		t_skip("there is no %s: scripts/build-image makes it", image);
+		can = false;
+	}
+	free(image);
+	return can;
+}
+
+static bool in_machines(const struct t_world *world)
+{
+	return world->opts.backend && strcmp(world->opts.backend, "microvm") == 0;
+}
+
 /* For every backend; a sandbox also has to be told where programs are. */
 static agentd_policy *world_policy(const struct t_world *world)
 {
@@ -218,7 +249,9 @@ static agentd_policy *world_policy(const struct t_world *world)
 	const uint32_t all = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC;
 	agentd_policy *policy = t_policy_none();
 
-	if (!world->opts.backend || strcmp(world->opts.backend, "sandbox") != 0)
+	/* A machine's working directory is carried by a process in a sandbox. */
+	if (!world->opts.backend ||
+	    (strcmp(world->opts.backend, "sandbox") != 0 && !in_machines(world)))
 		return policy;
 	for (size_t i = 0; i < T_COUNT(programs); i++) {
 		if (access(programs[i], F_OK) == 0)
@@ -281,6 +314,12 @@ struct t_world *t_world_new_bare(const struct t_world_opts *opts)
 	snprintf(world->helper_name, sizeof(world->helper_name), "ah-%x-%x",
 		 (unsigned int)getpid() & 0xffffffU, serial & 0xffffU);
 	world->helper = copy_helper(world->dir, world->helper_name);
+	if (in_machines(world)) {
+		snprintf(world->monitor_name, sizeof(world->monitor_name), "qm-%s",
+			 world->helper_name + 3);
+		world->monitor = t_format("%s/%s", world->dir, world->monitor_name);
+		ck_assert_int_eq(symlink(MONITOR, world->monitor), 0);
+	}
 	return world;
 }
 
@@ -300,6 +339,9 @@ void t_world_start(struct t_world *world)
 		.sandbox_prewarm = world->opts.sandbox_prewarm,
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
+		.microvm_image = image_dir(),
+		.microvm_guest = getenv("AGENTD_TEST_GUEST"),
+		.microvm_monitor = world->monitor,
 	};
 	agentd_error *err = NULL;
 	int r;
@@ -394,11 +436,13 @@ static void expect_no_processes(struct t_world *world, const char *name, uint64_
 void t_world_expect_dead(struct t_world *world, uint64_t within_ms)
 {
 	expect_no_processes(world, world->helper_name, within_ms);
+	if (world->monitor)
+		t_world_expect_commands_dead(world, within_ms);
 }
 
 void t_world_expect_commands_dead(struct t_world *world, uint64_t within_ms)
 {
-	expect_no_processes(world, NULL, within_ms);
+	expect_no_processes(world, world->monitor ? world->monitor_name : NULL, within_ms);
 }
 
 size_t t_world_helper_pids(struct t_world *world, pid_t *ret_pids, size_t max)
@@ -448,6 +492,7 @@ void t_world_forget(struct t_world *world)
 	free(world->workdir);
 	free(world->home);
 	free(world->helper);
+	free(world->monitor);
 	free(world);
 }
 

@@ -19,7 +19,8 @@
 
 enum { CHUNK = AD_GUEST_DATA_MAX, READS_PER_WAKE = 8 };
 
-/* Each way; a disk that hangs must not hang the command. */
+/* Each way, without what the other side takes its time for; a disk that hangs must not
+ * hang the command. */
 static const uint64_t way_ns = 60000 * MICROVM_MS;
 
 enum way { PACKING, WAITING, APPLYING };
@@ -110,7 +111,8 @@ static void note_failure(struct carrier *carrier, const struct ad_carry_record *
 static void on_record(const struct ad_carry_record *record, void *userdata)
 {
 	struct carrier *carrier = userdata;
-	const char *why = ad_carry_reason_text(record->reason);
+	const char *why = record->os_errno ? strerror(record->os_errno) :
+					     ad_carry_reason_text(record->reason);
 	ad_autobuf struct ad_buf text = { 0 };
 
 	switch (record->type) {
@@ -129,12 +131,13 @@ static void on_record(const struct ad_carry_record *record, void *userdata)
 		return;
 	case AD_CARRY_DENIED:
 	case AD_CARRY_CONFLICT:
+	case AD_CARRY_ERROR: /* what is protected is read-only, for one */
 		agentd_task_denied(carrier->task, "path", record->path,
-				   record->type == AD_CARRY_DENIED ? "workdir" : "conflict", why);
+				   record->type == AD_CARRY_CONFLICT ? "conflict" : "workdir", why);
 		return;
 	default:
 		ad_buf_printf(&text, "the working directory: \"%s\" was not carried: %s",
-			      record->path, record->os_errno ? strerror(record->os_errno) : why);
+			      record->path, why);
 		break;
 	}
 	if (!text.failed)
@@ -209,6 +212,8 @@ static void on_archive(struct ad_io *io, void *userdata)
 		carrier->chunk_at = 0;
 		carrier->chunk_len = (size_t)n;
 		if (!pass_on(carrier)) {
+			/* It is not the disk that is waited for: a machine may boot still. */
+			ad_timer_stop(&carrier->timer);
 			ad_io_stop(io);
 			return;
 		}
@@ -219,7 +224,7 @@ void carrier_go_on(struct carrier *carrier)
 {
 	if (carrier->out < 0 || carrier->chunk_at == carrier->chunk_len || !pass_on(carrier))
 		return;
-	if (ad_io_start(&carrier->readable) < 0)
+	if (ad_io_start(&carrier->readable) < 0 || ad_timer_start(&carrier->timer, way_ns) < 0)
 		fail(carrier, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
 }
 

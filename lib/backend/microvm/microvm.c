@@ -18,7 +18,7 @@
 
 enum {
 	/* A trial of KVM, a boot without it, the set-up and the working directory. */
-	SETUP_MAX_MS = 120000,
+	SETUP_MAX_MS = 150000,
 	/* The agent's kill, the working directory's way back, the carrier's own check. */
 	CLOSE_MAX_MS = 80000
 };
