@@ -11,8 +11,8 @@
 #include <agentd/backend.h>
 
 enum {
-	CONF_TREE = 1,   /* finds and ends what left the process group and the session */
-	CONF_LIMITS = 2, /* enforces file_bytes, open_files_max, cpu_time_ms */
+	CONF_TREE = 1,    /* finds and ends what left the process group and the session */
+	CONF_LIMITS = 2,  /* enforces file_bytes, open_files_max, cpu_time_ms */
 	CONF_HOST_FS = 4, /* commands see the host's file system */
 	/* A command takes seconds and much memory: fewer of a kind, not all at once, and
 	 * deadlines are stretched. */

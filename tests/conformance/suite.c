@@ -1252,8 +1252,7 @@ START_TEST(many_at_once)
 {
 	enum { LINES = 5000 };
 	const int count = conf->features & CONF_COSTLY ? 4 : 40;
-	struct t_world *world =
-		world_new((struct t_world_opts){ .max_running = (uint32_t)count });
+	struct t_world *world = world_new((struct t_world_opts){ .max_running = (uint32_t)count });
 	struct t_run *runs = calloc((size_t)count, sizeof(*runs));
 
 	ck_assert_ptr_nonnull(runs);
