@@ -11,13 +11,14 @@
 #include <agentd/backend.h>
 
 enum {
-	CONF_TREE = 1,   /* finds and ends what left the process group and the session */
-	CONF_LIMITS = 2, /* enforces file_bytes, open_files_max, cpu_time_ms */
+	CONF_TREE = 1,    /* finds and ends what left the process group and the session */
+	CONF_LIMITS = 2,  /* enforces file_bytes, open_files_max, cpu_time_ms */
 	CONF_HOST_FS = 4, /* commands see the host's file system */
 	/* A command takes seconds and much memory: fewer of a kind, not all at once, and
 	 * deadlines are stretched. */
 	CONF_COSTLY = 8,
-	CONF_BRIEF = 16 /* one command for each rule, where the others say the same of it */
+	CONF_BRIEF = 16, /* one command for each rule, where the others say the same of it */
+	CONF_READER = 32 /* tells when nobody reads a command's stdin any more */
 };
 
 struct conf_backend {

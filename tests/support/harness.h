@@ -216,7 +216,7 @@ void t_run_wait(struct t_run *run);
 void t_run_free(struct t_run *run);
 /* All of it: start, wait. */
 void t_run(struct t_run *run, struct t_world *world, const char *command, uint64_t timeout_ms);
-uint64_t t_run_wall_ms(const struct t_run *run); /* without what its start took */
+uint64_t t_run_wall_ms(const struct t_run *run);                /* without what its start took */
 uint64_t t_run_metric(const struct t_run *run, int32_t metric); /* UINT64_MAX: none */
 const char *t_run_layer(const struct t_run *run, const char *layer, int32_t *ret_state);
 /* Text of everything that is known of how it went, for failure messages. */

@@ -54,7 +54,7 @@ struct vm_task {
 	bool packed, started, exited, closed, lost_changes;
 	bool stdin_closed, stdin_waited;
 	bool paused[2], killed;
-	struct ad_buf held[2];  /* came while paused, not more than a window */
+	struct ad_buf held[2]; /* came while paused, not more than a window */
 	struct ad_defer go_on; /* a stream is no longer paused */
 	uint64_t entries_in, bytes_in;
 	struct ad_timer timer;
