@@ -17,7 +17,8 @@ enum {
 	/* A command takes seconds and much memory: fewer of a kind, not all at once, and
 	 * deadlines are stretched. */
 	CONF_COSTLY = 8,
-	CONF_BRIEF = 16 /* one command for each rule, where the others say the same of it */
+	CONF_BRIEF = 16, /* one command for each rule, where the others say the same of it */
+	CONF_READER = 32 /* tells when nobody reads a command's stdin any more */
 };
 
 struct conf_backend {

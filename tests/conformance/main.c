@@ -12,11 +12,11 @@ int main(int argc, char **argv)
 {
 	const uint32_t brief = getenv("AGENTD_TEST_FULL") ? 0 : CONF_BRIEF;
 	const struct conf_backend known[] = {
-		{ "host", NULL, CONF_TREE | CONF_LIMITS | CONF_HOST_FS },
-		{ "sandbox", NULL, CONF_TREE | CONF_LIMITS },
+		{ "host", NULL, CONF_TREE | CONF_LIMITS | CONF_HOST_FS | CONF_READER },
+		{ "sandbox", NULL, CONF_TREE | CONF_LIMITS | CONF_READER },
 		{ "microvm", NULL, CONF_TREE | CONF_LIMITS | CONF_COSTLY | brief },
-		{ "test-attach", test_backend_add_attach, CONF_HOST_FS },
-		{ "test-deliver", test_backend_add_deliver, CONF_HOST_FS },
+		{ "test-attach", test_backend_add_attach, CONF_HOST_FS | CONF_READER },
+		{ "test-deliver", test_backend_add_deliver, CONF_HOST_FS | CONF_READER },
 	};
 
 	for (size_t i = 0; argc == 2 && i < sizeof(known) / sizeof(known[0]); i++) {

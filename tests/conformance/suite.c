@@ -86,6 +86,12 @@ static size_t rows(size_t count)
 	return conf->features & CONF_BRIEF ? 2 : count;
 }
 
+/* A limit that a shell does not reach before it has said something. */
+static uint64_t limit_ms(uint64_t ms)
+{
+	return conf->features & CONF_COSTLY ? ms * 10 : ms;
+}
+
 /* ---- how it ends */
 
 START_TEST(exit_codes)
@@ -697,8 +703,8 @@ START_TEST(stdin_reader_gone)
 		feed_more(&run);
 		t_world_loop(world, 10, NULL);
 	}
-	ck_assert_msg(feed.ended, "the reader is gone, %zu bytes were taken: %s", feed.at,
-		      t_run_story(&run));
+	ck_assert_msg(feed.ended || !(conf->features & CONF_READER),
+		      "the reader is gone, %zu bytes were taken: %s", feed.at, t_run_story(&run));
 	t_run_wait(&run);
 	t_expect_status(&run, AGENTD_STATUS_OK);
 	free(data);
@@ -869,7 +875,7 @@ START_TEST(timeout)
 	struct t_world *world = world_plain();
 	struct t_run run;
 
-	t_run(&run, world, "echo part; echo perr >&2; exec sleep 20", 300);
+	t_run(&run, world, "echo part; echo perr >&2; exec sleep 20", limit_ms(300));
 	t_expect_status(&run, AGENTD_STATUS_TIMEOUT);
 	t_expect_cause(&run, AGENTD_CAUSE_TIMEOUT);
 	t_expect_exit(&run, -1);
@@ -877,8 +883,9 @@ START_TEST(timeout)
 	t_expect_out(&run, AGENTD_STDOUT, "part\n");
 	t_expect_out(&run, AGENTD_STDERR, "perr\n");
 	expect_dropped(&run, 10);
-	ck_assert_msg(t_run_wall_ms(&run) >= 299 && t_run_wall_ms(&run) < t_slack(1300), "%s",
-		      t_run_story(&run));
+	ck_assert_msg(t_run_wall_ms(&run) >= limit_ms(300) - 1 &&
+			      t_run_wall_ms(&run) < t_slack(1300),
+		      "%s", t_run_story(&run));
 	ck_assert_ptr_nonnull(t_logs_find(&run.logs, 0, "Shell command timed out"));
 	t_run_free(&run);
 	t_world_free(world);
@@ -892,7 +899,7 @@ START_TEST(idle_timeout)
 	struct t_world *world = world_plain();
 	struct t_run run;
 
-	limits.idle_timeout_ms = 400;
+	limits.idle_timeout_ms = limit_ms(400);
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
 	ck_assert_int_eq(t_run_start(&run, "echo a; exec sleep 20", 0), 0);
@@ -900,8 +907,9 @@ START_TEST(idle_timeout)
 	t_expect_status(&run, AGENTD_STATUS_TIMEOUT);
 	t_expect_cause(&run, AGENTD_CAUSE_IDLE_TIMEOUT);
 	ck_assert_str_eq(agentd_result_limit(run.result), "idle_timeout_ms");
-	ck_assert_msg(t_run_wall_ms(&run) >= 399 && t_run_wall_ms(&run) < t_slack(2000), "%s",
-		      t_run_story(&run));
+	ck_assert_msg(t_run_wall_ms(&run) >= limit_ms(400) - 1 &&
+			      t_run_wall_ms(&run) < t_slack(2000),
+		      "%s", t_run_story(&run));
 	t_run_free(&run);
 
 	/* output keeps it going */

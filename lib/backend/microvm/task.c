@@ -53,8 +53,9 @@ struct vm_task {
 	bool machine_ready, machine_over, carrier_over;
 	bool packed, started, exited, closed, lost_changes;
 	bool stdin_closed, stdin_waited;
-	bool paused[2];
-	size_t untaken[2]; /* delivered while paused */
+	bool paused[2], killed;
+	struct ad_buf held[2]; /* came while paused, not more than a window */
+	struct ad_defer go_on; /* a stream is no longer paused */
 	uint64_t entries_in, bytes_in;
 	struct ad_timer timer;
 	agentd_error *err; /* why it fails */
@@ -62,9 +63,20 @@ struct vm_task {
 
 /* ---- the end */
 
+/* Something to deliver that is still waited for: after a kill not for who does not read. */
+static bool holds_output(const struct vm_task *self)
+{
+	for (size_t i = 0; i < AD_COUNT(self->held); i++) {
+		if (self->held[i].len > 0 && !(self->killed && self->paused[i]))
+			return true;
+	}
+	return false;
+}
+
 static void settle_end(struct vm_task *self)
 {
-	if (self->phase != ENDING || !self->machine_over || !self->carrier_over)
+	if (self->phase != ENDING || !self->machine_over || !self->carrier_over ||
+	    holds_output(self))
 		return;
 	ad_timer_stop(&self->timer);
 	if (self->err && !self->exited)
@@ -385,6 +397,14 @@ static void on_failed(struct vm_task *self, const struct ad_guest_msg *msg)
 	fail(self, ad_launch_error(&failure));
 }
 
+static void deliver(struct vm_task *self, unsigned int i, const uint8_t *data, size_t len)
+{
+	if (agentd_task_output(self->task, AGENTD_STDOUT + (agentd_stream)i, data, len) ==
+	    AGENTD_SINK_PAUSE)
+		self->paused[i] = true;
+	machine_taken(self->machine, ID_RUN, i ? AD_GUEST_STDERR : AD_GUEST_STDOUT, len);
+}
+
 static void on_data(struct vm_task *self, const struct ad_guest_msg *msg)
 {
 	enum ad_guest_stream stream = msg->u.data.stream;
@@ -395,13 +415,34 @@ static void on_data(struct vm_task *self, const struct ad_guest_msg *msg)
 		carrier_apply(self->carrier, msg->u.data.data, len);
 		return;
 	}
-	if (agentd_task_output(self->task, AGENTD_STDOUT + (agentd_stream)i, msg->u.data.data,
-			       len) == AGENTD_SINK_PAUSE)
-		self->paused[i] = true;
-	if (self->paused[i])
-		self->untaken[i] += len;
-	else
-		machine_taken(self->machine, msg->id, stream, len);
+	/* What comes after it keeps its place. */
+	if (self->held[i].len == 0 && !self->paused[i])
+		deliver(self, i, msg->u.data.data, len);
+	else if (!ad_buf_append(&self->held[i], msg->u.data.data, len))
+		fail(self, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+}
+
+static void go_on(struct ad_defer *defer, void *userdata)
+{
+	struct vm_task *self = userdata;
+
+	(void)defer;
+	for (unsigned int i = 0; i < AD_COUNT(self->held); i++) {
+		struct ad_buf *held = &self->held[i];
+		size_t at = 0;
+
+		while (at < held->len && !self->paused[i]) {
+			size_t len = held->len - at < AD_GUEST_DATA_MAX ? held->len - at :
+									  AD_GUEST_DATA_MAX;
+
+			deliver(self, i, (const uint8_t *)held->data + at, len);
+			at += len;
+		}
+		if (at > 0)
+			memmove(held->data, held->data + at, held->len - at);
+		held->len -= at;
+	}
+	settle_end(self);
 }
 
 static void on_limit(struct vm_task *self, const struct ad_guest_msg *msg)
@@ -551,6 +592,7 @@ int32_t task_kill(void *state)
 	struct vm_task *self = state;
 	const struct ad_guest_msg kill = { .type = AD_GUEST_KILL, .id = ID_RUN };
 
+	self->killed = true;
 	if (self->phase < STARTING) {
 		fail_text(self, AGENTD_ERR_CANCELED, "cancelled before it started");
 		return 0;
@@ -611,12 +653,8 @@ int32_t task_set_paused(void *state, agentd_stream stream, int32_t paused)
 	unsigned int i = stream == AGENTD_STDERR;
 
 	self->paused[i] = paused != 0;
-	if (!self->paused[i] && self->untaken[i] > 0) {
-		size_t len = self->untaken[i];
-
-		self->untaken[i] = 0;
-		machine_taken(self->machine, ID_RUN, i ? AD_GUEST_STDERR : AD_GUEST_STDOUT, len);
-	}
+	if (!self->paused[i] && self->held[i].len > 0)
+		ad_defer(&self->go_on);
 	return 0;
 }
 
@@ -625,6 +663,9 @@ void task_free(void *state)
 	struct vm_task *self = state;
 
 	ad_timer_stop(&self->timer);
+	ad_defer_cancel(&self->go_on);
+	ad_buf_free(&self->held[0]);
+	ad_buf_free(&self->held[1]);
 	machine_free(self->machine);
 	carrier_free(self->carrier);
 	agentd_error_unref(self->err);
@@ -667,6 +708,7 @@ int32_t task_start(void *backend, agentd_task *task, const agentd_spec *spec, vo
 	agentd_spec_limits(spec, &self->limits);
 	config.memory_bytes = memory_wanted(vm, spec, &self->limits);
 	ad_timer_init(&self->timer, ad_launcher_loop(vm->launcher), timer_fired, self);
+	ad_defer_init(&self->go_on, ad_launcher_loop(vm->launcher), go_on, self);
 	r = machine_new(vm, &config, &machine_events, self, &self->machine, reterr);
 	if (r == 0)
 		r = carrier_new(vm, task, spec, &carrier_events, self, &self->carrier, reterr);
