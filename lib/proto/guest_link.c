@@ -214,16 +214,16 @@ bool ad_guest_link_send(struct ad_guest_link *link, const struct ad_guest_msg *m
 	}
 }
 
-/* NULL: there is nothing to send in it. */
+/* NULL: nothing may be sent in it now. */
 static struct ad_guest_stream_state *outgoing(struct ad_guest_link *link, uint32_t id,
 					      enum ad_guest_stream stream)
 {
-	struct ad_guest_task *task = ad_guest_task_find(&link->order, id);
+	const struct ad_guest_msg end = { AD_GUEST_END, id, .u.end = { stream } };
 
-	if (!task || stream >= AD_GUEST_STREAMS || !task->streams[stream].exists ||
-	    task->streams[stream].ended || ad_guest_stream_sender(stream) != link->role)
+	/* What may be ended may be sent. */
+	if (stream >= AD_GUEST_STREAMS || ad_guest_order_check(&link->order, &end, link->role))
 		return NULL;
-	return &task->streams[stream];
+	return &ad_guest_task_find(&link->order, id)->streams[stream];
 }
 
 size_t ad_guest_link_data(struct ad_guest_link *link, uint32_t id, enum ad_guest_stream stream,
@@ -281,7 +281,7 @@ static void answer(struct ad_guest_link *link)
 	for (size_t i = 0; i < AD_GUEST_TASKS_MAX; i++) {
 		struct ad_guest_task *task = &link->order.tasks[i];
 
-		for (int j = 0; task->alive && j < AD_GUEST_STREAMS; j++) {
+		for (enum ad_guest_stream j = 0; task->alive && j < AD_GUEST_STREAMS; j++) {
 			struct ad_guest_stream_state *state = &task->streams[j];
 
 			if (state->ended || state->owed < AD_GUEST_WINDOW / 2)

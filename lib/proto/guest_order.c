@@ -149,7 +149,7 @@ static const char *check_command(const struct ad_guest_task *task, const struct 
 	case AD_GUEST_CLOSED:
 		if (!task->exited)
 			return "before EXITED";
-		for (int i = 0; i < AD_GUEST_STREAMS; i++)
+		for (enum ad_guest_stream i = 0; i < AD_GUEST_STREAMS; i++)
 			if (task->streams[i].exists && !task->streams[i].ended &&
 			    ad_guest_stream_sender(i) == AD_GUEST_AGENT)
 				return "before END of its output";

@@ -11,6 +11,7 @@
 
 #include "core/context.h"
 #include "policy/policy.h"
+#include "proto/guest.h"
 #include "util/util.h"
 
 /* glibc's own, under the names it keeps for this. */
@@ -260,8 +261,87 @@ static int do_errors(agentd_error **reterr)
 	return failures ? AGENTD_ERR_NOMEM : 0;
 }
 
+static void guest_writable(uint32_t id, enum ad_guest_stream stream, void *userdata)
+{
+	(void)id;
+	(void)stream;
+	(void)userdata;
+}
+
+static void guest_message(const struct ad_guest_msg *msg, void *userdata)
+{
+	static const uint8_t data[50000];
+	static const char *const argv[] = { "sh", NULL };
+	struct ad_guest_link *link = *(struct ad_guest_link **)userdata;
+	struct ad_guest_msg answer = { .id = msg->id };
+
+	switch (msg->type) {
+	case AD_GUEST_HELLO:
+		answer.type = AD_GUEST_SETUP;
+		break;
+	case AD_GUEST_SETUP:
+		answer.type = AD_GUEST_READY;
+		break;
+	case AD_GUEST_READY:
+		answer.type = AD_GUEST_RUN;
+		answer.id = 1;
+		answer.u.run.workdir = "/";
+		answer.u.run.argv = argv;
+		answer.u.run.env = argv + 1;
+		break;
+	case AD_GUEST_RUN:
+		EXPECT(strcmp(msg->u.run.argv[0], "sh") == 0);
+		answer.type = AD_GUEST_STARTED;
+		answer.u.started.pid = 2;
+		if (ad_guest_link_send(link, &answer))
+			ad_guest_link_data(link, 1, AD_GUEST_STDOUT, data, sizeof(data));
+		return;
+	default:
+		return;
+	}
+	EXPECT(ad_guest_link_send(link, &answer) || ad_guest_link_error(link));
+}
+
+/* A host and a guest, until nothing is left to be said; each frame comes in two parts. */
+static int do_guest(agentd_error **reterr)
+{
+	static const struct ad_guest_link_events events = { guest_message, guest_writable };
+	struct ad_guest_msg hello = { .type = AD_GUEST_HELLO };
+	struct ad_guest_link *links[2];
+	size_t moved;
+	bool ok;
+
+	(void)reterr;
+	for (enum ad_guest_role i = 0; i < 2; i++)
+		links[i] = ad_guest_link_new(i, &events, &links[i]);
+	ok = links[AD_GUEST_HOST] && links[AD_GUEST_AGENT];
+	hello.u.hello.version = AD_GUEST_VERSION;
+	ok = ok && ad_guest_link_send(links[AD_GUEST_AGENT], &hello);
+	do {
+		moved = 0;
+		for (int i = 0; ok && i < 2; i++) {
+			size_t len;
+			const uint8_t *at = ad_guest_link_peek(links[i], &len);
+
+			ok = ad_guest_link_feed(links[1 - i], at, len / 2) &&
+			     ad_guest_link_feed(links[1 - i], at + len / 2, len - len / 2);
+			ad_guest_link_sent(links[i], len);
+			moved += len;
+		}
+	} while (moved > 0);
+	for (int i = 0; i < 2; i++) {
+		const char *error = links[i] ? ad_guest_link_error(links[i]) : NULL;
+
+		EXPECT(!error || strcmp(error, "out of memory") == 0);
+		ok = ok && !error;
+	}
+	for (int i = 0; i < 2; i++)
+		ad_guest_link_free(links[i]);
+	return ok ? 0 : AGENTD_ERR_NOMEM;
+}
+
 static int (*const works[])(agentd_error **reterr) = {
-	do_params, do_argv, do_many_keys, do_policy, do_context, do_refusals, do_errors,
+	do_params, do_argv, do_many_keys, do_policy, do_context, do_refusals, do_errors, do_guest,
 };
 
 START_TEST(test_oom)
