@@ -57,7 +57,8 @@ packages_of()
 
 # What building needs, and what testing needs besides; what the image of a virtual machine is
 # made with; what tests run in a sandbox.
-build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev"
+build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev
+	libarchive-dev"
 test_packages="g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps strace util-linux
 	python3-cffi python3-pycparser python3-venv"
 image_packages="apt binutils dpkg erofs-utils lz4 mmdebstrap python3 util-linux"

@@ -1,28 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "archive/private.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "util/util.h"
 
-/* A file may have more holes; those that come last are then written out. */
-enum { EXTENTS_MAX = 4096, CHUNK = 256 * 1024, BLOCK = 64 * 1024 };
-/* Holes take time, too, if little. */
-static const int64_t apparent_max = (int64_t)16 << 40;
-
-struct extent {
-	off_t from, len;
-};
+enum { CHUNK = 256 * 1024 };
 
 /* A name of a file that has others. */
 struct name {
@@ -36,16 +26,11 @@ struct pack {
 	struct tree tree;
 	struct name *names;
 	size_t name_count, name_cap;
-	struct archive *archive;
-	struct archive_entry *entry;
-	struct extent extents[EXTENTS_MAX];
-	size_t extent_count;
-	int write_errno;
+	struct extents extents; /* of the present file */
+	struct writer writer;
 	char path[AD_CARRY_PATH_MAX];
 	char chunk[CHUNK];
 };
-
-static const char zeros[CHUNK];
 
 static int fail_errno(struct pack *pack, int os_errno)
 {
@@ -269,107 +254,63 @@ static int scan(struct pack *pack)
 
 /* ---- the archive */
 
-static la_ssize_t write_block(struct archive *archive, void *userdata, const void *data, size_t len)
-{
-	struct pack *pack = userdata;
-	ssize_t n;
-
-	do
-		n = write(pack->job->fd, data, len);
-	while (n < 0 && errno == EINTR);
-	if (n < 0) {
-		pack->write_errno = errno;
-		archive_set_error(archive, errno, "write");
-	}
-	return n;
-}
-
-/* libarchive's verdict; warnings are of what would not come out as it went in. */
 static int check(struct pack *pack, int r)
 {
-	int error = pack->write_errno ? pack->write_errno : archive_errno(pack->archive);
-
-	if (r == ARCHIVE_OK)
-		return 0;
-	return fail_errno(pack, error > 0 ? error : EINVAL);
+	return r < 0 ? fail_errno(pack, -r) : 0;
 }
 
-static int open_archive(struct pack *pack)
+/* One without data. */
+static int put_entry(struct pack *pack, const struct written *entry)
 {
-	pack->archive = archive_write_new();
-	pack->entry = archive_entry_new();
-	if (!pack->archive || !pack->entry)
-		return fail_errno(pack, ENOMEM);
-	if (archive_write_set_format_pax(pack->archive) != ARCHIVE_OK ||
-	    archive_write_set_format_option(pack->archive, "pax", "hdrcharset", "BINARY") !=
-		    ARCHIVE_OK ||
-	    archive_write_set_bytes_per_block(pack->archive, BLOCK) != ARCHIVE_OK ||
-	    archive_write_set_bytes_in_last_block(pack->archive, 1) != ARCHIVE_OK ||
-	    archive_write_open(pack->archive, pack, NULL, write_block, NULL) != ARCHIVE_OK)
-		return fail_errno(pack, archive_errno(pack->archive));
-	return 0;
+	pack->job->entries++;
+	return check(pack, writer_entry(&pack->writer, entry));
 }
 
-static void begin_entry(struct pack *pack, mode_t mode, const struct timespec *mtime)
+static bool add_extent(struct extents *extents, off_t from, off_t len)
 {
-	archive_entry_clear(pack->entry);
-	archive_entry_set_pathname(pack->entry, pack->path);
-	archive_entry_set_mode(pack->entry, mode);
-	if (mtime)
-		archive_entry_set_mtime(pack->entry, mtime->tv_sec, mtime->tv_nsec);
-}
+	enum { EXTENTS_FIRST = 64 };
 
-static int put_header(struct pack *pack)
-{
-	return check(pack, archive_write_header(pack->archive, pack->entry));
-}
+	if (extents->count == extents->cap) {
+		size_t cap = extents->cap ? extents->cap * 2 : EXTENTS_FIRST;
+		struct extent *items = reallocarray(extents->items, cap, sizeof(*items));
 
-static int put_data(struct pack *pack, const void *data, size_t len)
-{
-	la_ssize_t n = archive_write_data(pack->archive, data, len);
-
-	return n == (la_ssize_t)len ? 0 : check(pack, ARCHIVE_FATAL);
-}
-
-static int put_hole(struct pack *pack, off_t len)
-{
-	while (len > 0) {
-		size_t part = len < CHUNK ? (size_t)len : CHUNK;
-
-		if (put_data(pack, zeros, part) < 0)
-			return -1;
-		len -= (off_t)part;
+		if (!items)
+			return false;
+		extents->items = items;
+		extents->cap = cap;
 	}
-	return 0;
+	extents->items[extents->count++] = (struct extent){ .from = from, .len = len };
+	extents->sum += len;
+	return true;
 }
 
-/* Where its data is. Returns the sum. */
-static off_t find_extents(struct pack *pack, int fd, const struct stat *st)
+static bool find_extents(struct pack *pack, int fd, const struct stat *st)
 {
 	enum { STAT_BLOCK = 512 };
-	off_t at = 0, sum = 0;
+	struct extents *extents = &pack->extents;
+	off_t at = 0;
 
-	pack->extent_count = 0;
-	if (st->st_blocks >= (st->st_size + STAT_BLOCK - 1) / STAT_BLOCK) {
-		pack->extents[pack->extent_count++] = (struct extent){ .len = st->st_size };
-		return st->st_size;
-	}
+	extents->count = 0;
+	extents->sum = 0;
+	if (st->st_blocks >= (st->st_size + STAT_BLOCK - 1) / STAT_BLOCK)
+		return add_extent(extents, 0, st->st_size);
 	while (at < st->st_size) {
 		off_t from = lseek(fd, at, SEEK_DATA), to;
 
+		/* A file system may know nothing of holes. */
 		if (from < 0 && errno != ENXIO)
 			from = at;
 		if (from < 0 || from >= st->st_size)
 			break;
 		to = lseek(fd, from, SEEK_HOLE);
-		if (to < 0 || to > st->st_size || pack->extent_count == EXTENTS_MAX - 1)
+		if (to < 0 || to > st->st_size)
 			to = st->st_size;
-		pack->extents[pack->extent_count++] = (struct extent){ .from = from,
-								       .len = to - from };
-		sum += to - from;
+		if (!add_extent(extents, from, to - from))
+			return false;
 		at = to;
 	}
-	return sum;
+	/* Where all is hole it is one of nothing. */
+	return extents->count > 0 || add_extent(extents, st->st_size, 0);
 }
 
 /* What the file lacks by now is zeros. *ret_short is set then. */
@@ -378,7 +319,7 @@ static int put_extent(struct pack *pack, int fd, const struct extent *extent, bo
 	for (off_t done = 0; done < extent->len;) {
 		off_t left = extent->len - done;
 		size_t part = left < CHUNK ? (size_t)left : CHUNK;
-		ssize_t n = *ret_short ? 0 : pread(fd, pack->chunk, part, extent->from + done);
+		ssize_t n = pread(fd, pack->chunk, part, extent->from + done);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -386,65 +327,56 @@ static int put_extent(struct pack *pack, int fd, const struct extent *extent, bo
 			return fail_errno(pack, errno);
 		if (n == 0) {
 			*ret_short = true;
-			return put_hole(pack, left);
+			return check(pack, writer_data(&pack->writer, NULL, (size_t)left));
 		}
-		if (put_data(pack, pack->chunk, (size_t)n) < 0)
+		if (check(pack, writer_data(&pack->writer, pack->chunk, (size_t)n)) < 0)
 			return -1;
 		done += n;
 	}
 	return 0;
 }
 
-static int put_content(struct pack *pack, int fd, off_t size, bool *ret_short)
+static int put_content(struct pack *pack, int fd, const struct stat *st)
 {
-	off_t at = 0;
+	struct entry before, now;
+	bool shorter = false;
+	struct stat after;
 
-	for (size_t i = 0; i < pack->extent_count; i++) {
-		const struct extent *extent = &pack->extents[i];
-
-		if (put_hole(pack, extent->from - at) < 0 ||
-		    put_extent(pack, fd, extent, ret_short) < 0)
+	for (size_t i = 0; i < pack->extents.count; i++)
+		if (put_extent(pack, fd, &pack->extents.items[i], &shorter) < 0)
 			return -1;
-		at = extent->from + extent->len;
-	}
-	return put_hole(pack, size - at);
+	if (check(pack, writer_end_entry(&pack->writer)) < 0)
+		return -1;
+	if (fstat(fd, &after) < 0)
+		return fail_errno(pack, errno);
+	entry_set(&before, st);
+	entry_set(&now, &after);
+	if (shorter || now.mtime_ns != before.mtime_ns || now.ctime_ns != before.ctime_ns)
+		skip(pack, AD_CARRY_UNSTABLE);
+	return 0;
 }
 
 static int put_file(struct pack *pack, int fd, struct entry *entry, const struct stat *st)
 {
-	off_t sum = find_extents(pack, fd, st);
-	bool shorter = false;
-	struct entry before;
-	struct stat after;
+	struct ad_archive_job *job = pack->job;
+	const struct written written = {
+		.type = WRITTEN_FILE,
+		.mode = st->st_mode,
+		.path = pack->path,
+		.mtime = &st->st_mtim,
+		.size = st->st_size,
+		.extents = &pack->extents,
+	};
 
-	if ((uint64_t)sum > pack->job->max_bytes - pack->job->bytes)
-		return ad_archive_fail(pack->job, AD_CARRY_BYTES, pack->path);
+	if (!find_extents(pack, fd, st))
+		return fail_errno(pack, ENOMEM);
+	if ((uint64_t)pack->extents.sum > job->max_bytes - job->bytes)
+		return ad_archive_fail(job, AD_CARRY_BYTES, pack->path);
 	entry_set(entry, st);
-	before = *entry;
-	begin_entry(pack, st->st_mode, &st->st_mtim);
-	archive_entry_set_size(pack->entry, st->st_size);
-	if (sum < st->st_size) {
-		/* One of nothing, where all is hole. */
-		if (pack->extent_count == 0)
-			archive_entry_sparse_add_entry(pack->entry, 0, 0);
-		for (size_t i = 0; i < pack->extent_count; i++)
-			archive_entry_sparse_add_entry(pack->entry, pack->extents[i].from,
-						       pack->extents[i].len);
-	}
-	if (put_header(pack) < 0 || put_content(pack, fd, st->st_size, &shorter) < 0)
+	if (put_entry(pack, &written) < 0 || put_content(pack, fd, st) < 0)
 		return -1;
-	pack->job->bytes += (uint64_t)sum;
-	pack->job->entries++;
+	job->bytes += (uint64_t)pack->extents.sum;
 	entry->flags |= ENTRY_PACKED;
-	if (shorter || fstat(fd, &after) < 0) {
-		skip(pack, AD_CARRY_UNSTABLE);
-	} else {
-		struct entry now;
-
-		entry_set(&now, &after);
-		if (now.mtime_ns != before.mtime_ns || now.ctime_ns != before.ctime_ns)
-			skip(pack, AD_CARRY_UNSTABLE);
-	}
 	return 0;
 }
 
@@ -466,9 +398,6 @@ static int pack_file(struct pack *pack, struct entry *entry, int dir_fd, const c
 		r = fail_errno(pack, errno);
 	} else if (!S_ISREG(st.st_mode)) {
 		entry->flags |= ENTRY_ABSENT;
-	} else if (st.st_size > apparent_max) {
-		skip(pack, AD_CARRY_LARGE);
-		entry->flags |= ENTRY_ABSENT;
 	} else {
 		r = put_file(pack, fd, entry, &st);
 	}
@@ -481,6 +410,9 @@ static int pack_link(struct pack *pack, struct entry *entry, int dir_fd, const c
 	char target[AD_CARRY_PATH_MAX];
 	ssize_t len = readlinkat(dir_fd, name, target, sizeof(target) - 1);
 	const struct timespec mtime = entry_mtime(entry);
+	const struct written written = {
+		.type = WRITTEN_LINK, .path = pack->path, .link = target, .mtime = &mtime
+	};
 
 	if (len <= 0) {
 		if (len < 0 && !is_gone(errno) && errno != EINVAL)
@@ -489,28 +421,34 @@ static int pack_link(struct pack *pack, struct entry *entry, int dir_fd, const c
 		return 0;
 	}
 	target[len] = '\0';
-	begin_entry(pack, entry->mode, &mtime);
-	archive_entry_set_symlink(pack->entry, target);
-	pack->job->entries++;
-	return put_header(pack);
+	return put_entry(pack, &written);
 }
 
 static int pack_hard_link(struct pack *pack, const struct entry *entry)
 {
 	char target[AD_CARRY_PATH_MAX];
+	const struct written written = { .type = WRITTEN_HARD_LINK,
+					 .path = pack->path,
+					 .link = target };
 
 	manifest_path(pack->manifest, entry->first, target);
-	begin_entry(pack, entry->mode, NULL);
-	archive_entry_set_hardlink(pack->entry, target);
-	pack->job->entries++;
-	return put_header(pack);
+	return put_entry(pack, &written);
+}
+
+static int pack_dir(struct pack *pack, const struct entry *entry)
+{
+	const struct timespec mtime = entry_mtime(entry);
+	const struct written written = {
+		.type = WRITTEN_DIR, .mode = entry->mode, .path = pack->path, .mtime = &mtime
+	};
+
+	return put_entry(pack, &written);
 }
 
 static int pack_entry(struct pack *pack, uint32_t i)
 {
 	struct entry *entry = &pack->manifest->entries[i];
 	const struct entry *first = &pack->manifest->entries[entry->first];
-	const struct timespec mtime = entry_mtime(entry);
 	const char *name;
 	int dir_fd;
 
@@ -520,11 +458,8 @@ static int pack_entry(struct pack *pack, uint32_t i)
 	    manifest_same(pack->since, entry->twin, entry))
 		return 0;
 	manifest_path(pack->manifest, i, pack->path);
-	if (S_ISDIR(entry->mode)) {
-		begin_entry(pack, entry->mode, &mtime);
-		pack->job->entries++;
-		return put_header(pack);
-	}
+	if (S_ISDIR(entry->mode))
+		return pack_dir(pack, entry);
 	if (first != entry && first->flags & ENTRY_PACKED)
 		return pack_hard_link(pack, entry);
 	dir_fd = tree_parent(&pack->tree, pack->path, &name);
@@ -542,6 +477,7 @@ static int pack_entry(struct pack *pack, uint32_t i)
  * in a directory goes first. */
 static int pack_deletions(struct pack *pack)
 {
+	const struct written written = { .type = WRITTEN_DEVICE, .path = pack->path };
 	struct ad_manifest *since = pack->since;
 
 	for (uint32_t i = 1; i < since->count; i++) {
@@ -556,10 +492,7 @@ static int pack_deletions(struct pack *pack)
 		if (!(since->entries[i].flags & ENTRY_DELETED))
 			continue;
 		manifest_path(since, i, pack->path);
-		begin_entry(pack, S_IFCHR, NULL);
-		archive_entry_set_rdev(pack->entry, makedev(0, 0));
-		pack->job->entries++;
-		if (put_header(pack) < 0)
+		if (put_entry(pack, &written) < 0)
 			return -1;
 	}
 	return 0;
@@ -567,7 +500,10 @@ static int pack_deletions(struct pack *pack)
 
 static int pack_tree(struct pack *pack)
 {
-	if (scan(pack) < 0 || open_archive(pack) < 0)
+	const struct written end = { .type = WRITTEN_DIR, .mode = S_IRWXU, .path = "." };
+
+	writer_init(&pack->writer, pack->job->fd);
+	if (scan(pack) < 0)
 		return -1;
 	if (pack->since && pack_deletions(pack) < 0)
 		return -1;
@@ -575,10 +511,9 @@ static int pack_tree(struct pack *pack)
 		if (pack_entry(pack, i) < 0)
 			return -1;
 	strcpy(pack->path, ".");
-	begin_entry(pack, S_IFDIR | S_IRWXU, NULL);
-	if (put_header(pack) < 0)
+	if (check(pack, writer_entry(&pack->writer, &end)) < 0)
 		return -1;
-	return check(pack, archive_write_close(pack->archive));
+	return check(pack, writer_end(&pack->writer));
 }
 
 /* ---- from outside */
@@ -608,13 +543,9 @@ static int end(struct pack *pack, int r, struct ad_manifest **ret)
 		*ret = AD_STEAL(pack->manifest);
 	}
 	tree_close(&pack->tree);
-	archive_entry_free(pack->entry);
-	/* Else it would be given an end. */
-	if (r < 0 && pack->archive)
-		archive_write_fail(pack->archive);
-	archive_write_free(pack->archive);
 	ad_manifest_free(pack->manifest);
 	free(pack->names);
+	free(pack->extents.items);
 	free(pack);
 	return r;
 }

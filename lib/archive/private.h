@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "archive/archive.h"
+#include "util/util.h"
 
 /* ---- the end of a job */
 
@@ -39,6 +40,51 @@ void tree_close(struct tree *tree);
 int tree_dir(struct tree *tree, const char *path, size_t len);
 /* The directory that holds path; *ret_name is the last part of it. */
 int tree_parent(struct tree *tree, const char *path, const char **ret_name);
+
+/* ---- writing a tar stream */
+
+/* A part of a file that is no hole. */
+struct extent {
+	off_t from, len;
+};
+
+struct extents {
+	struct extent *items;
+	size_t count, cap;
+	off_t sum;
+};
+
+enum written_type {
+	WRITTEN_FILE = '0',
+	WRITTEN_HARD_LINK = '1',
+	WRITTEN_LINK = '2',
+	WRITTEN_DEVICE = '3',
+	WRITTEN_DIR = '5'
+};
+
+struct written {
+	enum written_type type;
+	mode_t mode;
+	const char *path, *link;
+	const struct timespec *mtime; /* NULL: does not matter */
+	off_t size;                   /* of a file, with its holes */
+	const struct extents *extents;
+};
+
+struct writer {
+	int fd;
+	uint64_t padding; /* after the data of the entry */
+	size_t len;
+	char buf[64 * 1024];
+};
+
+/* Failures are negative errnos; then the stream is of no more use. */
+void writer_init(struct writer *writer, int fd);
+/* A file's data follows, all of its extents. */
+int writer_entry(struct writer *writer, const struct written *entry);
+int writer_data(struct writer *writer, const void *data, size_t len); /* NULL: zeros */
+int writer_end_entry(struct writer *writer);
+int writer_end(struct writer *writer);
 
 /* ---- manifests */
 

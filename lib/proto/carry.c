@@ -26,7 +26,6 @@ static const struct {
 	[AD_CARRY_SPECIAL] = { "special", "is a socket, pipe or device", SKIPPED },
 	[AD_CARRY_UNREADABLE] = { "unreadable", "cannot be read", SKIPPED },
 	[AD_CARRY_LONG] = { "long", "the path is too long", SKIPPED | DENIED },
-	[AD_CARRY_LARGE] = { "large", "the file is too large", SKIPPED },
 	[AD_CARRY_UNSTABLE] = { "unstable", "changed while it was read", SKIPPED },
 	[AD_CARRY_NAME] = { "name", "is no name beneath the directory", DENIED },
 	[AD_CARRY_KIND] = { "kind", "is no file, directory or link", DENIED },

@@ -41,7 +41,6 @@ enum ad_carry_reason {
 	AD_CARRY_SPECIAL,
 	AD_CARRY_UNREADABLE,
 	AD_CARRY_LONG,
-	AD_CARRY_LARGE,
 	AD_CARRY_UNSTABLE,
 	/* denied */
 	AD_CARRY_NAME,

@@ -65,7 +65,7 @@ static bool takes(bool packed, const char *text)
 START_TEST(records_round_trip)
 {
 	static const enum ad_carry_reason some[AD_CARRY_TYPES] = {
-		[AD_CARRY_FAILED] = AD_CARRY_BYTES,  [AD_CARRY_SKIPPED] = AD_CARRY_LARGE,
+		[AD_CARRY_FAILED] = AD_CARRY_BYTES,  [AD_CARRY_SKIPPED] = AD_CARRY_LONG,
 		[AD_CARRY_DENIED] = AD_CARRY_SET_ID, [AD_CARRY_CONFLICT] = AD_CARRY_GONE,
 		[AD_CARRY_ERROR] = AD_CARRY_SYSTEM,
 	};
