@@ -38,18 +38,14 @@ struct ad_guest_link *agent_link(void)
 void watch_for(struct watch *watch, uint32_t events)
 {
 	struct epoll_event event = { .events = events, .data.ptr = watch };
-	int op = watch->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+	/* Hang-ups would be reported to who waits for nothing. */
+	int op = events == 0 ? EPOLL_CTL_DEL : watch->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
 
-	/* Not only MOD to nothing: hang-ups would be reported all the same. */
-	if (events == 0) {
-		if (watch->watched)
-			epoll_ctl(agent.epoll, EPOLL_CTL_DEL, watch->fd, NULL);
-		watch->watched = false;
+	if (watch->events == events)
 		return;
-	}
 	if (epoll_ctl(agent.epoll, op, watch->fd, &event) < 0)
 		give_up("epoll_ctl: %s", strerror(errno));
-	watch->watched = true;
+	watch->events = events;
 }
 
 void watch_close(struct watch *watch)

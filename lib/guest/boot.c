@@ -19,7 +19,6 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,9 +31,13 @@
 enum {
 	DEVICE_PATIENCE_MS = 10000,
 	PAUSE_NS = 500 * 1000,
-	/* Of the memory, in percent: what files may take. Who fills it gets ENOSPC before
-	 * the memory of its own processes goes. */
-	FILES_PERCENT = 75
+	/* Of the memory that is left for tasks: what files may take. Who fills it gets ENOSPC
+	 * before the memory of its own processes goes. */
+	FILES_PERCENT = 75,
+	/* Left to the kernel: a sixteenth of what there is, but at least this. With less it
+	 * would fetch what programs are made of from the disk again and again, instead of
+	 * ending one. */
+	KERNEL_MIN = 16 * 1024 * 1024
 };
 
 _Noreturn void power_off(void)
@@ -333,15 +336,33 @@ static bool loopback_up(struct fault *fault)
 	return !fault->error;
 }
 
+/* For all tasks together. */
+static uint64_t memory_for_tasks(void)
+{
+	uint64_t available = 0, reserve;
+	char text[512];
+	const char *at;
+	int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[n < 0 ? 0 : n] = '\0';
+	at = strstr(text, "MemAvailable:");
+	if (at)
+		available = strtoull(at + strlen("MemAvailable:"), NULL, 10) * 1024;
+	reserve = available / 16 > KERNEL_MIN ? available / 16 : KERNEL_MIN;
+	return available > reserve ? available - reserve : 0;
+}
+
 bool boot_root(struct fault *fault)
 {
 	static const char name[] = "sandbox";
-	struct sysinfo info;
-	uint64_t memory_bytes;
+	uint64_t memory_bytes = memory_for_tasks();
 	int r;
 
-	sysinfo(&info);
-	memory_bytes = (uint64_t)info.totalram * info.mem_unit;
+	if (memory_bytes == 0)
+		return fault_set(fault, ENOMEM, "the machine has too little memory");
 	if (!load_modules(NULL, fault) || !mount_root(memory_bytes, fault) || !fill_root(fault))
 		return false;
 	r = cgroup_boot(memory_bytes);

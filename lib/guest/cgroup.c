@@ -16,8 +16,7 @@
 #define TOP "/sys/fs/cgroup"
 
 enum {
-	/* For the kernel and the agent: a sixteenth of the memory, but at least this. */
-	RESERVE_MIN = 24 * 1024 * 1024,
+	AGENT_MIN = 8 * 1024 * 1024,
 	/* Left of all processes that the machine can have. */
 	PIDS_RESERVE = 64,
 	PERIOD_US = 100000
@@ -68,7 +67,6 @@ static int make(int above, const char *name)
 
 int cgroup_boot(uint64_t memory_bytes)
 {
-	uint64_t reserve = memory_bytes / 16 > RESERVE_MIN ? memory_bytes / 16 : RESERVE_MIN;
 	char threads[32];
 	int top, own, r;
 
@@ -94,9 +92,9 @@ int cgroup_boot(uint64_t memory_bytes)
 	if (r == 0)
 		r = put(own, "cpu.weight", "10000");
 	if (r == 0)
-		r = put(own, "memory.min", "%d", RESERVE_MIN);
+		r = put(own, "memory.min", "%d", AGENT_MIN);
 	if (r == 0)
-		r = put(tasks_dir, "memory.max", "%" PRIu64, memory_bytes - reserve);
+		r = put(tasks_dir, "memory.max", "%" PRIu64, memory_bytes);
 	if (r == 0)
 		r = put(tasks_dir, "pids.max", "%llu", strtoull(threads, NULL, 10) - PIDS_RESERVE);
 	close(own);

@@ -36,7 +36,7 @@ _Noreturn void give_up(const char *fmt, ...) AD_PRINTF(1, 2);
 
 /* ---- cgroup.c */
 
-/* Negative errno where something is missing. */
+/* memory_bytes: for all tasks together. Negative errno where something is missing. */
 int cgroup_boot(uint64_t memory_bytes);
 /* The directory of a new group, with these limits; or a negative errno. */
 int cgroup_new(uint32_t id, const struct ad_guest_limits *limits);
@@ -54,8 +54,8 @@ int cgroup_events(int dir);
 
 struct watch {
 	void (*ready)(struct watch *watch, uint32_t events);
-	int fd; /* -1: none */
-	bool watched;
+	int fd;          /* -1: none */
+	uint32_t events; /* that it is watched for */
 };
 
 /* EPOLL*; 0: not now. */

@@ -31,12 +31,13 @@ struct task {
 	/* A command. */
 	struct ad_guest_limits limits;
 	struct watch fault; /* says how the start went; closed when that is known */
+	struct command_fault failure;
+	bool failed;
 	int out_fd, err_fd; /* until then */
 	char *what;         /* workdir NUL argv[0] NUL, for what fails */
 	uint64_t started_at;
 	/* A transfer. */
 	struct watch reports;
-	int manifest;
 	struct transfer_report result;
 };
 
@@ -76,7 +77,6 @@ static void task_free(struct task *task)
 	watch_close(&task->reports);
 	close_fd(&task->out_fd);
 	close_fd(&task->err_fd);
-	close_fd(&task->manifest);
 	if (task->cgroup >= 0)
 		cgroup_remove(task->id, task->cgroup);
 	free(task->what);
@@ -243,35 +243,39 @@ static void send_failed(struct task *task, enum ad_guest_stage stage, int error,
 	task_free(task);
 }
 
-/* It came to its execve, or not. False: the task is gone. */
-static bool settle_start(struct task *task)
+/* It came to its execve, or says why not: that is reported when it has ended and nothing
+ * of it is left. */
+static void settle_start(struct task *task)
 {
 	struct ad_guest_msg msg = { .type = AD_GUEST_STARTED, .id = task->id };
-	struct command_fault fault;
 	ssize_t n;
 
 	if (task->fault.fd < 0)
-		return true;
-	n = read(task->fault.fd, &fault, sizeof(fault));
+		return;
+	n = read(task->fault.fd, &task->failure, sizeof(task->failure));
 	if (n < 0)
-		return true;
+		return;
 	watch_close(&task->fault);
-	if (n == (ssize_t)sizeof(fault)) {
-		const char *workdir = task->what, *program = workdir + strlen(workdir) + 1;
-
-		send_failed(task, fault.stage, fault.error,
-			    fault.stage == AD_GUEST_STAGE_WORKDIR ? workdir :
-			    fault.stage == AD_GUEST_STAGE_EXEC    ? program :
-								    "");
-		return false;
-	}
+	task->failed = n == (ssize_t)sizeof(task->failure);
+	if (task->failed)
+		return;
 	task->started_at = ad_sys_now_ns();
 	msg.u.started.pid = task->pid;
 	agent_send(&msg);
 	outlet_open(&task->out, task->id, AD_GUEST_STDOUT, ad_steal_fd(&task->out_fd));
 	if (task->err_fd >= 0)
 		outlet_open(&task->err, task->id, AD_GUEST_STDERR, ad_steal_fd(&task->err_fd));
-	return true;
+}
+
+static void report_failure(struct task *task)
+{
+	const char *workdir = task->what, *program = workdir + strlen(workdir) + 1, *text = "";
+
+	if (task->failure.stage == AD_GUEST_STAGE_WORKDIR)
+		text = workdir;
+	else if (task->failure.stage == AD_GUEST_STAGE_EXEC)
+		text = program;
+	send_failed(task, task->failure.stage, task->failure.error, text);
 }
 
 static void fault_ready(struct watch *watch, uint32_t events)
@@ -579,9 +583,12 @@ void task_reap(pid_t pid, int wait_status)
 
 		if (!task || task->pid != pid || task->exited)
 			continue;
-		if (!settle_start(task))
-			return;
+		settle_start(task);
 		task->exited = true;
+		if (task->failed) {
+			report_failure(task);
+			return;
+		}
 		if (task->begun_by == AD_GUEST_RUN) {
 			report_exit(task, wait_status);
 		} else {

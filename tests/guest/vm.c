@@ -50,17 +50,39 @@ const char *vm_missing(const char *image)
 	return NULL;
 }
 
-/* Of this machine's time stamp counter. The guest has no clock to measure it by. */
+struct instant {
+	uint64_t ns, ticks;
+};
+
+/* Both at once, as well as can be where one may be interrupted between them. */
+static struct instant instant(void)
+{
+	struct instant best = { 0 };
+	uint64_t least = UINT64_MAX;
+
+	for (int i = 0; i < 20; i++) {
+		unsigned int cpu;
+		uint64_t before = now_ns(CLOCK_MONOTONIC_RAW), ticks = __rdtscp(&cpu);
+		uint64_t after = now_ns(CLOCK_MONOTONIC_RAW);
+
+		if (after - before < least) {
+			least = after - before;
+			best = (struct instant){ .ns = before + least / 2, .ticks = ticks };
+		}
+	}
+	return best;
+}
+
+/* Of this machine's time stamp counter. The guest has no clock to measure it by, and does
+ * not begin with a wrong one. */
 static uint64_t tsc_khz(void)
 {
-	const uint64_t span = 20 * 1000000;
-	unsigned int cpu;
-	uint64_t start = now_ns(CLOCK_MONOTONIC_RAW), ticks = __rdtscp(&cpu), end;
+	const struct timespec span = { .tv_nsec = 20 * 1000000 };
+	struct instant begin = instant(), end;
 
-	do
-		end = now_ns(CLOCK_MONOTONIC_RAW);
-	while (end - start < span);
-	return (__rdtscp(&cpu) - ticks) * 1000000 / (end - start);
+	nanosleep(&span, NULL);
+	end = instant();
+	return (end.ticks - begin.ticks) * 1000000 / (end.ns - begin.ns);
 }
 
 static _Noreturn void become_qemu(const char *image, int sock, int root)
