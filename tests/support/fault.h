@@ -11,8 +11,8 @@
 struct fault {
 	_Atomic bool armed, for_good;
 	_Atomic uint32_t at, seen, hits;
-	/* System calls only: which of the errors that fit, what it was, and that there is
-	 * none of that number. */
+	/* System calls only: which of the errors that fit, what it was (-1: none yet), and
+	 * that there is no such error. */
 	_Atomic uint32_t error_index;
 	_Atomic int call, error;
 	_Atomic bool out_of_errors;

@@ -22,6 +22,7 @@
 #include "trace.h"
 
 enum {
+	NO_CALL = -1,
 	CHECK_EACH = 16, /* how often a play without faults comes in between */
 	PROBLEMS_MAX = 5 /* of a scene; then it is given up */
 };
@@ -35,7 +36,8 @@ struct kind {
 /* What the child that plays tells, and how far it is when it dies. */
 struct report {
 	char doing[128];
-	uint32_t numbers, faults, refused;
+	uint32_t numbers, faults, refused, slowest_ms;
+	char slowest[128];
 	bool done;
 	int problems;
 	char problem[PROBLEMS_MAX][1400];
@@ -81,11 +83,12 @@ static void describe(const struct fault *fault)
 {
 	snprintf(report->doing, sizeof(report->doing), "%s no. %u%s",
 		 kind->calls ? "call" : "allocation", fault->at, fault->for_good ? " and on" : "");
-	if (fault->call) {
+	if (fault->call != NO_CALL) {
 		size_t len = strlen(report->doing);
 
 		snprintf(report->doing + len, sizeof(report->doing) - len, " (%s: %s)",
-			 trace_call_name(fault->call), strerrorname_np(fault->error));
+			 trace_call_name(fault->call),
+			 fault->out_of_errors ? "none" : strerrorname_np(fault->error));
 	}
 }
 
@@ -93,11 +96,17 @@ static void describe(const struct fault *fault)
 static void play(struct scene *scene)
 {
 	long blocks = alloc_blocks_alive;
+	uint64_t begin = t_now(), ms;
 	const char *bad = scene_play(scene);
 
 	blocks = alloc_blocks_alive - blocks;
+	ms = (t_now() - begin) / 1000000U;
 	if (scene->fault->at)
 		describe(scene->fault);
+	if (ms > report->slowest_ms) {
+		report->slowest_ms = (uint32_t)ms;
+		memcpy(report->slowest, report->doing, sizeof(report->slowest));
+	}
 	if (bad)
 		problem("", bad);
 	bad = scene_remains(scene);
@@ -112,7 +121,7 @@ static bool play_fault(struct scene *scene)
 {
 	struct fault *fault = scene->fault;
 
-	fault->call = 0;
+	fault->call = NO_CALL;
 	describe(fault);
 	play(scene);
 	if (only_number)
@@ -147,6 +156,7 @@ static bool play_number(struct scene *scene, uint32_t number, bool for_good)
 static void play_well(struct scene *scene, const char *when)
 {
 	scene->fault->at = 0;
+	scene->fault->call = NO_CALL;
 	scene->fault->for_good = false;
 	snprintf(report->doing, sizeof(report->doing), "without a fault, %s", when);
 	play(scene);
@@ -253,7 +263,7 @@ START_TEST(test_torture)
 	bool for_good = _i % 2;
 	char *story = t_format("%s", "");
 
-	if (only_scene && strcmp(only_scene, scene.name) != 0)
+	if (only_scene ? strcmp(only_scene, scene.name) != 0 : scene.probe && !full)
 		return;
 	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
 		      0);
@@ -268,8 +278,9 @@ START_TEST(test_torture)
 	scene.fault = make_fault(scene.world);
 	scene_open(&scene, getenv("TORTURE_COMMAND"));
 	play_in_child(&scene, for_good);
-	printf("%s, %s, %s: %u places, %u faults, %u refused\n", kind->name, scene.name,
-	       for_good ? "for good" : "once", report->numbers, report->faults, report->refused);
+	printf("%s, %s, %s: %u places, %u faults, %u refused; %u ms: %s\n", kind->name, scene.name,
+	       for_good ? "for good" : "once", report->numbers, report->faults, report->refused,
+	       report->slowest_ms, report->slowest);
 	for (int i = 0; i < report->problems; i++) {
 		char *longer = t_format("%s\n%s", story, report->problem[i]);
 

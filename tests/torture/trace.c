@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/user.h>
@@ -17,7 +18,7 @@ enum {
 	TRACEES_MAX = 256,
 	/* It takes place, and only its answer is another: what is closed is closed. */
 	DONE = 1,
-	/* Not again and again: it would have to wait for ever. */
+	/* Not again and again: it is waited for, and would be for ever. */
 	ONCE = 2,
 };
 
@@ -69,7 +70,7 @@ static const struct call calls[] = {
 	/* sockets */
 	CALL(socket, 0, EMFILE, EAFNOSUPPORT),
 	CALL(socketpair, 0, EMFILE, ENFILE),
-	CALL(sendmsg, 0, ENOMEM, ENOBUFS, EAGAIN),
+	CALL(sendmsg, ONCE, EINTR, ENOMEM, ENOBUFS),
 	CALL(sendto, 0, ENOMEM, ENOBUFS),
 	CALL(recvmsg, ONCE, EINTR, ENOMEM),
 	CALL(recvfrom, ONCE, EINTR),
@@ -249,25 +250,31 @@ bool trace_possible(void)
 }
 #endif
 
-static void call_begins(struct fault *fault, struct tracee *tracee, int number)
+/* The kernel needs nothing to take something out again. */
+static bool cannot_fail(const struct __ptrace_syscall_info *info)
 {
-	const struct call *call = find_call(number);
+	return info->entry.nr == SYS_epoll_ctl && info->entry.args[1] != EPOLL_CTL_ADD;
+}
+
+static void call_begins(struct fault *fault, struct tracee *tracee,
+			const struct __ptrace_syscall_info *info)
+{
+	int number = (int)info->entry.nr;
+	const struct call *call = cannot_fail(info) ? NULL : find_call(number);
 	uint32_t hits = fault->hits;
 
 	tracee->error = 0;
 	if (!call || (hits > 0 && fault->for_good && number != fault->call) ||
 	    !fault_strikes(fault))
 		return;
+	fault->call = number;
 	if (fault->error_index >= ERRORS_MAX || !call->errors[fault->error_index] ||
 	    (fault->for_good && (call->flags & ONCE))) {
 		fault->out_of_errors = true;
 		fault->armed = false;
 		return;
 	}
-	if (hits == 0) {
-		fault->call = number;
-		fault->error = call->errors[fault->error_index];
-	}
+	fault->error = call->errors[fault->error_index];
 	if ((call->flags & DONE) || set_number(tracee->pid, -1))
 		tracee->error = fault->error;
 }
@@ -280,7 +287,7 @@ static void at_call(struct fault *fault, pid_t pid)
 	if (ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info) <= 0)
 		return;
 	if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
-		call_begins(fault, tracee, (int)info.entry.nr);
+		call_begins(fault, tracee, &info);
 	} else if (info.op == PTRACE_SYSCALL_INFO_EXIT && tracee->error) {
 		set_answer(pid, -tracee->error);
 		tracee->error = 0;
