@@ -121,8 +121,8 @@ void ad_backend_ref(struct ad_backend *backend);
 void ad_backend_unref(struct ad_backend *backend);
 /* Name normalised for comparison: trimmed, lower case, '_' as '-'; malloc'ed. */
 char *ad_backend_normalize(const char *name);
-/* By name or alias, normalised; NULL if there is none. */
-struct ad_backend *ad_registry_find(const struct ad_registry *registry, const char *name);
+/* By name or alias, normalised. AGENTD_ERR_NOTFOUND, AGENTD_ERR_NOMEM. */
+int ad_registry_find(const struct ad_registry *registry, const char *name, struct ad_backend **ret);
 
 /* Start task on backend; on failure the task is not running and nothing follows. */
 int ad_task_start(agentd_task *task, struct ad_backend *backend,

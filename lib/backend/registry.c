@@ -63,11 +63,14 @@ static struct ad_backend *find_normal(const struct ad_registry *registry, const 
 	return NULL;
 }
 
-struct ad_backend *ad_registry_find(const struct ad_registry *registry, const char *name)
+int ad_registry_find(const struct ad_registry *registry, const char *name, struct ad_backend **ret)
 {
 	ad_autofree char *normal = ad_backend_normalize(name);
 
-	return normal ? find_normal(registry, normal) : NULL;
+	if (!normal)
+		return AGENTD_ERR_NOMEM;
+	*ret = find_normal(registry, normal);
+	return *ret ? 0 : AGENTD_ERR_NOTFOUND;
 }
 
 static void backend_free(struct ad_backend *backend)

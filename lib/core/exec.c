@@ -115,6 +115,7 @@ static bool completion_wins(const agentd_exec *exec)
 		return true;
 	case AGENTD_CAUSE_SINK:
 	case AGENTD_CAUSE_OUTPUT:
+	case AGENTD_CAUSE_BACKEND_LOST: /* not all of it came */
 		return false;
 	case AGENTD_CAUSE_TIMEOUT:
 		return exec->exited_at <=

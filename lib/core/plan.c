@@ -21,7 +21,7 @@ static int refuse(struct ad_plan *plan, int cause, int code, const char *pointer
 {
 	plan->refused_cause = cause;
 	ad_fail(&plan->refusal, code, pointer, "%s", message);
-	return plan->refusal ? 0 : AGENTD_ERR_NOMEM;
+	return agentd_error_code(plan->refusal) == code ? 0 : AGENTD_ERR_NOMEM;
 }
 
 static void names_of(const struct ad_registry *registry, struct ad_buf *text)
@@ -59,15 +59,17 @@ static int choose_backend(agentd_runner *runner, const struct ad_context_state *
 			  struct ad_plan *plan, agentd_error **reterr)
 {
 	ad_autobuf struct ad_buf names = { 0 }, text = { 0 };
-	int code = AGENTD_ERR_DENIED;
+	int code = AGENTD_ERR_DENIED, r;
 
 	names_of(&runner->registry, &names);
 	if (context->backend) {
-		plan->backend = ad_registry_find(&runner->registry, context->backend);
-		if (!plan->backend)
+		r = ad_registry_find(&runner->registry, context->backend, &plan->backend);
+		if (r == AGENTD_ERR_NOTFOUND)
 			return ad_fail(reterr, AGENTD_ERR_NOTFOUND, "/backend",
 				       "no backend is called \"%s\"; this runner has: %s",
 				       context->backend, names.data ? names.data : "");
+		if (r < 0)
+			return r;
 		if (plan->backend->ops.isolation >= plan->min_isolation)
 			return 0;
 		ad_buf_printf(
@@ -132,9 +134,14 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 			&plan.limits_requested);
 	if (ad_policy_within(policy, runner->policy, &plan.refusal) < 0)
 		plan.refused_cause = AGENTD_CAUSE_POLICY;
-	else if (expired(context) && refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_DENIED,
-					    "/credentials", "the credentials have expired") < 0)
+	else if (expired(context))
+		refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_DENIED, "/credentials",
+		       "the credentials have expired");
+	/* A refusal that could not be written down is not one. */
+	if (agentd_error_code(plan.refusal) == AGENTD_ERR_NOMEM) {
+		ad_plan_clear(&plan);
 		return ad_fail_nomem(reterr);
+	}
 	/* Also when refused: a backend that does not exist is the caller's mistake. */
 	r = plan.refused_cause && !context->backend ?
 		    0 :

@@ -115,6 +115,17 @@ static void pause_stream(struct ad_stream *stream)
 		ad_task_set_paused(&stream->exec->task, stream->number, true);
 }
 
+/* That is no end: what the command wrote is lost, and a result must not hide it. */
+static void read_failed(struct ad_stream *stream, int error)
+{
+	agentd_exec *exec = stream->exec;
+
+	stream_close(stream);
+	if (!exec->error)
+		ad_fail_errno(&exec->error, error, "the output of the command cannot be read");
+	ad_exec_stop(exec, AGENTD_CAUSE_BACKEND_LOST, true);
+}
+
 static void stream_readable(struct ad_io *io, void *userdata)
 {
 	struct ad_stream *stream = userdata;
@@ -128,10 +139,12 @@ static void stream_readable(struct ad_io *io, void *userdata)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			break;
-		if (n <= 0) {
+		if (n < 0)
+			read_failed(stream, errno);
+		else if (n == 0)
 			stream_close(stream);
+		if (n <= 0)
 			break;
-		}
 		/* A command that fills its pipe gets a larger one; where the user's share of
 		 * pipe memory is used up (pipe-user-pages-soft) it keeps the small one. */
 		if (n >= FULL_PIPE && !stream->enlarged) {

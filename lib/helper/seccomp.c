@@ -16,8 +16,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/netlink.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <seccomp.h>
 
@@ -119,14 +121,72 @@ static const struct {
 
 struct build {
 	scmp_filter_ctx ctx;
-	int error; /* the first one */
+	const struct sock_fprog *made; /* then the rules are not added, but looked for in it */
+	int error;                     /* the first one */
 };
+
+/* What the kernel would answer; UINT32_MAX, which is no answer, if the program is none
+ * that libseccomp writes. */
+static uint32_t evaluate(const struct sock_fprog *program, const struct seccomp_data *data)
+{
+	uint32_t a = 0;
+
+	for (size_t pc = 0; pc < program->len; pc++) {
+		const struct sock_filter *at = &program->filter[pc];
+		bool jump;
+
+		switch (at->code) {
+		case BPF_LD | BPF_W | BPF_ABS:
+			if (at->k > sizeof(*data) - sizeof(a))
+				return UINT32_MAX;
+			memcpy(&a, (const uint8_t *)data + at->k, sizeof(a));
+			continue;
+		case BPF_ALU | BPF_AND | BPF_K:
+			a &= at->k;
+			continue;
+		case BPF_JMP | BPF_JA:
+			pc += at->k;
+			continue;
+		case BPF_JMP | BPF_JEQ | BPF_K:
+			jump = a == at->k;
+			break;
+		case BPF_JMP | BPF_JGT | BPF_K:
+			jump = a > at->k;
+			break;
+		case BPF_JMP | BPF_JGE | BPF_K:
+			jump = a >= at->k;
+			break;
+		case BPF_RET | BPF_K:
+			return at->k;
+		default:
+			return UINT32_MAX;
+		}
+		pc += jump ? at->jt : at->jf;
+	}
+	return UINT32_MAX;
+}
+
+/* libseccomp's actions are the kernel's. */
+static void expect(struct build *build, uint32_t action, int nr, unsigned int count,
+		   const struct scmp_arg_cmp *args)
+{
+	struct seccomp_data data = { .nr = nr, .arch = seccomp_arch_native() };
+
+	for (unsigned int i = 0; i < count; i++)
+		data.args[args[i].arg] = args[i].datum_b;
+	if (evaluate(build->made, &data) != action)
+		build->error = -ENOMEM;
+}
 
 static void rule(struct build *build, uint32_t action, int nr, unsigned int count,
 		 const struct scmp_arg_cmp *args)
 {
 	if (nr < 0 || build->error)
 		return;
+	if (build->made) {
+		expect(build, action, nr, count, args);
+		return;
+	}
 	build->error = seccomp_rule_add_array(build->ctx, action, nr, count, args);
 }
 
@@ -343,6 +403,20 @@ out:
 	return r;
 }
 
+/* libseccomp 2.5 passes over allocations that fail, and writes a program that lets
+ * through what it should not, or nothing. */
+static int check_program(uint32_t otherwise, void (*rules)(struct build *build),
+			 const struct sock_fprog *program)
+{
+	enum { NO_CALL = 0x0fffffff };
+	struct build build = { .made = program };
+
+	rules(&build);
+	if (!build.error)
+		expect(&build, otherwise, NO_CALL, 0, NULL);
+	return build.error;
+}
+
 static int build_program(uint32_t otherwise, void (*rules)(struct build *build),
 			 struct sock_fprog *ret)
 {
@@ -359,6 +433,8 @@ static int build_program(uint32_t otherwise, void (*rules)(struct build *build),
 	if (!build.error)
 		build.error = export_program(build.ctx, ret);
 	seccomp_release(build.ctx);
+	if (!build.error)
+		build.error = check_program(otherwise, rules, ret);
 	return build.error;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 union send_control {
@@ -18,6 +19,9 @@ union recv_control {
 	struct cmsghdr align;
 	char space[CMSG_SPACE(sizeof(int) * RECV_FDS) + CMSG_SPACE(sizeof(struct ucred))];
 };
+
+enum { ROOM_TRIES = 1000 };
+static const struct timespec room_pause = { .tv_nsec = 1000000 };
 
 int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t fd_count, int flags)
 {
@@ -40,9 +44,20 @@ int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t f
 		cmsg->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
 		memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * fd_count);
 	}
-	do {
+	for (int tries = 0;; tries++) {
 		n = sendmsg(sock, &hdr, flags | MSG_NOSIGNAL);
-	} while (n < 0 && errno == EINTR);
+		if (n >= 0 || (errno != EINTR && errno != ENOBUFS && errno != ENOMEM))
+			break;
+		if (errno == EINTR)
+			continue;
+		/* The machine's memory is as much a lack of room as the socket's, but the
+		 * kernel does not wait for it. */
+		if (flags & MSG_DONTWAIT)
+			return -EAGAIN;
+		if (tries >= ROOM_TRIES)
+			break;
+		nanosleep(&room_pause, NULL);
+	}
 	if (n < 0)
 		return -errno;
 	return (size_t)n == len ? 0 : -EMSGSIZE;

@@ -163,6 +163,7 @@ size_t t_world_helper_pids(struct t_world *world, pid_t *ret_pids, size_t max);
 bool t_world_loop(struct t_world *world, uint64_t ms, const int *flag);
 bool t_base_loop(struct event_base *base, uint64_t ms, const int *flag);
 const char *t_helper_source(void); /* NULL: only the library knows */
+char *t_copy_program(const char *source, const char *dir, const char *name);
 
 /* ---- runs */
 

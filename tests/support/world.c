@@ -166,17 +166,13 @@ const char *t_helper_source(void)
 	return NULL;
 }
 
-static char *copy_helper(const char *dir, const char *name)
+char *t_copy_program(const char *source, const char *dir, const char *name)
 {
-	const char *source = t_helper_source();
-	char *path;
+	char *path = t_format("%s/%s", dir, name);
 	struct stat st;
 	int in, out;
 	off_t done = 0;
 
-	if (!source)
-		return NULL;
-	path = t_format("%s/%s", dir, name);
 	in = open(source, O_RDONLY | O_CLOEXEC);
 	ck_assert_msg(in >= 0, "%s: %s", source, strerror(errno));
 	ck_assert_int_eq(fstat(in, &st), 0);
@@ -313,7 +309,8 @@ struct t_world *t_world_new_bare(const struct t_world_opts *opts)
 	ck_assert_int_eq(chmod(world->home, 0777), 0);
 	snprintf(world->helper_name, sizeof(world->helper_name), "ah-%x-%x",
 		 (unsigned int)getpid() & 0xffffffU, serial & 0xffffU);
-	world->helper = copy_helper(world->dir, world->helper_name);
+	if (t_helper_source())
+		world->helper = t_copy_program(t_helper_source(), world->dir, world->helper_name);
 	if (in_machines(world)) {
 		snprintf(world->monitor_name, sizeof(world->monitor_name), "qm-%s",
 			 world->helper_name + 3);

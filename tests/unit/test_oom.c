@@ -1,83 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* Every allocation fails in turn, once and from then on: no crash, no leak, no
- * success that is none. The allocator of this program is interposed, so not with
- * sanitizers or valgrind, which interpose it themselves. */
+ * success that is none. */
 #include "unit.h"
-
-#include <errno.h>
 
 #include <agentd/backend.h>
 #include <agentd/params.h>
 
 #include "core/context.h"
+#include "fault.h"
 #include "policy/policy.h"
 #include "proto/guest.h"
 #include "util/util.h"
 
-/* glibc's own, under the names it keeps for this. */
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *ptr, size_t size);
-extern void __libc_free(void *ptr);
-
-static bool armed, for_good;
-static size_t calls, fail_at, failures;
+static struct fault fault;
 static const char *broken; /* an expectation */
-static long alive;         /* blocks allocated while armed, and not freed */
-
-static bool fails(void)
-{
-	if (!armed)
-		return false;
-	calls++;
-	if (calls != fail_at && !(for_good && calls > fail_at))
-		return false;
-	failures++;
-	errno = ENOMEM;
-	return true;
-}
-
-static void *counted(void *ptr)
-{
-	alive += armed && ptr;
-	return ptr;
-}
-
-void *malloc(size_t size)
-{
-	return fails() ? NULL : counted(__libc_malloc(size));
-}
-
-void *calloc(size_t count, size_t size)
-{
-	return fails() ? NULL : counted(__libc_calloc(count, size));
-}
-
-void *realloc(void *ptr, size_t size)
-{
-	void *grown;
-
-	if (fails())
-		return NULL;
-	grown = __libc_realloc(ptr, size);
-	alive += armed && grown && !ptr;
-	return grown;
-}
-
-void *reallocarray(void *ptr, size_t count, size_t size)
-{
-	size_t total;
-
-	if (__builtin_mul_overflow(count, size, &total))
-		return NULL;
-	return realloc(ptr, total);
-}
-
-void free(void *ptr)
-{
-	alive -= armed && ptr;
-	__libc_free(ptr);
-}
 
 /* ---- what is done; each returns its result and leaves nothing behind. */
 
@@ -136,20 +72,20 @@ static int do_many_keys(agentd_error **reterr)
 {
 	ad_autobuf struct ad_buf json = { 0 };
 	agentd_params *params = NULL;
-	bool was = armed;
+	bool was = fault.armed;
 	int r;
 
-	armed = false;
+	fault.armed = false;
 	ad_buf_puts(&json, "{\"command\":\"x\"");
 	for (int i = 0; i < 40; i++)
 		ad_buf_printf(&json, ",\"k%d\":%d", i, i);
 	ad_buf_puts(&json, "}");
-	armed = was;
+	fault.armed = was;
 	r = agentd_params_parse(json.data, json.len, &params, reterr);
 	agentd_params_unref(params);
-	armed = false;
+	fault.armed = false;
 	ad_buf_free(&json);
-	armed = was;
+	fault.armed = was;
 	return r;
 }
 
@@ -161,7 +97,7 @@ static int do_policy(agentd_error **reterr)
 
 	if (r == 0) {
 		r = ad_policy_within(policy, policy, reterr);
-		EXPECT(r == 0 || failures);
+		EXPECT(r == 0 || fault.hits);
 		r = agentd_policy_to_json(policy, &text, NULL, reterr);
 		if (r == 0) {
 			EXPECT(strncmp(text, policy_json, 90) == 0);
@@ -239,7 +175,7 @@ static int do_refusals(agentd_error **reterr)
 		agentd_error_unref(err);
 		EXPECT(policy == NULL);
 	}
-	return failures ? AGENTD_ERR_NOMEM : 0;
+	return fault.hits ? AGENTD_ERR_NOMEM : 0;
 }
 
 static int do_errors(agentd_error **reterr)
@@ -258,7 +194,7 @@ static int do_errors(agentd_error **reterr)
 	err = agentd_error_create(AGENTD_ERR_USER, 0, "x");
 	EXPECT(err != NULL);
 	agentd_error_unref(err);
-	return failures ? AGENTD_ERR_NOMEM : 0;
+	return fault.hits ? AGENTD_ERR_NOMEM : 0;
 }
 
 static void guest_writable(uint32_t id, enum ad_guest_stream stream, void *userdata)
@@ -351,22 +287,24 @@ START_TEST(test_oom)
 	size_t survived = 0;
 	int r, code;
 
-	for_good = _i % 2;
-	fail_at = SIZE_MAX;
+	alloc_fault = &fault;
 	ck_assert_int_eq(work(&err), 0); /* once at rest: what others keep for good */
 	ck_assert_ptr_null(err);
-	for (fail_at = 1;; fail_at++) {
-		calls = failures = 0;
-		alive = 0;
-		armed = true;
+	fault.for_good = _i % 2;
+	for (fault.at = 1;; fault.at++) {
+		long alive = alloc_blocks_alive;
+
+		fault.seen = fault.hits = 0;
+		fault.armed = true;
 		r = work(&err);
 		code = agentd_error_code(err);
 		agentd_error_unref(err);
 		err = NULL;
-		armed = false;
-		ck_assert_msg(!broken, "allocation %zu failed: not %s", fail_at, broken);
-		ck_assert_msg(alive == 0, "allocation %zu failed: %ld blocks left", fail_at, alive);
-		if (failures == 0)
+		fault.armed = false;
+		alive = alloc_blocks_alive - alive;
+		ck_assert_msg(!broken, "allocation %u failed: not %s", fault.at, broken);
+		ck_assert_msg(alive == 0, "allocation %u failed: %ld blocks left", fault.at, alive);
+		if (fault.hits == 0)
 			break;
 		ck_assert_int_eq(r, AGENTD_ERR_NOMEM);
 		ck_assert(code == AGENTD_ERR_NOMEM || code == 0);

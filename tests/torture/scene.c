@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: MIT */
+#include "scene.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+	TIMEOUT_MS = 8000, /* of the command */
+	LATE_MS = 20000,   /* a helper that does not answer is given up after 15 s */
+	HELPERS_MAX = 65536
+};
+
+static const char input[] = "input\n";
+
+struct play {
+	struct scene *scene;
+	agentd_loop *loop;
+	struct event_base *base;
+	struct event *alarm;
+	int late, done;
+
+	agentd_policy *policy;
+	agentd_context *ctx;
+	agentd_params *params;
+	agentd_runner *runner;
+	agentd_sink *buffer, *sink;
+	agentd_exec *exec;
+	agentd_result *result;
+	/* as the callbacks saw it */
+	int started, exited, finished, destroyed;
+	size_t bytes[3], taken;
+	int probed;
+	agentd_error *err;
+	bool wrong;
+};
+
+static void arm(struct play *play, bool armed)
+{
+	if (play->scene->fault)
+		play->scene->fault->armed = armed;
+}
+
+static void tell(struct play *play, const char *fmt, ...)
+	__attribute__((__format__(__printf__, 2, 3)));
+static void tell(struct play *play, const char *fmt, ...)
+{
+	char *story = play->scene->story;
+	size_t len = strlen(story);
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(story + len, sizeof(play->scene->story) - len, fmt, args);
+	va_end(args);
+}
+
+static void wrong(struct play *play, const char *fmt, ...)
+	__attribute__((__format__(__printf__, 2, 3)));
+static void wrong(struct play *play, const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	tell(play, "; WRONG: %s", text);
+	play->wrong = true;
+}
+
+/* ---- errors */
+
+/* What there may be for a fault; everything else would be blaming somebody. */
+static bool fits(int code)
+{
+	return code == AGENTD_ERR_NOMEM || code == AGENTD_ERR_SYSTEM ||
+	       code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_UNSUPPORTED ||
+	       code == AGENTD_ERR_DENIED;
+}
+
+/* What a call returned, and the error it left in play->err. */
+static bool ok(struct play *play, const char *what, int r)
+{
+	agentd_error *err = play->err;
+
+	play->err = NULL;
+	if (r >= 0) {
+		if (err)
+			wrong(play, "%s succeeded with an error", what);
+		return true;
+	}
+	play->scene->refused = true;
+	tell(play, "; %s: %d %s", what, r, agentd_error_message(err));
+	if (!fits(r))
+		wrong(play, "%s returned %d", what, r);
+	if (!err || !agentd_error_message(err)[0])
+		wrong(play, "%s without an error", what);
+	/* Without memory for the error itself it is another. */
+	else if (agentd_error_code(err) != r && agentd_error_code(err) != AGENTD_ERR_NOMEM)
+		wrong(play, "%s returned %d, the error says %d", what, r, agentd_error_code(err));
+	agentd_error_unref(err);
+	return false;
+}
+
+#define OK(play, call, ...) ok(play, #call, call(__VA_ARGS__, &(play)->err))
+
+/* ---- callbacks; none allocates */
+
+static void give_input(struct play *play, agentd_exec *exec)
+{
+	int r = agentd_exec_write(exec, (const uint8_t *)input, sizeof(input) - 1, &play->taken);
+
+	if (r < 0) {
+		tell(play, "; write: %d", r);
+		if (!fits(r) && r != AGENTD_ERR_STATE)
+			wrong(play, "agentd_exec_write() returned %d", r);
+		play->taken = 0;
+	}
+	r = agentd_exec_close_stdin(exec);
+	if (r < 0 && r != AGENTD_ERR_STATE)
+		wrong(play, "agentd_exec_close_stdin() returned %d", r);
+}
+
+static void on_started(agentd_exec *exec, void *userdata)
+{
+	struct play *play = userdata;
+
+	play->started++;
+	if (!play->scene->kill)
+		give_input(play, exec);
+	else if (agentd_exec_kill(exec) < 0)
+		wrong(play, "agentd_exec_kill() failed");
+}
+
+static int32_t on_output(agentd_exec *exec, agentd_stream stream, const uint8_t *data, size_t len,
+			 void *userdata)
+{
+	struct play *play = userdata;
+
+	(void)exec;
+	(void)data;
+	play->bytes[stream] += len;
+	return AGENTD_SINK_CONTINUE;
+}
+
+static void on_exited(agentd_exec *exec, int32_t exit_code, int32_t signo, void *userdata)
+{
+	struct play *play = userdata;
+
+	(void)exec;
+	(void)exit_code;
+	(void)signo;
+	play->exited++;
+}
+
+static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata)
+{
+	struct play *play = userdata;
+
+	(void)exec;
+	play->finished++;
+	if (!play->result)
+		play->result = agentd_result_ref(result);
+}
+
+static void on_destroy(void *userdata)
+{
+	((struct play *)userdata)->destroyed++;
+}
+
+static int32_t on_log(agentd_exec *exec, const agentd_log_record *record, void *userdata)
+{
+	(void)exec;
+	(void)record;
+	(void)userdata;
+	return 0;
+}
+
+static void on_shutdown(agentd_runner *runner, void *userdata)
+{
+	(void)runner;
+	((struct play *)userdata)->done++;
+}
+
+static void on_alarm(evutil_socket_t fd, short what, void *userdata)
+{
+	(void)fd;
+	(void)what;
+	((struct play *)userdata)->late = 1;
+}
+
+/* ---- the loop */
+
+static bool loop_open(struct play *play)
+{
+	struct timeval tv = { .tv_sec = LATE_MS / 1000 };
+
+	if (play->scene->own_loop) {
+		if (!OK(play, agentd_loop_new, &play->loop))
+			return false;
+		play->base = agentd_loop_event_base(play->loop);
+	}
+	arm(play, false);
+	if (!play->base)
+		play->base = event_base_new();
+	play->alarm = evtimer_new(play->base, on_alarm, play);
+	T_CHECK(play->alarm && evtimer_add(play->alarm, &tv) == 0, "no timer");
+	arm(play, true);
+	return true;
+}
+
+static void loop_until(struct play *play, const int *flag, const char *what)
+{
+	while (!*flag && !play->late) {
+		if (play->loop) {
+			if (!OK(play, agentd_loop_run, play->loop, 20))
+				t_sleep_ms(1);
+		} else if (event_base_loop(play->base, EVLOOP_ONCE) != 0) {
+			wrong(play, "event_base_loop() failed");
+			return;
+		}
+	}
+	if (!*flag)
+		wrong(play, "%s never came", what);
+}
+
+static void loop_close(struct play *play)
+{
+	arm(play, false);
+	if (play->alarm)
+		event_free(play->alarm);
+	if (play->base && !play->loop)
+		event_base_free(play->base);
+	agentd_loop_unref(play->loop);
+}
+
+/* ---- what the command said */
+
+static void check_output(struct play *play)
+{
+	const char *want = strcmp(play->scene->backend, "sandbox") == 0 ? "confined\n" : "open: ";
+	const uint8_t *out = NULL, *err = NULL, *line;
+	size_t out_len = 0, err_len = 0, want_len = strlen(want), tail = sizeof(input) - 1;
+
+	agentd_sink_buffer_get(play->buffer, AGENTD_STDOUT, &out, &out_len, NULL);
+	agentd_sink_buffer_get(play->buffer, AGENTD_STDERR, &err, &err_len, NULL);
+	line = memchr(out, '\n', out_len);
+	tell(play, "; \"%.*s\"", line ? (int)(line - out) : (int)out_len, (const char *)out);
+	if (out_len < want_len || memcmp(out, want, want_len) != 0)
+		wrong(play, "it is not \"%s\"", want);
+	if (play->taken == tail &&
+	    (out_len < tail || memcmp(out + out_len - tail, input, tail) != 0))
+		wrong(play, "its input was lost");
+	if (err_len != 4 || play->bytes[AGENTD_STDOUT] != out_len ||
+	    play->bytes[AGENTD_STDERR] != err_len)
+		wrong(play, "output was lost: %zu and %zu of %zu and %zu", out_len, err_len,
+		      play->bytes[AGENTD_STDOUT], play->bytes[AGENTD_STDERR]);
+}
+
+static void check_result(struct play *play)
+{
+	agentd_status status = agentd_result_status(play->result);
+	int32_t cause = agentd_result_cause(play->result);
+	const agentd_error *err = agentd_result_error(play->result);
+	char *json = NULL;
+
+	tell(play, "; %s/%s %d %s", agentd_status_name(status), agentd_cause_name(cause),
+	     agentd_result_signal(play->result), agentd_error_message(err));
+	if (play->finished != 1)
+		wrong(play, "finished came %d times", play->finished);
+	if (play->started > 1 || play->exited > play->started)
+		wrong(play, "started %d times, exited %d times", play->started, play->exited);
+	if (status == AGENTD_STATUS_OK && !play->scene->kill) {
+		check_output(play);
+	} else if (play->scene->kill && status == AGENTD_STATUS_KILLED) {
+		if (cause != AGENTD_CAUSE_CANCELED)
+			wrong(play, "another cause");
+	} else {
+		play->scene->refused = true;
+		if (!err || !agentd_error_message(err)[0])
+			wrong(play, "no error");
+		else if (!fits(agentd_error_code(err)))
+			wrong(play, "its error is %d", agentd_error_code(err));
+		/* By what the machine lacks; the policy has nothing to do with it. */
+		if (status == AGENTD_STATUS_DENIED &&
+		    (cause != AGENTD_CAUSE_ISOLATION || agentd_error_code(err) == AGENTD_ERR_NOMEM))
+			wrong(play, "denied is not what it was");
+	}
+	if (OK(play, agentd_result_to_json, play->result, &json, NULL) &&
+	    !strstr(json, agentd_status_name(status)))
+		wrong(play, "JSON: %s", json);
+	agentd_free(json);
+}
+
+/* ---- the acts */
+
+static bool make_sinks(struct play *play)
+{
+	const struct agentd_sink_ops ops = {
+		.size = sizeof(ops),
+		.started = on_started,
+		.output = on_output,
+		.exited = on_exited,
+		.finished = on_finished,
+		.log = on_log,
+		.destroy = on_destroy,
+	};
+	agentd_sink *callbacks = NULL;
+	bool done;
+
+	if (!OK(play, agentd_sink_new_buffer, 4096, 4096, &play->buffer) ||
+	    !OK(play, agentd_sink_new, &ops, play, &callbacks))
+		return false;
+	done = OK(play, agentd_sink_new_tee, play->buffer, callbacks, &play->sink);
+	agentd_sink_unref(callbacks);
+	return done;
+}
+
+static bool make_runner(struct play *play)
+{
+	struct scene *scene = play->scene;
+	struct agentd_runner_opts opts = {
+		.size = sizeof(opts),
+		.event_base = play->base,
+		.helper_path = scene->world->helper,
+		.sandbox_prewarm = scene->prewarm,
+		.policy = play->policy,
+	};
+	bool done = OK(play, agentd_runner_new, &opts, &play->runner);
+	pid_t pid = 0;
+
+	if (scene->in_helper) {
+		pid = scene->fault->pid;
+	} else if (done) {
+		arm(play, false);
+		t_world_helper_pids(scene->world, &pid, 1);
+		arm(play, true);
+	}
+	if (pid && scene->helper_count < HELPERS_MAX)
+		scene->helpers[scene->helper_count++] = pid;
+	return done;
+}
+
+static bool set_up(struct play *play)
+{
+	const struct scene *scene = play->scene;
+
+	return OK(play, agentd_policy_from_json, scene->policy, strlen(scene->policy),
+		  &play->policy) &&
+	       OK(play, agentd_context_from_json, scene->context, strlen(scene->context),
+		  &play->ctx) &&
+	       OK(play, agentd_context_set_policy, play->ctx, play->policy) &&
+	       OK(play, agentd_params_parse, scene->params, strlen(scene->params), &play->params) &&
+	       make_runner(play);
+}
+
+static void let_go(struct play *play)
+{
+	agentd_exec_unref(play->exec);
+	agentd_sink_unref(play->sink);
+	agentd_sink_unref(play->buffer);
+	agentd_result_unref(play->result);
+	play->exec = NULL;
+	play->sink = play->buffer = NULL;
+	play->result = NULL;
+}
+
+static void run_command(struct play *play)
+{
+	const struct agentd_exec_opts opts = { .size = sizeof(opts),
+					       .flags = AGENTD_EXEC_STDIN_OPEN };
+
+	if (make_sinks(play) && OK(play, agentd_exec_start, play->runner, play->ctx, play->params,
+				   play->sink, &opts, &play->exec)) {
+		loop_until(play, &play->finished, "finished");
+		if (play->result)
+			check_result(play);
+	}
+	let_go(play);
+}
+
+static void on_probe(agentd_probe *probe, const agentd_error *err, void *userdata)
+{
+	struct play *play = userdata;
+	char *json = NULL;
+
+	play->probed++;
+	if (!probe) {
+		play->scene->refused = true;
+		tell(play, "; %s", agentd_error_message(err));
+		if (!err || !fits(agentd_error_code(err)))
+			wrong(play, "the probe failed with %d", agentd_error_code(err));
+		return;
+	}
+	if (OK(play, agentd_probe_to_json, probe, &json, NULL) && json[0] != '{')
+		wrong(play, "JSON: %s", json);
+	agentd_free(json);
+}
+
+static void run_probe(struct play *play)
+{
+	const struct agentd_probe_opts opts = {
+		.size = sizeof(opts),
+		.flags = AGENTD_PROBE_NO_CACHE,
+		.event_base = play->base,
+		.helper_path = play->scene->world->helper,
+	};
+
+	if (OK(play, agentd_probe_start, &opts, on_probe, play))
+		loop_until(play, &play->probed, "the probe's end");
+	if (play->probed > 1)
+		wrong(play, "the probe ended %d times", play->probed);
+}
+
+/* Without those of control groups, which it keeps for reuse. */
+static int count_fds(pid_t pid)
+{
+	char path[64], target[64];
+	struct dirent *entry;
+	DIR *dir;
+	int count = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir))) {
+		ssize_t len = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+
+		target[len < 0 ? 0 : len] = '\0';
+		count += len > 0 && strncmp(target, "/sys/fs/cgroup", 14) != 0;
+	}
+	if (dir)
+		closedir(dir);
+	return count;
+}
+
+static bool is_gone(pid_t pid)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+
+	while (kill(pid, 0) == 0 || errno != ESRCH) {
+		if (t_now() > deadline)
+			return false;
+		t_sleep_ms(1);
+	}
+	return true;
+}
+
+/* The fault was the helper's, and is over: all is well with it, or it is gone. */
+static void run_next(struct play *play)
+{
+	struct scene *scene = play->scene;
+	bool refused = scene->refused;
+	pid_t helper = scene->fault->pid;
+	int fds = 0;
+
+	arm(play, false);
+	play->started = play->exited = play->finished = 0;
+	memset(play->bytes, 0, sizeof(play->bytes));
+	scene->refused = false;
+	tell(play, "; next");
+	run_command(play);
+	if (scene->refused && !is_gone(helper))
+		wrong(play, "a command without a fault was refused");
+	/* It may just be looking at something. */
+	for (int i = 0; i < 100 && !scene->refused; i++) {
+		fds = count_fds(helper);
+		if (!scene->helper_fds)
+			scene->helper_fds = fds;
+		if (fds <= scene->helper_fds)
+			break;
+		t_sleep_ms(10);
+	}
+	if (fds > scene->helper_fds)
+		wrong(play, "the helper has %d descriptors, not %d", fds, scene->helper_fds);
+	scene->refused = refused;
+}
+
+static void shut_down(struct play *play)
+{
+	if (!play->runner)
+		return;
+	if (agentd_runner_shutdown(play->runner, 100, on_shutdown, play) < 0)
+		wrong(play, "agentd_runner_shutdown() failed");
+	loop_until(play, &play->done, "the end of the runner");
+	agentd_runner_unref(play->runner);
+}
+
+const char *scene_play(struct scene *scene)
+{
+	struct play play = { .scene = scene };
+	bool out_of_errors;
+
+	scene->story[0] = '\0';
+	scene->refused = false;
+	if (scene->fault) {
+		scene->fault->seen = scene->fault->hits = 0;
+		scene->fault->pid = 0;
+		scene->fault->out_of_errors = false;
+	}
+	arm(&play, true);
+	if (loop_open(&play) && scene->probe)
+		run_probe(&play);
+	else if (play.base && set_up(&play)) {
+		run_command(&play);
+		out_of_errors = scene->fault && scene->fault->out_of_errors;
+		if (scene->in_helper && !out_of_errors)
+			run_next(&play);
+	}
+	shut_down(&play);
+	agentd_params_unref(play.params);
+	agentd_context_unref(play.ctx);
+	agentd_policy_unref(play.policy);
+	loop_close(&play);
+	if (play.late)
+		wrong(&play, "it took more than %d s", LATE_MS / 1000);
+	scene->marked = unlink(scene->marker) == 0;
+	if (scene->marked && strcmp(scene->backend, "sandbox") == 0)
+		wrong(&play, "a command ran without a sandbox");
+	return play.wrong ? scene->story : NULL;
+}
+
+/* ---- what is left */
+
+static int file_count;
+
+static int count_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)path;
+	(void)st;
+	(void)type;
+	(void)ftw;
+	file_count++;
+	return 0;
+}
+
+static int count_files(const char *dir)
+{
+	file_count = 0;
+	nftw(dir, count_file, 16, FTW_PHYS);
+	return file_count;
+}
+
+const char *scene_remains(struct scene *scene)
+{
+	static char text[128];
+	uint64_t deadline = t_now() + T_MS(t_slack(2000));
+	int files;
+	size_t n;
+
+	while ((n = t_count_processes(NULL, scene->world->helper_name, NULL, 0)) > 0) {
+		if (t_now() > deadline) {
+			snprintf(text, sizeof(text), "%zu processes are left", n);
+			return text;
+		}
+		t_sleep_ms(1);
+	}
+	files = count_files(scene->world->dir);
+	if (files != scene->files) {
+		snprintf(text, sizeof(text), "%d files, before it were %d", files, scene->files);
+		return text;
+	}
+	return NULL;
+}
+
+const char *scene_remaining_cgroups(struct scene *scene)
+{
+	char *left;
+
+	return t_find_cgroup(scene->helpers, scene->helper_count, &left) ? left : NULL;
+}
+
+/* ---- open and close */
+
+static char *namespaces(void)
+{
+	static const char *const names[] = { "user", "mnt", "pid",    "net",
+					     "ipc",  "uts", "cgroup", NULL };
+	static char text[512];
+	size_t len = 0;
+
+	for (size_t i = 0; names[i]; i++) {
+		char path[64], number[64];
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
+		n = readlink(path, number, sizeof(number) - 1);
+		number[n < 0 ? 0 : n] = '\0';
+		len += (size_t)snprintf(text + len, sizeof(text) - len, ",\"%s=%s\"", names[i],
+					number);
+	}
+	return text;
+}
+
+void scene_open(struct scene *scene, const char *command)
+{
+	struct t_world *world = scene->world;
+	char *bin = t_format("%s/bin", world->dir), *program;
+
+	ck_assert_int_eq(mkdir(bin, 0755), 0);
+	program = t_copy_program(command, bin, "confined");
+	/* Anybody could, but for a sandbox. */
+	scene->marker = t_format("%s/marker", world->dir);
+	ck_assert_int_eq(chmod(world->dir, 0777), 0);
+	scene->policy = strcmp(scene->backend, "sandbox") == 0 ?
+				t_format("{\"min_isolation\":\"sandbox\",\"paths\":{\"read\":"
+					 "[\"%s\"],\"exec\":[\"%s\"]}}",
+					 bin, bin) :
+				t_format("{\"min_isolation\":\"none\"}");
+	scene->context = t_format("{\"workdir\":\"%s\",\"backend\":\"%s\",\"env\":{\"A\":\"1\"},"
+				  "\"labels\":{\"k\":\"v\"},\"trace_id\":\"t\","
+				  "\"shell\":[\"%s\",\"%s\"%s]}",
+				  world->workdir, scene->backend, program, scene->marker,
+				  scene->kill ? "" : namespaces());
+	scene->params = t_format("{\"command\":\"%s\",\"timeout_ms\":%d}",
+				 scene->kill ? "sleep" : "look", TIMEOUT_MS);
+	scene->helpers = calloc(HELPERS_MAX, sizeof(*scene->helpers));
+	ck_assert_ptr_nonnull(scene->helpers);
+	scene->files = count_files(world->dir);
+	free(program);
+	free(bin);
+}
+
+void scene_close(struct scene *scene)
+{
+	free(scene->policy);
+	free(scene->context);
+	free(scene->params);
+	free(scene->marker);
+	free(scene->helpers);
+}
