@@ -26,6 +26,7 @@ ALLOWED = {
     # Programs of their own, static, and a part of one: they share only what needs no
     # library.
     "archive": SYS | {"proto"},
+    "guest": SYS | {"proto", "archive"},
     "helper": SYS | {"proto"},
 }
 FOREIGN = {
