@@ -308,6 +308,7 @@ static void test_limits(void)
 
 static void test_hungry(void)
 {
+	const char eat_all[] = "exec python3 -c 'all = [bytes([1]) * 4000000 for _ in range(99)]'";
 	const struct ad_guest_limits none = { 0 };
 	struct vm_task *task =
 		vm_begin(&vm,
@@ -320,7 +321,7 @@ static void test_hungry(void)
 	vm_kill(&vm, task);
 	check(vm_finish(&vm, task), "which is killed");
 	printf("# ping %" PRIu64 " ms\n", latency);
-	check(has_limit(limited("exec tail /dev/zero", &none), AD_GUEST_LIMIT_MEMORY, true),
+	check(has_limit(limited(eat_all, &none), AD_GUEST_LIMIT_MEMORY, true),
 	      "who wants all of the memory is killed");
 	task = (struct vm_task *)limited("head -c 900000000 /dev/zero >fill; echo $?; rm fill",
 					 &none);
