@@ -218,7 +218,8 @@ static agentd_policy *world_policy(const struct t_world *world)
 	const uint32_t all = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC;
 	agentd_policy *policy = t_policy_none();
 
-	if (!world->opts.backend || strcmp(world->opts.backend, "sandbox") != 0)
+	if (!world->opts.backend || (strcmp(world->opts.backend, "sandbox") != 0 &&
+				     strcmp(world->opts.backend, "microvm") != 0))
 		return policy;
 	for (size_t i = 0; i < T_COUNT(programs); i++) {
 		if (access(programs[i], F_OK) == 0)
@@ -300,6 +301,9 @@ void t_world_start(struct t_world *world)
 		.sandbox_prewarm = world->opts.sandbox_prewarm,
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
+		.microvm_image = world->opts.microvm_image,
+		.microvm_monitor = world->opts.microvm_monitor,
+		.microvm_guest = world->opts.microvm_guest,
 	};
 	agentd_error *err = NULL;
 	int r;
