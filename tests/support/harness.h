@@ -115,6 +115,7 @@ struct t_world_opts {
 	struct event_base *base;            /* NULL: one of its own, from `loop` or new */
 	const struct agentd_limits *limits; /* of the runner's policy */
 	const char *runner_policy;          /* JSON; NULL: as the context's */
+	const char *microvm_image, *microvm_monitor, *microvm_guest; /* as the runner's */
 };
 
 struct t_world {
@@ -198,6 +199,7 @@ struct t_run {
 	struct t_event *events;
 	size_t event_count, event_cap;
 	struct t_logs logs; /* through the sink */
+	char *denials;      /* lines: rule, blank, target */
 	uint8_t *out[3];
 	size_t out_len[3];
 	uint64_t total[3];

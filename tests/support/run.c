@@ -102,6 +102,7 @@ static int32_t on_log(agentd_exec *exec, const agentd_log_record *record, void *
 static void on_denied(agentd_exec *exec, const agentd_denial *denial, void *userdata)
 {
 	struct t_run *run = userdata;
+	char *lines;
 
 	add_event(run, T_DENIED);
 	T_CHECK(exec, "exec is NULL");
@@ -110,6 +111,10 @@ static void on_denied(agentd_exec *exec, const agentd_denial *denial, void *user
 	T_CHECK(agentd_denial_rule(denial), "agentd_denial_rule(denial) is NULL");
 	T_CHECK(agentd_denial_remedy(denial), "agentd_denial_remedy(denial) is NULL");
 	T_CHECK(run->started, "denied came before started");
+	lines = t_format("%s%s %s\n", run->denials ? run->denials : "", agentd_denial_rule(denial),
+			 agentd_denial_target(denial));
+	free(run->denials);
+	run->denials = lines;
 	told(run, T_DENIED);
 }
 
@@ -254,6 +259,7 @@ void t_run_free(struct t_run *run)
 	for (size_t i = 0; i < T_COUNT(run->out); i++)
 		free(run->out[i]);
 	free(run->events);
+	free(run->denials);
 	free(run->id);
 	t_logs_free(&run->logs);
 	*run = (struct t_run){ 0 };
@@ -332,6 +338,8 @@ const char *t_run_story(const struct t_run *run)
 			fprintf(out, "<%.*s> ", run->out_len[i] > 300 ? 300 : (int)run->out_len[i],
 				(const char *)run->out[i]);
 	}
+	if (run->denials)
+		fprintf(out, "denied <%s> ", run->denials);
 	if (run->result && agentd_result_to_json(run->result, &json, NULL, NULL) == 0)
 		fputs(json, out);
 	fclose(out);

@@ -246,8 +246,8 @@ static agentd_policy *world_policy(const struct t_world *world)
 	agentd_policy *policy = t_policy_none();
 
 	/* A machine's working directory is carried by a process in a sandbox. */
-	if (!world->opts.backend ||
-	    (strcmp(world->opts.backend, "sandbox") != 0 && !in_machines(world)))
+	if (!world->opts.backend || (strcmp(world->opts.backend, "sandbox") != 0 &&
+				     strcmp(world->opts.backend, "microvm") != 0))
 		return policy;
 	for (size_t i = 0; i < T_COUNT(programs); i++) {
 		if (access(programs[i], F_OK) == 0)
@@ -336,9 +336,12 @@ void t_world_start(struct t_world *world)
 		.sandbox_prewarm = world->opts.sandbox_prewarm,
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
-		.microvm_image = image_dir(),
-		.microvm_guest = getenv("AGENTD_TEST_GUEST"),
-		.microvm_monitor = world->monitor,
+		.microvm_image = world->opts.microvm_image ? world->opts.microvm_image :
+							     image_dir(),
+		.microvm_guest = world->opts.microvm_guest ? world->opts.microvm_guest :
+							     getenv("AGENTD_TEST_GUEST"),
+		.microvm_monitor = world->opts.microvm_monitor ? world->opts.microvm_monitor :
+								 world->monitor,
 	};
 	agentd_error *err = NULL;
 	int r;

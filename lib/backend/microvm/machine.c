@@ -48,7 +48,7 @@ struct machine {
 	struct ad_guest_link *link;
 	int fd; /* our end of the channel, or -1 */
 	struct ad_io readable, writable;
-	bool writing, feeding;
+	bool writing, feeding, hung_up; /* the agent's end of the channel is closed */
 	struct ad_timer timer;
 	struct ad_defer over; /* there was no monitor whose death would be the end */
 	agentd_error *err;    /* why it ends */
@@ -155,6 +155,10 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	struct machine *machine = userdata;
 
 	(void)timer;
+	if (machine->hung_up) {
+		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
+		return;
+	}
 	switch (machine->state) {
 	case TIMING:
 		machine->state = BOOTING;
@@ -170,9 +174,6 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	case SETTING_UP:
 		fail_text(machine, AGENTD_ERR_TIMEOUT,
 			  "the guest agent did not set itself up within 15 s");
-		break;
-	case READY: /* its channel has ended */
-		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
 		break;
 	default:
 		break;
@@ -222,6 +223,7 @@ static void write_soon(struct machine *machine)
 
 static void channel_ended(struct machine *machine)
 {
+	machine->hung_up = true;
 	ad_io_stop(&machine->readable);
 	ad_io_stop(&machine->writable);
 	/* What the monitor has to say comes with its death. */
@@ -248,8 +250,12 @@ static void on_readable(struct ad_io *io, void *userdata)
 		if (!ad_guest_link_feed(machine->link, buf, (size_t)n)) {
 			ad_autobuf struct ad_buf text = { 0 };
 
-			ad_buf_printf(&text, "the guest agent broke the protocol: %s",
-				      ad_guest_link_error(machine->link));
+			ad_buf_printf(&text, "the guest agent broke the protocol: %s%s",
+				      ad_guest_link_error(machine->link),
+				      machine->state == BOOTING ?
+					      "; scripts/build-image makes an image that fits "
+					      "this library" :
+					      "");
 			fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
 		}
 		machine->feeding = false;
@@ -265,12 +271,6 @@ static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 	struct ad_guest_msg setup = { .type = AD_GUEST_SETUP };
 	struct timespec now;
 
-	if (msg->u.hello.version != AD_GUEST_VERSION) {
-		fail_text(machine, AGENTD_ERR_PROTOCOL,
-			  "the guest agent speaks another version of the protocol; "
-			  "scripts/build-image makes an image that fits this library");
-		return;
-	}
 	if (machine->trial) {
 		machine->trial = false;
 		accel_learn(machine->vm, true, "");
@@ -400,7 +400,7 @@ static int try_boot(struct machine *machine, agentd_error **reterr)
 	r = machine->fd < 0 ? machine->fd : theirs < 0 ? theirs : ad_sys_set_nonblock(machine->fd);
 	if (r < 0)
 		return ad_fail_errno(reterr, -r, "no channel for the virtual machine");
-	machine->writing = false;
+	machine->writing = machine->hung_up = false;
 	ad_io_init(&machine->readable, loop_of(machine), machine->fd, AD_IO_READ, on_readable,
 		   machine);
 	ad_io_init(&machine->writable, loop_of(machine), machine->fd, AD_IO_WRITE, on_writable,

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -23,7 +24,8 @@ enum {
 	FD_ROOT,
 	FD_END,
 	ARGUMENTS_MAX = 40,
-	SAID_MAX = 512 /* kept of what it says */
+	SAID_MAX = 512, /* kept of what it says */
+	READS_PER_WAKE = 16
 };
 
 /* Beside the guest's memory: QEMU itself takes 30 MiB, and TCG 64 MiB for code. */
@@ -51,13 +53,13 @@ static void stop_listening(struct engine *engine)
 	close(ad_steal_fd(&engine->output));
 }
 
-/* The end of it is what matters. */
-static void listen_once(struct engine *engine)
+/* The end of it is what matters. One that never stops talking is heard in turns. */
+static void listen_to(struct engine *engine, unsigned int reads)
 {
 	char text[SAID_MAX];
 	ssize_t n;
 
-	while (engine->output >= 0) {
+	for (; engine->output >= 0 && reads > 0; reads--) {
 		n = read(engine->output, text, sizeof(text));
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
@@ -79,7 +81,7 @@ static void listen_once(struct engine *engine)
 static void on_output(struct ad_io *io, void *userdata)
 {
 	(void)io;
-	listen_once(userdata);
+	listen_to(userdata, READS_PER_WAKE);
 }
 
 static const char *last_words(struct engine *engine)
@@ -155,7 +157,8 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 
 	(void)job;
 	(void)usage;
-	listen_once(engine);
+	/* It is dead: what is in the pipe is all. */
+	listen_to(engine, UINT_MAX);
 	stop_listening(engine);
 	words = last_words(engine);
 	if (WIFSIGNALED(engine->wait_status))

@@ -51,7 +51,7 @@ struct vm_task {
 	struct machine *machine;
 	struct carrier *carrier;
 	bool machine_ready, machine_over, carrier_over;
-	bool packed, started, exited, closed, lost_changes;
+	bool packed, started, exited, closed, killing;
 	bool stdin_closed, stdin_waited;
 	bool paused[2], killed;
 	struct ad_buf held[2]; /* came while paused, not more than a window */
@@ -111,7 +111,6 @@ static void fail(struct vm_task *self, agentd_error *err)
 	if (self->exited && agentd_spec_workdir_access(self->spec) & AGENTD_ACCESS_WRITE) {
 		ad_autobuf struct ad_buf text = { 0 };
 
-		self->lost_changes = true;
 		ad_buf_printf(&text,
 			      "what the command changed in its working directory did not all come "
 			      "back: %s",
@@ -368,7 +367,9 @@ static void on_started(struct vm_task *self)
 {
 	self->phase = RUNNING;
 	self->started = true;
-	ad_timer_stop(&self->timer);
+	/* A kill that crossed with it is to be answered still. */
+	if (!self->killing)
+		ad_timer_stop(&self->timer);
 	report(self);
 	agentd_task_started(self->task, machine_facts(self->machine)->pid);
 	if (self->stdin_closed)
@@ -575,8 +576,9 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 		fail_text(self, AGENTD_ERR_TIMEOUT, "it took more than 60 s");
 		break;
 	default:
-		/* Killed, and the agent does not answer: the machine's end is the command's. */
-		if (!self->exited) {
+		/* Killed, and the agent does not answer: the machine's end is the command's,
+		 * if there was one. */
+		if (self->started && !self->exited) {
 			self->exited = true;
 			agentd_task_exited(self->task, SIGKILL, 0);
 		}
@@ -597,8 +599,10 @@ int32_t task_kill(void *state)
 		fail_text(self, AGENTD_ERR_CANCELED, "cancelled before it started");
 		return 0;
 	}
-	if (self->closed || self->phase > RUNNING)
+	/* Asked again, the agent has no more time. */
+	if (self->closed || self->killing || self->phase > RUNNING)
 		return 0;
+	self->killing = true;
 	(void)machine_send(self->machine, &kill);
 	(void)ad_timer_start(&self->timer, kill_ns);
 	return 0;

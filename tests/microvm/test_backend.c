@@ -1,0 +1,1115 @@
+/* SPDX-License-Identifier: MIT */
+/* What the microvm backend makes of a monitor and an agent that fail, lie or attack: a
+ * fake monitor does what a script says. After each: one `finished`, nothing left, and the
+ * same runner runs the next command. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+/* ---- a world whose machines are fake */
+
+static struct t_world *world;
+static char *image, *monitor, *monitor_name;
+
+static void put_file(const char *dir, const char *name, const char *text)
+{
+	char *path = t_format("%s/%s", dir, name);
+
+	t_write_file(path, text);
+	free(path);
+}
+
+static const char manifest[] =
+	"{\"format\": 1, \"protocol\": 1, \"files\": {\"vmlinux\": {\"size\": 6},"
+	" \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6}}}";
+
+/* Its path tells of the world, its name tells it from every other. */
+static void make_monitor(void)
+{
+	const char *program = getenv("AGENTD_TEST_MONITOR");
+	char *dir = t_format("%s/%s", world->dir, world->tag);
+
+	ck_assert_msg(program, "AGENTD_TEST_MONITOR is not set");
+	ck_assert_int_eq(mkdir(dir, 0755), 0);
+	monitor_name = t_format("vm%s", world->helper_name + 2);
+	monitor = t_format("%s/%s", dir, monitor_name);
+	ck_assert_int_eq(symlink(program, monitor), 0);
+	free(dir);
+}
+
+static void world_begin(void)
+{
+	world = t_world_new_bare(&(struct t_world_opts){ .backend = "microvm" });
+	image = t_format("%s/image", world->dir);
+	ck_assert_int_eq(mkdir(image, 0755), 0);
+	put_file(image, "image.json", manifest);
+	put_file(image, "vmlinux", "kernel");
+	put_file(image, "initramfs.cpio", "agents");
+	put_file(image, "root.erofs", "boot:\n");
+	make_monitor();
+	world->opts.microvm_image = image;
+	world->opts.microvm_monitor = monitor;
+	world->opts.microvm_guest = getenv("AGENTD_TEST_GUEST");
+}
+
+static void setup(void)
+{
+	world_begin();
+	t_world_start(world);
+}
+
+static void teardown(void)
+{
+	t_world_free(world);
+	free(image);
+	free(monitor);
+	free(monitor_name);
+}
+
+/* ---- runs that follow a script */
+
+struct play {
+	struct t_run run;
+	struct agentd_exec_opts opts;
+	char *script;
+	uint64_t fed; /* bytes of stdin */
+};
+
+static void play_init(struct play *play, const char *script)
+{
+	static unsigned int serial;
+
+	*play = (struct play){ .opts = { .size = sizeof(play->opts), .grace_ms = 50 } };
+	t_run_init(&play->run, world);
+	play->run.exec_opts = &play->opts;
+	play->run.userdata = play;
+	play->script = t_format("%s/script-%u", world->dir, serial++);
+	t_write_file(play->script, script);
+	play->run.ctx = t_world_context(world);
+	ck_assert_int_eq(agentd_context_set_rootfs(play->run.ctx, play->script, NULL), 0);
+}
+
+static void play_start(struct play *play, uint64_t timeout_ms)
+{
+	ck_assert_int_eq(t_run_start(&play->run, "true", timeout_ms), 0);
+}
+
+static void play_free(struct play *play)
+{
+	agentd_context_unref(play->run.ctx);
+	t_run_free(&play->run);
+	free(play->script);
+}
+
+static void play(struct play *play, const char *script, uint64_t timeout_ms)
+{
+	play_init(play, script);
+	play_start(play, timeout_ms);
+	t_run_wait(&play->run);
+}
+
+/* Of a run that is over. */
+static void expect_over(struct play *play)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(1000));
+	pid_t pid;
+
+	ck_assert_int_eq(play->run.finished, 1);
+	play_free(play);
+	t_world_expect_commands_dead(world, 1000);
+	/* the carrier: it has no environment to be known by */
+	while (t_count_processes(world->workdir, NULL, &pid, 1) > 0) {
+		ck_assert_msg(t_now() < deadline, "a carrier is left: %d", (int)pid);
+		t_sleep_ms(10);
+	}
+}
+
+static void expect_works(void)
+{
+	struct play next;
+
+	play(&next, "run: started out:works end exited:0 closed\n", 0);
+	t_expect_status(&next.run, AGENTD_STATUS_OK);
+	t_expect_cause(&next.run, AGENTD_CAUSE_EXITED);
+	t_expect_out(&next.run, AGENTD_STDOUT, "works");
+	expect_over(&next);
+}
+
+static size_t denials(const struct play *play)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < play->run.event_count; i++)
+		count += play->run.events[i].kind == T_DENIED;
+	return count;
+}
+
+static const char *error_of(const struct play *play)
+{
+	return agentd_error_message(agentd_result_error(play->run.result));
+}
+
+/* ---- what is not as it must be before anything boots */
+
+struct missing {
+	const char *file, *text; /* NULL: there is none */
+	int code;
+	const char *named, *remedy;
+};
+
+static const struct missing missing[] = {
+	{ "image.json", NULL, AGENTD_ERR_NOTFOUND, "image.json", "scripts/build-image" },
+	{ "image.json", "", AGENTD_ERR_INVALID, "image.json", "" },
+	{ "image.json", "{\"format\": 1", AGENTD_ERR_INVALID, "image.json", "" },
+	{ "image.json", "[]", AGENTD_ERR_UNSUPPORTED, "/image", "scripts/build-image" },
+	{ "image.json", "{\"format\": 2, \"protocol\": 1}", AGENTD_ERR_UNSUPPORTED, "format 2",
+	  "scripts/build-image" },
+	{ "image.json", "{\"format\": 1, \"protocol\": 9}", AGENTD_ERR_UNSUPPORTED, "protocol 9",
+	  "scripts/build-image" },
+	{ "image.json", "{\"format\": 1, \"protocol\": 1}", AGENTD_ERR_INVALID, "vmlinux",
+	  "scripts/build-image" },
+	{ "image.json", "{\"format\": 1, \"protocol\": 1, \"files\": {\"vmlinux\": 6}}",
+	  AGENTD_ERR_INVALID, "vmlinux", "scripts/build-image" },
+	{ "image.json",
+	  "{\"format\": 1, \"protocol\": 1, \"files\": {\"vmlinux\": {\"size\": -6}}}",
+	  AGENTD_ERR_INVALID, "vmlinux", "scripts/build-image" },
+	{ "vmlinux", NULL, AGENTD_ERR_NOTFOUND, "/vmlinux", "scripts/build-image" },
+	{ "vmlinux", "", AGENTD_ERR_INVALID, "/vmlinux", "scripts/build-image" },
+	{ "vmlinux", "kernels", AGENTD_ERR_INVALID, "/vmlinux", "scripts/build-image" },
+	{ "initramfs.cpio", NULL, AGENTD_ERR_NOTFOUND, "/initramfs.cpio", "scripts/build-image" },
+	{ "root.erofs", "short", AGENTD_ERR_INVALID, "/root.erofs", "scripts/build-image" },
+};
+
+static void expect_refused(int code, const char *named, const char *remedy)
+{
+	struct t_run run;
+
+	t_run(&run, world, "true", 0);
+	ck_assert_int_eq(run.started, 0);
+	ck_assert_int_ne(agentd_result_status(run.result), AGENTD_STATUS_OK);
+	ck_assert_msg(agentd_error_code(agentd_result_error(run.result)) == code,
+		      "code %d wanted: %s", code, t_run_story(&run));
+	ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)), named) &&
+			      strstr(agentd_error_message(agentd_result_error(run.result)), remedy),
+		      "\"%s\" and \"%s\" wanted: %s", named, remedy, t_run_story(&run));
+	t_run_free(&run);
+	t_world_expect_commands_dead(world, 1000);
+}
+
+/* V01 */
+START_TEST(image_missing)
+{
+	const struct missing *what = &missing[_i];
+	char *path;
+
+	world_begin();
+	path = t_format("%s/%s", image, what->file);
+	ck_assert_int_eq(unlink(path), 0);
+	if (what->text)
+		t_write_file(path, what->text);
+	t_world_start(world);
+	expect_refused(what->code, what->named, what->remedy);
+	free(path);
+	teardown();
+}
+END_TEST
+
+/* It was there when the backend was looked at. */
+START_TEST(image_vanishes)
+{
+	char *path = t_format("%s/vmlinux", image);
+
+	expect_works();
+	ck_assert_int_eq(truncate(path, 3), 0);
+	expect_refused(AGENTD_ERR_INVALID, path, "scripts/build-image");
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(mkfifo(path, 0644), 0);
+	expect_refused(AGENTD_ERR_INVALID, path, "");
+	ck_assert_int_eq(unlink(path), 0);
+	t_write_file(path, "kernel");
+	expect_works();
+	free(path);
+}
+END_TEST
+
+/* V02 */
+START_TEST(monitor_missing)
+{
+	world_begin();
+	ck_assert_int_eq(unlink(monitor), 0);
+	if (_i == 1)
+		t_write_file(monitor, "not a program");
+	t_world_start(world);
+	expect_refused(AGENTD_ERR_NOTFOUND, monitor, "qemu-system-x86");
+	teardown();
+}
+END_TEST
+
+/* Executable by its mode, but nothing that can run; and gone since it was looked at. */
+START_TEST(monitor_cannot_start)
+{
+	expect_works();
+	ck_assert_int_eq(unlink(monitor), 0);
+	expect_refused(AGENTD_ERR_SYSTEM, monitor_name, "No such file");
+	t_write_file(monitor, "not a program");
+	ck_assert_int_eq(chmod(monitor, 0755), 0);
+	expect_refused(AGENTD_ERR_SYSTEM, monitor_name, "");
+	ck_assert_int_eq(unlink(monitor), 0);
+	ck_assert_int_eq(symlink(getenv("AGENTD_TEST_MONITOR"), monitor), 0);
+	expect_works();
+}
+END_TEST
+
+START_TEST(kvm_required)
+{
+	static const char policy[] = "{\"min_isolation\": \"vm\", \"require_kvm\": true}";
+	agentd_policy *parsed = NULL;
+	struct t_run run;
+
+	if (access("/dev/kvm", R_OK | W_OK) == 0) {
+		t_skip("here is a /dev/kvm, which a fake monitor has no use for");
+		return;
+	}
+	ck_assert_int_eq(agentd_policy_from_json(policy, strlen(policy), &parsed, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(world->ctx, parsed, NULL), 0);
+	agentd_policy_unref(parsed);
+	t_run(&run, world, "true", 0);
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	t_expect_cause(&run, AGENTD_CAUSE_ISOLATION);
+	ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)), "/dev/kvm"),
+		      "%s", t_run_story(&run));
+	t_run_free(&run);
+	expect_works();
+}
+END_TEST
+
+/* ---- agents that break down or break the rules */
+
+struct fault {
+	const char *script;
+	bool started; /* the command is known to have begun */
+	int cause, code;
+	const char *text;
+};
+
+#define SPAWN false, AGENTD_CAUSE_SPAWN
+#define LOST true, AGENTD_CAUSE_BACKEND_LOST
+#define BROKEN AGENTD_ERR_PROTOCOL, "broke the protocol"
+
+static const struct fault faults[] = {
+	/* V03: the monitor ends by itself */
+	{ "boot: print:no-such-device die:3\n", SPAWN, AGENTD_ERR_BACKEND,
+	  "status 3: no-such-device" },
+	{ "boot: crash\n", SPAWN, AGENTD_ERR_BACKEND, "signal 6" },
+	{ "setup: die:0\n", SPAWN, AGENTD_ERR_BACKEND, "status 0" },
+	{ "put: die:0\n", SPAWN, AGENTD_ERR_BACKEND, "status 0" },
+	{ "run: die:0\n", SPAWN, AGENTD_ERR_BACKEND, "status 0" },
+	{ "run: started die:0\n", LOST, AGENTD_ERR_BACKEND, "status 0" },
+	{ "run: started flood:1000000 die:0\n", LOST, AGENTD_ERR_BACKEND, "status 0" },
+	/* the channel closes, the monitor lives on */
+	{ "boot: close\n", SPAWN, AGENTD_ERR_BACKEND, "closed its channel" },
+	{ "boot: hello\nsetup: close\n", SPAWN, AGENTD_ERR_BACKEND, "closed its channel" },
+	{ "run: started close\n", LOST, AGENTD_ERR_BACKEND, "closed its channel" },
+	/* the agent says that it cannot */
+	{ "setup: unready:erofs\n", SPAWN, AGENTD_ERR_BACKEND, "erofs" },
+	{ "put: undone:28\n", SPAWN, AGENTD_ERR_BACKEND, "microvm_memory_bytes" },
+	{ "put: undone:27\n", SPAWN, AGENTD_ERR_LIMIT, "the guest's disk" },
+	/* V08 */
+	{ "boot: noise:1048576\n", SPAWN, BROKEN },
+	{ "run: started noise:1048576\n", LOST, BROKEN },
+	/* V09: length, type, stream, what is zero, task */
+	{ "boot: raw:ffffffff4000000000000000\n", SPAWN, BROKEN },
+	{ "boot: raw:000000804000000000000000\n", SPAWN, BROKEN },
+	{ "boot: raw:000000004000000000000000\n", SPAWN, BROKEN },
+	{ "run: started raw:018000002001000002000000\n", LOST, BROKEN },
+	{ "run: started raw:000000002001000002000000\n", LOST, BROKEN },
+	{ "run: started raw:01000000ee00000000000000\n", LOST, BROKEN },
+	{ "run: started raw:01000000206300000200000000\n", LOST, BROKEN },
+	{ "run: started raw:01000000200101000200000000\n", LOST, BROKEN },
+	{ "run: started raw:01000000200100000000000000\n", LOST, BROKEN },
+	{ "run: started raw:01000000200100000900000000\n", LOST, BROKEN },
+	/* what only the host says: RUN */
+	{ "run: started raw:000000000400000002000000\n", LOST, BROKEN },
+	/* V11: order */
+	{ "boot: ready\n", SPAWN, BROKEN },
+	{ "boot: hello hello\n", SPAWN, BROKEN },
+	{ "boot: hello-of:7\n", SPAWN, AGENTD_ERR_PROTOCOL, "scripts/build-image" },
+	{ "setup: ready ready\n", SPAWN, BROKEN },
+	{ "put: started\n", SPAWN, BROKEN },
+	{ "run: exited:0\n", SPAWN, BROKEN },
+	{ "run: id:1 done\n", SPAWN, BROKEN },
+	{ "run: id:7 started\n", SPAWN, BROKEN },
+	{ "run: started started\n", LOST, BROKEN },
+	{ "run: started closed\n", LOST, BROKEN },
+	{ "run: started failed:late\n", LOST, BROKEN },
+	{ "run: started end end\n", LOST, BROKEN },
+	{ "run: started end overdraw:1\n", LOST, BROKEN },
+	/* V12: values */
+	{ "run: started-as:0\n", SPAWN, BROKEN },
+	{ "run: started-as:-1\n", SPAWN, BROKEN },
+	{ "run: started exited:0x7f\n", LOST, BROKEN },
+	{ "run: started exited:0x10000\n", LOST, BROKEN },
+	{ "run: started exited:-1\n", LOST, BROKEN },
+	{ "run: started limit:9\n", LOST, BROKEN },
+	/* V13: more words than anybody would have */
+	{ "run: started log:100000\n", LOST, BROKEN },
+};
+
+static void expect_fault(const struct fault *what)
+{
+	struct play run;
+
+	play(&run, what->script, 0);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, what->cause);
+	t_expect_exit(&run.run, -1);
+	ck_assert_msg((run.run.started == 1) == what->started, "%s", t_run_story(&run.run));
+	ck_assert_msg(agentd_error_code(agentd_result_error(run.run.result)) == what->code,
+		      "code %d wanted: %s", what->code, t_run_story(&run.run));
+	ck_assert_msg(strstr(error_of(&run), what->text), "\"%s\" wanted: %s", what->text,
+		      t_run_story(&run.run));
+	/* Well before any deadline of the backend's. */
+	ck_assert_uint_lt(t_run_wall_ms(&run.run), t_slack(10000));
+	expect_over(&run);
+}
+
+/* One after the other: what works for the next is not broken by the last. */
+START_TEST(fault_in_turn)
+{
+	for (size_t i = 0; i < T_COUNT(faults); i++)
+		expect_fault(&faults[i]);
+	expect_works();
+}
+END_TEST
+
+/* The exit status is known: what comes later cannot change it, and is told. */
+static const char *const late_faults[] = {
+	"run: started end exited:768 die:0\n",
+	"run: started end exited:768 exited:0\n",
+	"run: started end exited:768 noise:1000\n",
+	"run: started end exited:768 closed\nget: die:0\n",
+	"run: started end exited:768 closed\nget: close\n",
+	"run: started end exited:768 closed\nget: done\n",
+	"run: started end exited:768 closed\nget: undone:5\n",
+	"run: started end exited:768 closed closed\n",
+	"run: started end exited:768 closed\nget: entry:0:644:half:x files files-end done\n",
+	"run: started end exited:768 closed\nget: files-flood:4096 files-end done\n",
+};
+
+static void expect_late_fault(const char *script)
+{
+	struct play run;
+	int32_t state = 0;
+	const char *reason;
+
+	play(&run, script, 0);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, AGENTD_CAUSE_EXITED);
+	t_expect_exit(&run.run, 3);
+	reason = t_run_layer(&run.run, "workdir", &state);
+	ck_assert_msg(reason && strstr(reason, "did not all come back"), "%s",
+		      t_run_story(&run.run));
+	ck_assert_int_eq(state, AGENTD_LAYER_ABSENT);
+	ck_assert_uint_eq(denials(&run), 1);
+	expect_over(&run);
+}
+
+START_TEST(fault_after_exit)
+{
+	for (size_t i = 0; i < T_COUNT(late_faults); i++)
+		expect_late_fault(late_faults[i]);
+	expect_works();
+}
+END_TEST
+
+/* ---- agents that are odd, but within the rules */
+
+START_TEST(bytewise)
+{
+	struct play run;
+
+	play(&run,
+	     "boot: bytewise hello\nrun: started out:whole err:too log:3 end exited:512 closed\n",
+	     0);
+	t_expect_exit(&run.run, 2);
+	t_expect_out(&run.run, AGENTD_STDOUT, "whole");
+	t_expect_out(&run.run, AGENTD_STDERR, "too");
+	ck_assert_uint_eq(t_logs_count(&run.run.logs, "a word of the agent"), 3);
+	expect_over(&run);
+}
+END_TEST
+
+START_TEST(cannot_start)
+{
+	struct play run;
+
+	play(&run, "run: failed:true\n", 0);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, AGENTD_CAUSE_SPAWN);
+	ck_assert_int_eq(run.run.started, 0);
+	ck_assert_msg(strstr(error_of(&run), "Failed to spawn shell command"), "%s",
+		      t_run_story(&run.run));
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+static pid_t pid_called(const char *name)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(10000));
+	pid_t pid = 0;
+
+	while (t_count_processes(NULL, name, &pid, 1) == 0) {
+		ck_assert_msg(t_now() < deadline, "there is no %s", name);
+		t_world_loop(world, 10, NULL);
+	}
+	return pid;
+}
+
+/* V03, from outside */
+START_TEST(monitor_killed_booting)
+{
+	struct play run;
+
+	play_init(&run, "boot:\n");
+	play_start(&run, 0);
+	ck_assert_int_eq(kill(pid_called(monitor_name), SIGKILL), 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, AGENTD_CAUSE_SPAWN);
+	ck_assert_msg(strstr(error_of(&run), "killed by signal 9"), "%s", t_run_story(&run.run));
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+static void kill_monitor(struct t_run *run, enum t_event_kind kind)
+{
+	pid_t pid;
+
+	if (kind == (run->discard ? T_OUTPUT : T_STARTED) &&
+	    t_count_processes(NULL, monitor_name, &pid, 1) == 1)
+		(void)kill(pid, SIGKILL);
+}
+
+START_TEST(monitor_killed_running)
+{
+	struct play run;
+
+	/* once while nothing happens, once while its output streams */
+	play_init(&run, _i ? "run: started flood:1000000000000\n" : "run: started\n");
+	run.run.discard = _i != 0;
+	run.run.on_event = kill_monitor;
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, AGENTD_CAUSE_BACKEND_LOST);
+	t_expect_exit(&run.run, -1);
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+/* What carries the working directory is lost to the command, not to the library. */
+START_TEST(carrier_killed)
+{
+	struct play run;
+	pid_t pids[4];
+	size_t count;
+
+	play_init(&run, "run: started\n");
+	play_start(&run, 0);
+	ck_assert(t_world_loop(world, t_slack(10000), &run.run.started));
+	/* the supervisor of its sandbox has another name */
+	count = t_count_processes(world->workdir, NULL, pids, T_COUNT(pids));
+	ck_assert_uint_ge(count, 1);
+	for (size_t i = 0; i < count && i < T_COUNT(pids); i++)
+		(void)kill(pids[i], SIGKILL);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, AGENTD_CAUSE_BACKEND_LOST);
+	ck_assert_msg(strstr(error_of(&run), "carries the working directory"), "%s",
+		      t_run_story(&run.run));
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+/* ---- stopping */
+
+/* Each is told to stop and does not, or not by the rules. They take the same seconds. */
+static const struct {
+	const char *script;
+	int32_t status;
+} stubborn[] = {
+	{ "run: started stop\n", AGENTD_STATUS_TIMEOUT }, /* V04 */
+	{ "run: started\nkill:\n", AGENTD_STATUS_TIMEOUT },
+	{ "run: started ping\nkill:\n", AGENTD_STATUS_TIMEOUT }, /* V14 */
+	{ "run: started flood:1000000000000\nkill: flood:1000000000000\n", AGENTD_STATUS_TIMEOUT },
+	{ "run: log:1\nkill:\n", AGENTD_STATUS_KILLED },
+	{ "run: log:1\nkill: started\n", AGENTD_STATUS_KILLED },
+	/* A kill that is told by nobody is not one. */
+	{ "run: started end exited:0\nkill:\n", AGENTD_STATUS_OK },
+};
+
+/* The agent has been asked to run the command, whatever it makes of that. */
+static void wait_for_run(struct t_run *run)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(20000));
+
+	while (!run->started && t_logs_count(&run->logs, "a word of the agent") == 0) {
+		ck_assert_msg(t_now() < deadline, "%s", t_run_story(run));
+		t_world_loop(world, 10, NULL);
+	}
+}
+
+START_TEST(unanswered_kill)
+{
+	struct play runs[T_COUNT(stubborn)];
+	uint64_t at;
+
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		play_init(&runs[i], stubborn[i].script);
+		runs[i].run.discard = true;
+		play_start(&runs[i], t_slack(1500));
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++)
+		wait_for_run(&runs[i].run);
+	at = t_now();
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		if (stubborn[i].status == AGENTD_STATUS_KILLED)
+			ck_assert_int_eq(agentd_exec_kill(runs[i].run.exec), 0);
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		t_run_wait(&runs[i].run);
+		t_expect_status(&runs[i].run, stubborn[i].status);
+		ck_assert_msg(runs[i].run.end_ns - at < T_MS(t_slack(7000)), "%s",
+			      t_run_story(&runs[i].run));
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++)
+		expect_over(&runs[i]);
+	expect_works();
+}
+END_TEST
+
+/* V14: nothing that the agent sends is progress. */
+START_TEST(timeout)
+{
+	struct play run;
+
+	play(&run, "run: started ping log:50\n", 500);
+	t_expect_status(&run.run, AGENTD_STATUS_TIMEOUT);
+	t_expect_cause(&run.run, AGENTD_CAUSE_TIMEOUT);
+	ck_assert_int_eq(run.run.signo, SIGKILL);
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+/* At whatever point before the command runs. */
+static const char *const beginnings[] = { "boot:\n", "boot: prattle\n", "setup:\n",     "put:\n",
+					  "run:\n",  "boot: stop\n",    "boot: close\n" };
+
+START_TEST(cancel_before_start)
+{
+	struct play run;
+
+	play_init(&run, beginnings[_i]);
+	play_start(&run, 0);
+	pid_called(monitor_name);
+	t_world_loop(world, 200, NULL);
+	ck_assert_int_eq(agentd_exec_kill(run.run.exec), 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_KILLED);
+	t_expect_cause(&run.run, AGENTD_CAUSE_CANCELED);
+	ck_assert_int_eq(run.run.started, 0);
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+START_TEST(cancel_at_once)
+{
+	struct play run;
+
+	play_init(&run, "");
+	play_start(&run, 0);
+	ck_assert_int_eq(agentd_exec_cancel(run.run.exec), 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_KILLED);
+	ck_assert_int_eq(run.run.started, 0);
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+/* The runner goes while machines are in every state. */
+START_TEST(runner_gone)
+{
+	struct play runs[T_COUNT(beginnings)];
+
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		play_init(&runs[i], beginnings[i]);
+		play_start(&runs[i], 0);
+	}
+	t_world_loop(world, 500, NULL);
+	t_world_shutdown(world);
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		t_expect_status(&runs[i].run, AGENTD_STATUS_KILLED);
+		expect_over(&runs[i]);
+	}
+}
+END_TEST
+
+/* ---- streams */
+
+static void feed(struct t_run *run, enum t_event_kind kind)
+{
+	static uint8_t piece[10000];
+	const uint64_t all = MIB;
+	uint64_t *fed = &((struct play *)run->userdata)->fed;
+	size_t taken = 0;
+
+	if (kind != T_STARTED && kind != T_DRAINED)
+		return;
+	while (*fed < all) {
+		size_t len = all - *fed < sizeof(piece) ? (size_t)(all - *fed) : sizeof(piece);
+
+		for (size_t i = 0; i < len; i++)
+			piece[i] = (uint8_t)((*fed + i) % 251);
+		if (agentd_exec_write(run->exec, piece, len, &taken) != 0)
+			return;
+		*fed += taken;
+	}
+	ck_assert_int_eq(agentd_exec_close_stdin(run->exec), 0);
+}
+
+START_TEST(stdin_echoed)
+{
+	struct play run;
+
+	play_init(&run, "run: started cat end exited:0 closed\n");
+	run.opts.flags = AGENTD_EXEC_STDIN_OPEN;
+	run.run.on_event = feed;
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(run.run.out_len[AGENTD_STDOUT], MIB);
+	for (size_t i = 0; i < MIB; i++)
+		T_CHECK(run.run.out[AGENTD_STDOUT][i] == i % 251, "byte %zu is wrong", i);
+	expect_over(&run);
+}
+END_TEST
+
+/* An agent that does not take what is written gets no more than the window. */
+START_TEST(stdin_not_taken)
+{
+	struct play run;
+
+	play_init(&run, "run: started\n");
+	run.opts.flags = AGENTD_EXEC_STDIN_OPEN;
+	run.run.on_event = feed;
+	play_start(&run, 1000);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_TIMEOUT);
+	ck_assert_uint_gt(run.fed, 0);
+	ck_assert_uint_le(run.fed, 256 * 1024);
+	expect_over(&run);
+}
+END_TEST
+
+static int32_t pause_output(struct t_run *run, agentd_stream stream, const uint8_t *data,
+			    size_t len)
+{
+	(void)run;
+	(void)stream;
+	(void)data;
+	(void)len;
+	return AGENTD_SINK_PAUSE;
+}
+
+/* Nothing comes while the sink says "not now" but what was under way; then all does. */
+START_TEST(paused)
+{
+	const uint64_t all = 4 * MIB;
+	struct play run;
+	uint64_t before;
+
+	play_init(&run, "run: started flood:4194304 end exited:0 closed\n");
+	run.run.discard = true;
+	run.run.on_output = pause_output;
+	play_start(&run, 0);
+	t_world_loop(world, 1000, &run.run.finished);
+	before = run.run.total[AGENTD_STDOUT];
+	ck_assert_uint_gt(before, 0);
+	ck_assert_uint_le(before, 256 * 1024);
+	t_world_loop(world, 200, &run.run.finished);
+	ck_assert_uint_eq(run.run.total[AGENTD_STDOUT], before);
+	run.run.on_output = NULL;
+	ck_assert_int_eq(agentd_exec_resume(run.run.exec, AGENTD_STDOUT), 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(run.run.total[AGENTD_STDOUT], all);
+	expect_over(&run);
+}
+END_TEST
+
+/* More than there is credit for. */
+START_TEST(overdrawn)
+{
+	struct play run;
+
+	play_init(&run, "run: started overdraw:300000\n");
+	run.run.on_output = pause_output;
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_cause(&run.run, AGENTD_CAUSE_BACKEND_LOST);
+	ck_assert_msg(strstr(error_of(&run), "credit"), "%s", t_run_story(&run.run));
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+/* V13 */
+START_TEST(flood)
+{
+	const uint64_t all = t_is_small() ? 64 * MIB : 256 * MIB;
+	char *script = t_format("run: started flood:%llu end exited:0 closed\n",
+				(unsigned long long)all);
+	struct play run;
+	uint64_t rss;
+
+	expect_works();
+	rss = t_rss_bytes();
+	play_init(&run, script);
+	run.run.discard = true;
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	/* More than the sink is given by default is counted, and dropped. */
+	ck_assert_uint_eq(t_run_metric(&run.run, AGENTD_METRIC_STDOUT_BYTES), all);
+	ck_assert_uint_le(run.run.total[AGENTD_STDOUT], all);
+	if (!t_is_slow())
+		ck_assert_uint_lt(t_rss_bytes(), rss + 4 * MIB);
+	expect_over(&run);
+	free(script);
+}
+END_TEST
+
+/* The same by way of the files: they go to the carrier as fast as it takes them. */
+START_TEST(files_flood)
+{
+	enum { SIZE = 48 * 1024 * 1024 };
+	struct play run;
+	struct stat st;
+	uint64_t rss, most = 0;
+	char *path = t_format("%s/large", world->workdir);
+	char *script = t_format("get: large:%d files files-flood:%d whole files files-end done\n",
+				SIZE, SIZE);
+
+	expect_works();
+	rss = t_rss_bytes();
+	play_init(&run, script);
+	play_start(&run, 0);
+	while (!t_world_loop(world, 20, &run.run.finished)) {
+		uint64_t now = t_rss_bytes();
+
+		most = now > most ? now : most;
+	}
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(denials(&run), 0);
+	ck_assert_int_eq(stat(path, &st), 0);
+	ck_assert_int_eq(st.st_size, SIZE);
+	if (!t_is_slow())
+		ck_assert_msg(most < rss + 8 * MIB, "%llu KiB more were held",
+			      (unsigned long long)(most - rss) / 1024);
+	expect_over(&run);
+	free(path);
+	free(script);
+}
+END_TEST
+
+/* ---- V15: files that nobody's working directory has */
+
+static bool is_denied(const struct play *play, const char *rule, const char *target)
+{
+	char *line = t_format("\n%s %s\n", rule, target);
+	char *lines = t_format("\n%s", play->run.denials ? play->run.denials : "");
+	bool found = strstr(lines, line) != NULL;
+
+	free(line);
+	free(lines);
+	return found;
+}
+
+/* %s: the world's directory, which is above the working directory. */
+static const struct {
+	const char *entries, *denied;
+} hostile[] = {
+	{ "entry:0:644:../prey:evil", "../prey" },
+	{ "entry:0:644:sub/../../prey:evil", "sub/../../prey" },
+	{ "entry:0:644:%s/prey:evil", "%s/prey" },
+	{ "entry:0:644:./../prey:evil", "./../prey" },
+	{ "entry:2:777:door:%s entry:0:644:door/prey:evil", "door/prey" },
+	{ "entry:2:777:door:.. entry:5:755:door/made:", "door/made" },
+	{ "entry:2:777:door:../prey entry:1:644:second:door", "second" },
+	{ "entry:1:644:second:../prey", "second" },
+	{ "entry:1:644:second:%s/prey", "second" },
+	{ "entry:3:644:device:", "" }, /* 0:0, which deletes: of what is not there */
+	{ "entry:4:644:device:", "device" },
+	{ "entry:6:644:pipe:", "pipe" },
+	{ "entry:0:4755:set:evil", "set" },
+	{ "entry:0:2755:set:evil", "set" },
+};
+
+/* "%s" becomes the world's directory, however often. */
+static char *in_world(const char *text)
+{
+	return t_format(text, world->dir, world->dir);
+}
+
+static void expect_harmless(const char *with, const char *refused)
+{
+	char *entries = in_world(with), *target = in_world(refused);
+	char *script = t_format("get: %s entry:0:644:good:fine whole files files-end done\n",
+				entries);
+	char *prey = t_format("%s/prey", world->dir), *set = t_format("%s/set", world->workdir);
+	char *good = t_format("%s/good", world->workdir), *text;
+	struct play run;
+	struct stat st;
+
+	t_write_file(prey, "prey");
+	ck_assert_int_eq(chmod(world->dir, 0777), 0);
+	play(&run, script, 0);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_msg(!target[0] || is_denied(&run, "workdir", target), "\"%s\" wanted: %s", target,
+		      t_run_story(&run.run));
+	ck_assert_msg(target[0] || !run.run.denials, "%s", t_run_story(&run.run));
+	text = t_read_file(prey, NULL);
+	ck_assert_str_eq(text, "prey");
+	free(text);
+	ck_assert_int_eq(stat(prey, &st), 0);
+	ck_assert_uint_eq(st.st_nlink, 1);
+	/* what is no attack comes back all the same */
+	text = t_read_file(good, NULL);
+	ck_assert_msg(text && strcmp(text, "fine") == 0, "%s", t_run_story(&run.run));
+	free(text);
+	if (stat(set, &st) == 0)
+		ck_assert_uint_eq(st.st_mode & (S_ISUID | S_ISGID), 0);
+	free(set);
+	free(good);
+	set = t_format("%s/made", world->dir);
+	ck_assert_int_lt(access(set, F_OK), 0);
+	expect_over(&run);
+	t_remove_tree(world->workdir);
+	ck_assert_int_eq(mkdir(world->workdir, 0777), 0);
+	ck_assert_int_eq(chmod(world->workdir, 0777), 0);
+	free(set);
+	free(prey);
+	free(script);
+	free(target);
+	free(entries);
+}
+
+START_TEST(hostile_files)
+{
+	for (size_t i = 0; i < T_COUNT(hostile); i++)
+		expect_harmless(hostile[i].entries, hostile[i].denied);
+}
+END_TEST
+
+/* The host's file changes while the command runs: it stays, and that is told. */
+static void change_file(struct t_run *run, enum t_event_kind kind)
+{
+	if (kind != T_OUTPUT)
+		return;
+	put_file(run->world->workdir, "shared", "the host's second thoughts");
+	put_file(run->world->workdir, "new", "the host's");
+	ck_assert_int_eq(agentd_exec_close_stdin(run->exec), 0);
+}
+
+START_TEST(conflict)
+{
+	char *shared = t_format("%s/shared", world->workdir), *alone, *new, *text;
+	struct play run;
+
+	alone = t_format("%s/alone", world->workdir);
+	new = t_format("%s/new", world->workdir);
+	put_file(world->workdir, "shared", "first");
+	put_file(world->workdir, "alone", "first");
+	/* the command's user may not be the owner */
+	ck_assert_int_eq(chmod(shared, 0666), 0);
+	ck_assert_int_eq(chmod(alone, 0666), 0);
+	play_init(&run, "run: started out:go cat end exited:0 closed\n"
+			"get: entry:0:644:shared:guest entry:0:644:alone:guest "
+			"entry:0:644:new:guest whole files files-end done\n");
+	run.opts.flags = AGENTD_EXEC_STDIN_OPEN;
+	run.run.on_event = change_file;
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_msg(is_denied(&run, "conflict", "shared"), "%s", t_run_story(&run.run));
+	ck_assert_msg(is_denied(&run, "conflict", "new"), "%s", t_run_story(&run.run));
+	ck_assert_uint_eq(denials(&run), 2);
+	text = t_read_file(shared, NULL);
+	ck_assert_str_eq(text, "the host's second thoughts");
+	free(text);
+	text = t_read_file(new, NULL);
+	ck_assert_str_eq(text, "the host's");
+	free(text);
+	text = t_read_file(alone, NULL);
+	ck_assert_str_eq(text, "guest");
+	free(text);
+	expect_over(&run);
+	free(shared);
+	free(alone);
+	free(new);
+}
+END_TEST
+
+/* More than a working directory may hold: the carrier stops it. */
+START_TEST(files_beyond_limit)
+{
+	struct play run;
+	const char *reason;
+
+	play(&run,
+	     "get: large:1000000000000 files files-flood:1000000000000 whole files "
+	     "files-end done\n",
+	     0);
+	/* The command itself had ended well. */
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	reason = t_run_layer(&run.run, "workdir", NULL);
+	ck_assert_msg(reason && strstr(reason, "large"), "%s", t_run_story(&run.run));
+	expect_over(&run);
+	expect_works();
+}
+END_TEST
+
+/* A command that may only read gets nothing carried back, whatever the agent offers. */
+START_TEST(read_only)
+{
+	char *policy;
+	struct play run;
+
+	world_begin();
+	policy = t_format("{\"min_isolation\": \"none\", \"paths\": {\"read\": [\"/\"],"
+			  " \"exec\": [\"/\"], \"write\": [\"%s\"]}}",
+			  world->home);
+	world->opts.runner_policy = policy;
+	t_world_start(world);
+	play(&run, "get: print:asked die:1\n", 0);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(denials(&run), 0);
+	expect_over(&run);
+	free(policy);
+	teardown();
+}
+END_TEST
+
+/* ---- the backend's own deadlines */
+
+static const struct {
+	const char *script, *text;
+	uint64_t after_ms;
+	int cause;
+} late[] = {
+	{ "boot:\n", "did not boot within 30 s", 30000, AGENTD_CAUSE_SPAWN }, /* V07 */
+	{ "setup: ping\n", "did not set itself up within 15 s", 15000, AGENTD_CAUSE_SPAWN },
+	{ "put: ping\n", "carried into the virtual machine within 60 s", 60000,
+	  AGENTD_CAUSE_SPAWN },
+	{ "get: ping\n", "it took more than 60 s", 60000, AGENTD_CAUSE_EXITED },
+};
+
+START_TEST(deadlines)
+{
+	struct play runs[T_COUNT(late)];
+
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		play_init(&runs[i], late[i].script);
+		play_start(&runs[i], 0);
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		struct t_run *run = &runs[i].run;
+		const char *reason;
+
+		ck_assert(t_world_loop(world, t_slack(80000), &run->finished));
+		t_expect_cause(run, late[i].cause);
+		reason = late[i].cause == AGENTD_CAUSE_EXITED ? t_run_layer(run, "workdir", NULL) :
+								error_of(&runs[i]);
+		ck_assert_msg(reason && strstr(reason, late[i].text), "%s", t_run_story(run));
+		ck_assert_uint_ge(t_run_wall_ms(run), late[i].after_ms);
+		ck_assert_uint_lt(t_run_wall_ms(run), late[i].after_ms + t_slack(5000));
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++)
+		expect_over(&runs[i]);
+	expect_works();
+}
+END_TEST
+
+static TCase *in_a_world(const char *name, unsigned int seconds)
+{
+	TCase *tcase = t_case(name, seconds);
+
+	tcase_add_checked_fixture(tcase, setup, teardown);
+	return tcase;
+}
+
+static int run_deadlines(void)
+{
+	TCase *tcase = in_a_world("deadlines", 120);
+
+	tcase_add_test(tcase, deadlines);
+	return t_main("microvm deadlines", &tcase, 1);
+}
+
+static int run_all(void)
+{
+	TCase *images = t_case("images", 20), *starts = in_a_world("starts", 20);
+	TCase *broken = in_a_world("faults", 120), *ends = in_a_world("ends", 40);
+	TCase *streams = in_a_world("streams", 60), *files = in_a_world("files", 60);
+	TCase *const cases[] = { images, starts, broken, ends, streams, files };
+
+	tcase_add_loop_test(images, image_missing, 0, T_COUNT(missing));
+	tcase_add_loop_test(images, monitor_missing, 0, 2);
+	tcase_add_test(images, read_only);
+	tcase_add_test(starts, image_vanishes);
+	tcase_add_test(starts, monitor_cannot_start);
+	tcase_add_test(starts, kvm_required);
+	tcase_add_test(broken, fault_in_turn);
+	tcase_add_test(broken, fault_after_exit);
+	tcase_add_test(broken, bytewise);
+	tcase_add_test(broken, cannot_start);
+	tcase_add_test(ends, monitor_killed_booting);
+	tcase_add_loop_test(ends, monitor_killed_running, 0, 2);
+	tcase_add_test(ends, carrier_killed);
+	tcase_add_test(ends, unanswered_kill);
+	tcase_add_test(ends, timeout);
+	tcase_add_loop_test(ends, cancel_before_start, 0, T_COUNT(beginnings));
+	tcase_add_test(ends, cancel_at_once);
+	tcase_add_test(ends, runner_gone);
+	tcase_add_test(streams, stdin_echoed);
+	tcase_add_test(streams, stdin_not_taken);
+	tcase_add_test(streams, paused);
+	tcase_add_test(streams, overdrawn);
+	tcase_add_test(streams, flood);
+	tcase_add_test(streams, files_flood);
+	tcase_add_test(files, hostile_files);
+	tcase_add_test(files, conflict);
+	tcase_add_test(files, files_beyond_limit);
+	return t_main("microvm", cases, T_COUNT(cases));
+}
+
+int main(int argc, char **argv)
+{
+	return argc > 1 && strcmp(argv[1], "deadlines") == 0 ? run_deadlines() : run_all();
+}
