@@ -51,7 +51,9 @@ def manifest(image="image"):
 
 # ---- a kernel
 
-KERNEL = subprocess.run(["strip", "-o", "/dev/stdout", AGENT], capture_output=True).stdout
+subprocess.run(["strip", "-o", path("stripped"), AGENT], check=True)
+with open(path("stripped"), "rb") as stripped:
+    KERNEL = stripped.read()
 DEPENDS = {
     "virtio_ring": "",
     "virtio": "virtio_ring",

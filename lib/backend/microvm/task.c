@@ -63,11 +63,14 @@ struct vm_task {
 
 /* ---- the end */
 
-/* Something to deliver that is still waited for: after a kill not for who does not read. */
+/* Something to deliver that is still waited for: after a kill, or when the machine is lost,
+ * not for who does not read. */
 static bool holds_output(const struct vm_task *self)
 {
+	bool lost = self->killed || (self->err && !self->exited);
+
 	for (size_t i = 0; i < AD_COUNT(self->held); i++) {
-		if (self->held[i].len > 0 && !(self->killed && self->paused[i]))
+		if (self->held[i].len > 0 && !(lost && self->paused[i]))
 			return true;
 	}
 	return false;
