@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""Runs what it is asked for and answers how long that took, in ns: the start of the
+interpreter is not what is measured.
+
+A request is a line with the arguments separated by tabs.
+"""
+
+import subprocess
+import sys
+import time
+
+for line in sys.stdin:
+    argv = line.rstrip("\n").split("\t")
+    begin = time.monotonic_ns()
+    subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    print(time.monotonic_ns() - begin, flush=True)
