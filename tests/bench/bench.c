@@ -364,6 +364,85 @@ void bench_run_program(const char *const *argv, enum bench_how how)
 		bench_fail(argv[0], "did not exit with 0");
 }
 
+/* ---- a process of its own for who forks */
+
+/* A request is a line with the arguments separated by tabs; an empty one is the last. */
+static _Noreturn void serve(double (*run)(const char *const *argv))
+{
+	char line[4096];
+
+	while (fgets(line, sizeof(line), stdin) && line[0] != '\n') {
+		const char *argv[16] = { NULL };
+		char *save = NULL, *word = strtok_r(line, "\t\n", &save);
+
+		for (size_t i = 0; word && i + 1 < BENCH_COUNT(argv); i++) {
+			argv[i] = word;
+			word = strtok_r(NULL, "\t\n", &save);
+		}
+		printf("%.3f\n", run(argv));
+		fflush(stdout);
+	}
+	_exit(0);
+}
+
+static void server_open(struct bench_server *server, double (*run)(const char *const *argv),
+			const char *const *argv)
+{
+	int in[2], out[2];
+
+	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
+		bench_fail("pipe2", strerror(errno));
+	server->pid = fork();
+	if (server->pid == 0) {
+		if (dup2(in[0], STDIN_FILENO) < 0 || dup2(out[1], STDOUT_FILENO) < 0)
+			_exit(127);
+		if (run)
+			serve(run);
+		execv(argv[0], (char *const *)(uintptr_t)argv);
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	server->requests = fdopen(in[1], "w");
+	server->answers = fdopen(out[0], "r");
+	if (server->pid < 0 || !server->requests || !server->answers)
+		bench_fail("a server", strerror(errno));
+}
+
+void bench_server_open(struct bench_server *server, double (*run)(const char *const *argv))
+{
+	server_open(server, run, NULL);
+}
+
+void bench_server_open_program(struct bench_server *server, const char *const *argv)
+{
+	server_open(server, NULL, argv);
+}
+
+double bench_server_ask(struct bench_server *server, const char *const *argv)
+{
+	FILE *requests = server->requests;
+	char line[64];
+
+	for (size_t i = 0; argv[i]; i++)
+		fprintf(requests, "%s%s", i > 0 ? "\t" : "", argv[i]);
+	fputc('\n', requests);
+	if (fflush(requests) != 0 || !fgets(line, sizeof(line), server->answers))
+		bench_fail(argv[0], "no answer");
+	return strtod(line, NULL);
+}
+
+void bench_server_close(struct bench_server *server)
+{
+	FILE *requests = server->requests;
+
+	fputc('\n', requests);
+	fclose(requests);
+	if (bench_wait(server->pid) != 0)
+		bench_fail("a server", "did not exit with 0");
+	fclose(server->answers);
+}
+
 /* ---- the runner that is measured */
 
 static void on_started(agentd_exec *exec, void *userdata)

@@ -79,6 +79,23 @@ int bench_wait(int pid);
 /* From start to finish; ends the benchmark unless it exits with 0. */
 void bench_run_program(const char *const *argv, enum bench_how how);
 
+/* ---- a process of its own for who forks
+ *
+ * fork() leaves every page of its caller to be faulted in again, which would fall on
+ * whatever is measured next in the same process. */
+
+struct bench_server {
+	int pid;
+	void *requests, *answers; /* FILE */
+};
+
+/* run says how many us it took. */
+void bench_server_open(struct bench_server *server, double (*run)(const char *const *argv));
+/* argv: a program that does the same, with a line per request. */
+void bench_server_open_program(struct bench_server *server, const char *const *argv);
+double bench_server_ask(struct bench_server *server, const char *const *argv);
+void bench_server_close(struct bench_server *server);
+
 /* ---- the runner that is measured */
 
 struct event_base;

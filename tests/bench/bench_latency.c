@@ -4,10 +4,7 @@
  *
  *     bench_latency [--quick]
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -54,71 +51,17 @@ static const char *const names[TOOLS] = {
 static struct bench_runner runners[SUBJECTS];
 static struct tool_command tools[TOOL_COUNT];
 
-/* ---- Python, kept running */
+static const char *const python_argv[] = { "/usr/bin/python3", "-S", "-B", BENCH_PYTHON_PEER,
+					   NULL };
+static struct bench_server servers[TOOLS]; /* pid 0: not one of these */
 
-static struct {
-	FILE *requests, *answers;
-	int pid;
-	const char *cannot;
-} python;
-
-static void python_open(void)
-{
-	static const char *const argv[] = { "/usr/bin/python3", "-S", "-B", BENCH_PYTHON_PEER,
-					    NULL };
-	int in[2], out[2];
-
-	if (access(argv[0], X_OK) < 0) {
-		python.cannot = "not installed";
-		return;
-	}
-	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
-		bench_fail("pipe2", strerror(errno));
-	python.pid = fork();
-	if (python.pid == 0) {
-		if (dup2(in[0], STDIN_FILENO) >= 0 && dup2(out[1], STDOUT_FILENO) >= 0)
-			execv(argv[0], (char *const *)(uintptr_t)argv);
-		_exit(127);
-	}
-	close(in[0]);
-	close(out[1]);
-	python.requests = fdopen(in[1], "w");
-	python.answers = fdopen(out[0], "r");
-	if (python.pid < 0 || !python.requests || !python.answers)
-		bench_fail(argv[0], strerror(errno));
-}
-
-static double python_us(const char *const *argv)
-{
-	char line[64];
-
-	for (size_t i = 0; argv[i]; i++)
-		fprintf(python.requests, "%s%s", i > 0 ? "\t" : "", argv[i]);
-	fputc('\n', python.requests);
-	if (fflush(python.requests) != 0 || !fgets(line, sizeof(line), python.answers))
-		bench_fail("python", "no answer");
-	return strtod(line, NULL) / 1e3;
-}
-
-static void python_close(void)
-{
-	if (python.cannot)
-		return;
-	fclose(python.requests);
-	fclose(python.answers);
-	if (bench_wait(python.pid) != 0)
-		bench_fail("python", "did not exit with 0");
-}
-
-/* ---- all of them */
-
-static const char *name_of(enum subject subject)
+static const char *name_of(int subject)
 {
 	return subject >= TOOLS ? tool_name((enum tool)(subject - TOOLS)) : names[subject];
 }
 
 /* NULL: it can. */
-static const char *why_not(enum subject subject)
+static const char *why_not(int subject)
 {
 #ifndef BENCH_HAVE_UV
 	if (subject == LIBUV)
@@ -128,54 +71,89 @@ static const char *why_not(enum subject subject)
 	if (subject == GLIB)
 		return "built without";
 #endif
-	if (subject == PYTHON)
-		return python.cannot;
+	if (subject == PYTHON && access(python_argv[0], X_OK) < 0)
+		return "not installed";
 	if (subject >= TOOLS && tools[subject - TOOLS].cannot[0])
 		return tools[subject - TOOLS].cannot;
 	return NULL;
 }
 
-static void run(enum subject subject, const char *const *argv)
+/* ---- in a process of their own */
+
+static double timed(uint64_t (*peer)(const char *const *argv), const char *const *argv)
 {
-	switch (subject) {
-	case SPAWN:
-		bench_run_program(argv, BENCH_SPAWN);
-		break;
-	case SPAWN_READ:
-		peer_read_loop(argv);
-		break;
-	case VFORK:
-		bench_run_program(argv, BENCH_VFORK);
-		break;
-	case FORK:
-		bench_run_program(argv, BENCH_FORK);
-		break;
+	uint64_t begin = bench_now_ns();
+
+	peer(argv);
+	return (double)(bench_now_ns() - begin) / 1e3;
+}
+
+static uint64_t fork_and_wait(const char *const *argv)
+{
+	bench_run_program(argv, BENCH_FORK);
+	return 0;
+}
+
+static double by_fork(const char *const *argv)
+{
+	return timed(fork_and_wait, argv);
+}
+
 #ifdef BENCH_HAVE_UV
-	case LIBUV:
-		peer_uv(argv);
-		break;
+static double by_uv(const char *const *argv)
+{
+	return timed(peer_uv, argv);
+}
+#endif
+
+#ifdef BENCH_HAVE_GLIB
+static double by_glib(const char *const *argv)
+{
+	return timed(peer_glib, argv);
+}
+#endif
+
+static void open_servers(void)
+{
+	bench_server_open(&servers[FORK], by_fork);
+#ifdef BENCH_HAVE_UV
+	bench_server_open(&servers[LIBUV], by_uv);
 #endif
 #ifdef BENCH_HAVE_GLIB
-	case GLIB:
-		peer_glib(argv);
-		break;
+	bench_server_open(&servers[GLIB], by_glib);
 #endif
-	case HOST:
-	case SANDBOX:
-	case PREWARMED:
-		bench_runner_run(&runners[subject]);
-		break;
-	default:
-		tool_run(&tools[subject - TOOLS]);
+	if (!why_not(PYTHON))
+		bench_server_open_program(&servers[PYTHON], python_argv);
+}
+
+static void close_servers(void)
+{
+	for (int subject = 0; subject < TOOLS; subject++) {
+		if (servers[subject].pid > 0)
+			bench_server_close(&servers[subject]);
+		servers[subject].pid = 0;
 	}
 }
 
-static void measure_once(enum subject subject, const char *const *argv,
-			 struct bench_samples *samples)
+/* ---- all of them */
+
+static void run(int subject, const char *const *argv)
+{
+	if (subject == SPAWN || subject == VFORK)
+		bench_run_program(argv, subject == SPAWN ? BENCH_SPAWN : BENCH_VFORK);
+	else if (subject == SPAWN_READ)
+		peer_read_loop(argv);
+	else if (subject < TOOLS)
+		bench_runner_run(&runners[subject]);
+	else
+		tool_run(&tools[subject - TOOLS]);
+}
+
+static void measure_once(int subject, const char *const *argv, struct bench_samples *samples)
 {
 	bench_sleep_ms(PAUSE_MS);
-	if (subject == PYTHON) {
-		bench_sample(samples, python_us(argv));
+	if (subject < TOOLS && servers[subject].pid > 0) {
+		bench_sample(samples, bench_server_ask(&servers[subject], argv));
 	} else {
 		uint64_t begin = bench_now_ns();
 
@@ -229,7 +207,7 @@ static void measure_programs(int times, size_t count)
 	bool all[SUBJECTS];
 
 	memset(all, true, sizeof(all));
-	python_open();
+	open_servers();
 	for (size_t i = 0; i < BENCH_COUNT(programs) && i < count; i++) {
 		for (int tool = 0; tool < TOOL_COUNT; tool++)
 			tool_prepare(tool, programs[i].argv, &tools[tool]);
@@ -237,7 +215,7 @@ static void measure_programs(int times, size_t count)
 		for (int tool = 0; tool < TOOL_COUNT; tool++)
 			tool_release(&tools[tool]);
 	}
-	python_close();
+	close_servers();
 }
 
 /* The same beside a host program that is large. */
@@ -252,7 +230,10 @@ static void measure_large(int times, bool quick)
 		const char *why;
 
 		if (bench_hold(size, &why)) {
+			/* As large as we are. */
+			bench_server_open(&servers[FORK], by_fork);
 			measure(size->name, argv, taken, times);
+			close_servers();
 			bench_let_go();
 			continue;
 		}
