@@ -493,9 +493,9 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 /* What programs need to be seen in a sandbox. */
 static void allow_programs(agentd_policy *policy)
 {
-	static const char *const paths[] = { "/usr",     "/bin",   "/sbin",
-					     "/lib",     "/lib64", BENCH_STATIC_TRUE,
-					     BENCH_FLOOD };
+	static const char *const paths[] = {
+		"/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", BENCH_STATIC_TRUE, BENCH_FLOOD
+	};
 	const uint32_t access = AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC;
 	agentd_error *err = NULL;
 	struct stat st;

@@ -117,7 +117,7 @@ void bench_runner_open(struct bench_runner *runner, struct event_base *base, con
 		       uint32_t prewarm, uint32_t max_running);
 void bench_runner_set_argv(struct bench_runner *runner, const char *const *argv);
 /* Borrowed, until it has finished. */
-agentd_exec *bench_runner_start(struct bench_runner *runner, uint32_t flags);
+agentd_exec *bench_runner_start(struct bench_runner *runner, uint32_t flags); /* AGENTD_EXEC_* */
 /* Run the loop until a counter has got there. */
 void bench_runner_until(struct bench_runner *runner, const unsigned int *counter,
 			unsigned int target);

@@ -16,13 +16,14 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bench.h"
 
 enum {
 	SKIP = 77,
-	FDS_EACH = 3,
+
 	/* what --check wants */
 	CHECK_MANY = 1000,
 	CHECK_MANY_SANDBOXES = 200,
@@ -35,7 +36,8 @@ enum {
 };
 
 static const char *const true_argv[] = { "/bin/true", NULL };
-static const char *const wait_argv[] = { "/bin/sh", "-c", "read x; exit 0", NULL };
+/* In the working directory: commands wait there until each has got a line of its own. */
+static const char *const wait_argv[] = { "/bin/sh", "-c", "read x <gate; exit 0", NULL };
 
 /* ---- looking at ourselves */
 
@@ -230,6 +232,26 @@ static uint64_t helper_bytes(void)
 
 /* ---- at once */
 
+static int open_gate(void)
+{
+	int fd;
+
+	if (chdir(bench_workdir()) < 0 || (mkfifo("gate", 0600) < 0 && errno != EEXIST))
+		bench_fail("gate", strerror(errno));
+	fd = open("gate", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		bench_fail("gate", strerror(errno));
+	return fd;
+}
+
+static void pass_gate(int fd, unsigned int many)
+{
+	while (many-- > 0) {
+		if (write(fd, "\n", 1) != 1)
+			bench_fail("gate", strerror(errno));
+	}
+}
+
 struct many {
 	double launch_us, end_us; /* each */
 	double host_bytes;        /* each */
@@ -237,15 +259,11 @@ struct many {
 	bool all_waited, all_right;
 };
 
-static void many_commands(const char *backend, unsigned int many, struct many *ret)
+static void many_commands(const char *backend, unsigned int many, uint32_t flags, struct many *ret)
 {
-	agentd_exec **execs = calloc(many, sizeof(*execs));
-	struct bench_runner runner;
 	uint64_t before, with, helper, helper_with, begin, launched, done;
-
-	if (!execs)
-		bench_fail("calloc", "out of memory");
-	memset(execs, 0, many * sizeof(*execs)); /* touched: it is not the library's */
+	struct bench_runner runner;
+	int gate = open_gate();
 	bench_runner_open(&runner, NULL, backend, 0, many);
 	bench_runner_set_argv(&runner, true_argv);
 	bench_runner_run(&runner);
@@ -254,17 +272,14 @@ static void many_commands(const char *backend, unsigned int many, struct many *r
 	before = own_private_bytes();
 	begin = bench_now_ns();
 	for (unsigned int i = 0; i < many; i++)
-		execs[i] = bench_runner_start(&runner, AGENTD_EXEC_STDIN_OPEN);
+		bench_runner_start(&runner, flags);
 	bench_runner_until(&runner, &runner.started, 1 + many);
 	launched = bench_now_ns();
 	with = private_bytes("/proc/self/smaps_rollup");
 	helper_with = helper_bytes();
 	ret->all_waited = runner.finished == 1;
 	done = bench_now_ns();
-	for (unsigned int i = 0; i < many; i++) {
-		if (agentd_exec_close_stdin(execs[i]) < 0)
-			bench_fail("agentd_exec_close_stdin", "failed");
-	}
+	pass_gate(gate, many);
 	bench_runner_until(&runner, &runner.finished, 1 + many);
 	ret->end_us = (double)(bench_now_ns() - done) / 1e3 / many;
 	ret->launch_us = (double)(launched - begin) / 1e3 / many;
@@ -272,46 +287,41 @@ static void many_commands(const char *backend, unsigned int many, struct many *r
 	ret->helper_bytes = ((double)helper_with - (double)helper) / many;
 	ret->all_right = runner.ok == 1 + many;
 	bench_runner_close(&runner);
-	free(execs);
+	close(gate);
 }
 
-/* The same by posix_spawn, with the same pipes; nobody helps. */
+/* The same by posix_spawn, with the same pipe; nobody helps. */
 static void many_programs(unsigned int many, struct many *ret)
 {
 	struct {
-		int pid, fds[FDS_EACH];
+		int pid, fd;
 	} *all = calloc(many, sizeof(*all));
+	int gate = open_gate();
 	uint64_t begin, launched;
 
 	if (!all)
 		bench_fail("calloc", "out of memory");
 	begin = bench_now_ns();
 	for (unsigned int i = 0; i < many; i++) {
-		int ends[FDS_EACH][2];
+		int ends[2];
 
-		for (int j = 0; j < FDS_EACH; j++) {
-			if (pipe2(ends[j], O_CLOEXEC) < 0)
-				bench_fail("pipe2", strerror(errno));
-		}
-		all[i].pid = bench_spawn(wait_argv, BENCH_SPAWN,
-					 (int[]){ ends[0][0], ends[1][1], ends[2][1] });
-		for (int j = 0; j < FDS_EACH; j++) {
-			close(ends[j][j == 0 ? 0 : 1]);
-			all[i].fds[j] = ends[j][j == 0 ? 1 : 0];
-		}
+		if (pipe2(ends, O_CLOEXEC) < 0)
+			bench_fail("pipe2", strerror(errno));
+		all[i].pid = bench_spawn(wait_argv, BENCH_SPAWN, (int[]){ -1, ends[1], ends[1] });
+		close(ends[1]);
+		all[i].fd = ends[0];
 	}
 	launched = bench_now_ns();
-	for (unsigned int i = 0; i < many; i++)
-		close(all[i].fds[0]);
+	pass_gate(gate, many);
 	ret->all_right = true;
 	for (unsigned int i = 0; i < many; i++) {
 		ret->all_right &= bench_wait(all[i].pid) == 0;
-		close(all[i].fds[1]);
-		close(all[i].fds[2]);
+		close(all[i].fd);
 	}
 	ret->end_us = (double)(bench_now_ns() - launched) / 1e3 / many;
 	ret->launch_us = (double)(launched - begin) / 1e3 / many;
 	ret->all_waited = true;
+	close(gate);
 	free(all);
 }
 
@@ -359,7 +369,8 @@ static void measure_subject(const char *where, int subject, unsigned int many, i
 		if (subject == SPAWN)
 			many_programs(many, &result);
 		else
-			many_commands(subject == HOST ? "host" : "sandbox", many, &result);
+			many_commands(subject == HOST ? "host" : "sandbox", many,
+				      AGENTD_EXEC_MERGE_STDERR, &result);
 		if (!result.all_waited || !result.all_right)
 			bench_fail(subjects[subject], "a command ended otherwise than it should");
 		bench_sample(&samples[LAUNCH], result.launch_us);
@@ -384,8 +395,8 @@ static void measure(unsigned int many, unsigned int sandboxes_max, int times)
 {
 	struct rlimit files;
 	char where[32];
-	bool enough = getrlimit(RLIMIT_NOFILE, &files) == 0 &&
-		      files.rlim_cur >= (rlim_t)many * FDS_EACH + 64;
+	/* Each has one, of its output. */
+	bool enough = getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur >= many + 64;
 
 	snprintf(where, sizeof(where), "%u at once", many);
 	for (int subject = 0; subject < SUBJECTS; subject++) {
@@ -402,9 +413,6 @@ static void measure(unsigned int many, unsigned int sandboxes_max, int times)
 
 static void measure_all(bool quick)
 {
-	struct rlimit more = { .rlim_cur = 65536, .rlim_max = 65536 };
-
-	setrlimit(RLIMIT_NOFILE, &more); /* only root may, and else it is said below */
 	measure(1, 1, quick ? 2 : 20);
 	if (quick) {
 		measure(50, 50, 1);
@@ -431,7 +439,7 @@ static bool check_many(const char *backend, unsigned int count)
 	struct many many;
 	bool good;
 
-	many_commands(backend, count, &many);
+	many_commands(backend, count, AGENTD_EXEC_STDIN_OPEN, &many);
 	printf("# %u commands alive at once, backend %s: %.0f bytes of the host program each\n",
 	       count, backend, many.host_bytes);
 	good = verdict(many.all_waited, "every command waits");
