@@ -257,8 +257,8 @@ int main(int argc, char **argv)
 	bench_runner_open(&runners[HOST], NULL, "host", 0, 1);
 	bench_runner_open(&runners[SANDBOX], NULL, "sandbox", 0, 1);
 	bench_runner_open(&runners[PREWARMED], NULL, "sandbox", PREWARM, 1);
-	measure_programs(quick ? 2 : 200, quick ? 2 : SIZE_MAX);
-	measure_large(quick ? 2 : 100, quick);
+	measure_programs(quick ? 2 : 100, quick ? 2 : SIZE_MAX);
+	measure_large(quick ? 2 : 60, quick);
 	for (int subject = HOST; subject <= PREWARMED; subject++)
 		bench_runner_close(&runners[subject]);
 	bench_exit();

@@ -84,12 +84,12 @@ static void measure(const char *where, const char *const *argv, int times)
 
 int main(int argc, char **argv)
 {
-	static const char *const large[] = { BENCH_FLOOD, "131072", "8192", NULL };
+	static const char *const large[] = { BENCH_FLOOD, "131072", "4096", NULL };
 	static const char *const large_few[] = { BENCH_FLOOD, "131072", "64", NULL };
-	static const char *const small[] = { BENCH_FLOOD, "4096", "131072", NULL };
+	static const char *const small[] = { BENCH_FLOOD, "4096", "65536", NULL };
 	static const char *const small_few[] = { BENCH_FLOOD, "4096", "2048", NULL };
 	bool quick = bench_init(argc, argv);
-	const int times = quick ? 2 : 15;
+	const int times = quick ? 2 : 11;
 
 	bench_runner_open(&on_host, NULL, "host", 0, 1);
 	bench_runner_open(&in_sandbox, NULL, "sandbox", 0, 1);
