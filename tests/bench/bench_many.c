@@ -66,7 +66,8 @@ static uint64_t rss_bytes(void)
 	return bench_proc_kb("/proc/self/smaps_rollup", names);
 }
 
-/* Not what tests make, also those that run elsewhere: they name it agentd-WORD-*. */
+/* Not what tests make, also those that run elsewhere: they name it agentd-WORD-* or
+ * agentd-WORD.*. */
 static bool is_ours(const char *name)
 {
 	static const char prefix[] = "agentd-", letters[] = "abcdefghijklmnopqrstuvwxyz";
@@ -76,7 +77,7 @@ static bool is_ours(const char *name)
 	if (strncmp(name, prefix, sizeof(prefix) - 1) != 0)
 		return strstr(name, "agentd") != NULL;
 	len = strspn(word, letters);
-	return len == 0 || word[len] != '-';
+	return len == 0 || (word[len] != '-' && word[len] != '.');
 }
 
 static bool any(const char *name)
