@@ -210,7 +210,7 @@ static void measure_programs(int times, size_t count)
 	open_servers();
 	for (size_t i = 0; i < BENCH_COUNT(programs) && i < count; i++) {
 		for (int tool = 0; tool < TOOL_COUNT; tool++)
-			tool_prepare(tool, programs[i].argv, &tools[tool]);
+			tool_prepare((enum tool)tool, programs[i].argv, &tools[tool]);
 		measure(programs[i].name, programs[i].argv, all, times);
 		for (int tool = 0; tool < TOOL_COUNT; tool++)
 			tool_release(&tools[tool]);
