@@ -34,7 +34,8 @@ enum {
 	WARM_MAX = 64,
 	/* Reapers are made ready while nobody waits for anything, or if there is none. */
 	WARM_PAUSE_MS = 20,
-	CAPABILITIES_MAX = 64
+	CAPABILITIES_MAX = 64,
+	SORTS_ALL = 1 << 20, /* more than there is */
 };
 
 struct net {
@@ -580,6 +581,15 @@ static void next_request(struct zygote *zygote)
 	ad_sys_msg_close(&in);
 }
 
+/* The C library sorts what was freed only when somebody wants more than it finds at
+ * once. If that were each reaper anew, it would be for a copy of every page with a free
+ * piece on it, some twenty of them. */
+static void sort_memory(void)
+{
+	/* Not malloc(3), whose result is not used: the compiler knows that one. */
+	free(reallocarray(NULL, 1, SORTS_ALL));
+}
+
 void zygote_run(const struct template_spec *spec, int sock, const struct helper_shared *shared)
 {
 	static struct zygote zygote;
@@ -596,6 +606,7 @@ void zygote_run(const struct template_spec *spec, int sock, const struct helper_
 	}
 	/* Changes of ids clear it, so it is set now. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	sort_memory();
 	msg.say = ZYGOTE_READY;
 	msg.layers = zygote.sandbox.layers;
 	say(&zygote, &msg);

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""scripts/bench runs from end to end, and every row is there with a number that is one, or
+with a reason why there is none. Never how large it is.
+
+usage: test_bench.py BUILD
+"""
+
+import json
+import math
+import os
+import sys
+import tempfile
+import xml.etree.ElementTree
+
+import tap
+
+SIZES = ("64 MiB of memory", "200 descriptors")
+AGENTD = ("agentd, host", "agentd, sandbox")
+# These may be missing where they are not installed, or are not let do their work.
+PEERS = {"libuv", "GLib", "Python subprocess", "unshare", "bwrap", "crun", "minijail0", "nsjail"}
+MEMORY = ("memory of the host program, each", "memory of helper and supervisors, each")
+
+
+def expected():
+    """(bench, case, subject, metric) of every row."""
+    plain = ("posix_spawn", "posix_spawn, output read", "vfork + exec", "fork + exec")
+    for case in ("static true", "/bin/true"):
+        for subject in (*plain, *PEERS, *AGENTD, "agentd, sandbox prewarmed"):
+            yield "latency", case, subject, "start to finish"
+    for case in SIZES:
+        for subject in ("posix_spawn", "fork + exec", *AGENTD):
+            yield "latency", case, subject, "start to finish"
+    for case in ("as it is", *SIZES):
+        for subject in ("posix_spawn", "fork + exec"):
+            yield "blocked", case, subject, "start"
+        for subject in AGENTD:
+            for metric in ("agentd_exec_start", "start", "answer"):
+                yield "blocked", case, subject, metric
+    for case in ("128 KiB writes", "4 KiB writes"):
+        for subject in ("read loop", "libevent bufferevent", "libuv", "GLib", *AGENTD):
+            yield "output", case, subject, "throughput"
+        for subject in ("nothing", "libevent bufferevent", *AGENTD):
+            yield "timer", case, subject, "lateness"
+    for case in ("1 at once", "50 at once"):
+        for subject in ("posix_spawn", *AGENTD):
+            for metric in ("launch, each", "end, each"):
+                yield "many", case, subject, metric
+    for subject in AGENTD:
+        for metric in MEMORY:
+            yield "many", "50 at once", subject, metric
+
+
+def bad_number(row, member):
+    value = row.get(member)
+    return not (
+        isinstance(value, (int, float)) and math.isfinite(value) and 0 < value < 1e12
+    ) and f"{row}: {member} is {value}"
+
+
+def problem(key, row):
+    """What is wrong with a row, or None."""
+    if row is None:
+        return f"{key}: missing"
+    if "cannot" in row:
+        excused = row["subject"] in PEERS or (row["metric"] == MEMORY[1] and os.geteuid() != 0)
+        return None if excused and row["cannot"] else f"{row}: must run everywhere"
+    for member in ("n", "median", "p99"):
+        bad = bad_number(row, member)
+        if bad:
+            return bad
+    # What it is compared with is measured everywhere.
+    compared = row["bench"] != "many" or row["metric"] not in MEMORY
+    if row["bench"] == "blocked" and row["metric"] != "start":
+        compared = False
+    return bad_number(row, "ratio") or None if compared else None
+
+
+def main():
+    build = sys.argv[1]
+    with tempfile.TemporaryDirectory(prefix="agentd-bench-") as out:
+        script = os.path.join(tap.ROOT, "scripts", "bench")
+        done = tap.run([script, "--quick", "--build", build, "--out", out])
+        tap.check(done.returncode == 0, "scripts/bench --quick", done.stderr.splitlines()[-5:])
+        if done.returncode != 0:
+            tap.finish()
+        with open(os.path.join(out, "bench.json"), encoding="utf-8") as file:
+            report = json.load(file)
+        rows = {
+            (row["bench"], row["case"], row["subject"], row["metric"]): row
+            for row in report["rows"]
+        }
+        wanted = set(expected())
+        tap.check_empty(sorted(set(rows) - wanted), "no row that is not known here")
+        problems = (problem(key, rows.get(key)) for key in sorted(wanted))
+        tap.check_empty([p for p in problems if p], f"{len(wanted)} rows, each with its numbers")
+        tap.check(len(report["rows"]) == len(rows), "no row twice")
+        machine = report["machine"]
+        missing = [name for name in ("kernel", "cpu", "cores", "date") if not machine.get(name)]
+        tap.check_empty(missing, "the machine is described")
+        with open(os.path.join(out, "bench.md"), encoding="utf-8") as file:
+            tables = file.read()
+        subjects = {key[2] for key in wanted}
+        missing = [name for name in sorted(subjects) if f"| {name} |" not in tables]
+        tap.check_empty(missing, "every subject has its line in the tables")
+        chart = xml.etree.ElementTree.parse(os.path.join(out, "bench.svg"))
+        words = "".join(chart.getroot().itertext())
+        tap.check("agentd, sandbox" in words and "posix_spawn" in words, "the chart is one")
+        left = [name for name in os.listdir(out) if not name.startswith("bench.")]
+        tap.check_empty(left, "nothing else is left behind")
+    tap.finish()
+
+
+main()
