@@ -1138,7 +1138,8 @@ START_TEST(strongest_is_taken)
 	struct fake broken = { .probe_error = agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0,
 								  "broken") };
 	struct agentd_backend_ops ops = ops_of("weak");
-	struct t_world *world = t_world_new(&(struct t_world_opts){ .backend = "" });
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .backend = "", .microvm_image = "/nowhere" });
 	agentd_policy *policy = NULL;
 	struct t_run run;
 

@@ -932,7 +932,7 @@ END_TEST
 START_TEST(kills_what_ignores)
 {
 	kill_and_expect_dead("trap '' TERM INT HUP; echo 1; while :; do sleep 1; done", true);
-	kill_and_expect_dead("sh -c 'sleep 0.1; kill -STOP $PPID' & echo 1; trap '' TERM; while :;"
+	kill_and_expect_dead("trap '' TERM; sh -c 'sleep 0.1; kill -STOP $PPID' & echo 1; while :;"
 			     "do :; done",
 			     true);
 }
