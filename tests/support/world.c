@@ -337,7 +337,8 @@ void t_world_start(struct t_world *world)
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
 		.microvm_image = world->opts.microvm_image ? world->opts.microvm_image :
-							     image_dir(),
+				 in_machines(world)        ? image_dir() :
+							     "/nowhere",
 		.microvm_guest = world->opts.microvm_guest ? world->opts.microvm_guest :
 							     getenv("AGENTD_TEST_GUEST"),
 		.microvm_monitor = world->opts.microvm_monitor ? world->opts.microvm_monitor :
