@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../unit/unit.h"
@@ -205,6 +206,26 @@ START_TEST(every_change_is_seen)
 		text = get_text(pair->host, "f");
 		ck_assert_str_eq(text, "new");
 		free(text);
+		pair_free(pair);
+	}
+}
+END_TEST
+
+/* What was made before has an older time than anything that is made from then on. Newer
+ * kernels see to that by themselves, those of many machines do not. */
+START_TEST(the_clock_has_moved_on)
+{
+	for (int i = 0; i < 20; i++) {
+		struct pair *pair = pair_new();
+		struct timespec now;
+		struct stat st;
+
+		put_text(pair->host, "f", "x");
+		pair_carry_in(pair);
+		ck_assert_int_eq(clock_gettime(CLOCK_REALTIME_COARSE, &now), 0);
+		ck_assert_int_eq(fstatat(pair->guest, "f", &st, 0), 0);
+		ck_assert(now.tv_sec > st.st_ctim.tv_sec ||
+			  (now.tv_sec == st.st_ctim.tv_sec && now.tv_nsec > st.st_ctim.tv_nsec));
 		pair_free(pair);
 	}
 }
@@ -922,6 +943,7 @@ int main(void)
 	tcase_add_test(tc, random_changes_come_back);
 	tcase_add_test(tc, no_changes_are_none);
 	tcase_add_test(tc, every_change_is_seen);
+	tcase_add_test(tc, the_clock_has_moved_on);
 	tcase_add_test(tc, types_change);
 	tcase_add_test(tc, manifests_survive_a_file);
 	tcase_add_test(tc, files_get_their_owner);
