@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A directory tree as an archive, and back. For simple processes: everything blocks.
+/* A directory tree as an archive, and back. For simple processes: everything blocks,
+ * and SIGPIPE and SIGXFSZ are to be ignored, so that they are errors.
  *
  * Archives are tar streams in the pax format. Names are bytes. The last entry is a
  * directory ".": an archive without it is incomplete. What was deleted is a character
