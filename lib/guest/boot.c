@@ -231,22 +231,22 @@ static bool make_dev(struct fault *fault)
 	};
 	char path[64];
 
-	if (!mount_new("tmpfs", "/root/dev", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k", fault))
+	if (!mount_new("tmpfs", "/mnt/root/dev", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k", fault))
 		return false;
 	for (size_t i = 0; i < AD_COUNT(nodes); i++) {
-		snprintf(path, sizeof(path), "/root/dev/%s", nodes[i].name);
+		snprintf(path, sizeof(path), "/mnt/root/dev/%s", nodes[i].name);
 		if (mknod(path, S_IFCHR, makedev(nodes[i].major, nodes[i].minor)) < 0 ||
 		    chmod(path, nodes[i].mode) < 0)
 			return fault_set(fault, errno, "%s", path);
 	}
 	for (size_t i = 0; i < AD_COUNT(links); i++) {
-		snprintf(path, sizeof(path), "/root/dev/%s", links[i][1]);
+		snprintf(path, sizeof(path), "/mnt/root/dev/%s", links[i][1]);
 		if (symlink(links[i][0], path) < 0)
 			return fault_set(fault, errno, "%s", path);
 	}
-	if (mkdir("/root/dev/pts", 0755) < 0 || mkdir("/root/dev/shm", 0755) < 0)
+	if (mkdir("/mnt/root/dev/pts", 0755) < 0 || mkdir("/mnt/root/dev/shm", 0755) < 0)
 		return fault_set(fault, errno, "directories in /dev");
-	return mount_new("devpts", "/root/dev/pts", MS_NOSUID | MS_NOEXEC,
+	return mount_new("devpts", "/mnt/root/dev/pts", MS_NOSUID | MS_NOEXEC,
 			 "newinstance,ptmxmode=0666,mode=620", fault);
 }
 
@@ -255,7 +255,7 @@ static bool show_own(const char *name, mode_t mode, const char *at, struct fault
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/upper/%s", name);
+	snprintf(path, sizeof(path), "/mnt/upper/%s", name);
 	if ((mkdir(path, 0700) < 0 && errno != EEXIST) || chmod(path, mode) < 0)
 		return fault_set(fault, errno, "%s", path);
 	if (!at)
@@ -272,32 +272,34 @@ static bool mount_root(uint64_t memory_bytes, struct fault *fault)
 
 	if (!wait_for_device("/sys/block", "serial", ROOT_SERIAL, disk, sizeof(disk)))
 		return fault_set(fault, ENODEV, "there is no disk with the serial " ROOT_SERIAL);
-	if (mkdir("/lower", 0755) < 0 || mkdir("/upper", 0755) < 0)
+	if (mkdir("/mnt/root", 0755) < 0 || mkdir("/mnt/lower", 0755) < 0 ||
+	    mkdir("/mnt/upper", 0755) < 0)
 		return fault_set(fault, errno, "directories");
-	if (mount(disk, "/lower", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) < 0)
+	if (mount(disk, "/mnt/lower", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) < 0)
 		return fault_set(fault, errno, "mounting the disk " ROOT_SERIAL);
 	snprintf(options, sizeof(options), "mode=755,size=%" PRIu64,
 		 memory_bytes / 100 * FILES_PERCENT);
-	if (!mount_new("tmpfs", "/upper", MS_NOSUID | MS_NODEV, options, fault) ||
+	if (!mount_new("tmpfs", "/mnt/upper", MS_NOSUID | MS_NODEV, options, fault) ||
 	    !show_own("root", 0755, NULL, fault) || !show_own("work", 0700, NULL, fault))
 		return false;
-	return mount_new("overlay", "/root", MS_NOSUID | MS_NODEV,
-			 "lowerdir=/lower,upperdir=/upper/root,workdir=/upper/work", fault);
+	return mount_new("overlay", "/mnt/root", MS_NOSUID | MS_NODEV,
+			 "lowerdir=/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work",
+			 fault);
 }
 
 static bool fill_root(struct fault *fault)
 {
-	if ((mkdir("/root/dev", 0755) < 0 && errno != EEXIST) ||
-	    (mkdir("/root/proc", 0755) < 0 && errno != EEXIST) ||
-	    (mkdir("/root/sys", 0755) < 0 && errno != EEXIST))
+	if ((mkdir("/mnt/root/dev", 0755) < 0 && errno != EEXIST) ||
+	    (mkdir("/mnt/root/proc", 0755) < 0 && errno != EEXIST) ||
+	    (mkdir("/mnt/root/sys", 0755) < 0 && errno != EEXIST))
 		return fault_set(fault, errno, "directories of the root");
-	return make_dev(fault) && show_own("shm", 01777, "/root/dev/shm", fault) &&
-	       show_own("tmp", 01777, "/root/tmp", fault) &&
-	       show_own("run", 0755, "/root/run", fault) &&
+	return make_dev(fault) && show_own("shm", 01777, "/mnt/root/dev/shm", fault) &&
+	       show_own("tmp", 01777, "/mnt/root/tmp", fault) &&
+	       show_own("run", 0755, "/mnt/root/run", fault) &&
 	       show_own("run/home", 01777, NULL, fault) &&
-	       mount_new("proc", "/root/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, fault) &&
-	       mount_new("sysfs", "/root/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL,
-			 fault);
+	       mount_new("proc", "/mnt/root/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, fault) &&
+	       mount_new("sysfs", "/mnt/root/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
+			 NULL, fault);
 }
 
 static bool leave_initramfs(struct fault *fault)
@@ -305,7 +307,7 @@ static bool leave_initramfs(struct fault *fault)
 	/* It was memory. */
 	rmdir(MODULES);
 	unlink("/init");
-	if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+	if (chdir("/mnt/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
 	    chdir("/") < 0)
 		return fault_set(fault, errno, "switching to the root directory");
 	return true;

@@ -72,8 +72,8 @@ int cgroup_boot(uint64_t memory_bytes)
 
 	/* Ours can be written to, the one that commands see cannot. */
 	if (mount("cgroup2", TOP, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 ||
-	    mount(TOP, "/root" TOP, NULL, MS_BIND, NULL) < 0 ||
-	    mount(NULL, "/root" TOP, NULL,
+	    mount(TOP, "/mnt/root" TOP, NULL, MS_BIND, NULL) < 0 ||
+	    mount(NULL, "/mnt/root" TOP, NULL,
 		  MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		return -errno;
 	top = open(TOP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

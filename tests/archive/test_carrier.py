@@ -2,7 +2,7 @@
 """The carrier as a program: what it packs, says and applies; by itself, and in the
 sandbox, which is where it works.
 
-usage: test_carrier.py CARRIER, with agentd-run in AGENTD_RUN"""
+usage: test_carrier.py AGENTD-GUEST, with agentd-run in AGENTD_RUN"""
 
 import io
 import os
@@ -79,7 +79,7 @@ def archive(*entries, end=True):
 
 def carry(place, changes, before_changes=None, sandbox=False, limit=MAX):
     """Returns the exit status, the archive, and the records as lists of words."""
-    argv = [CARRIER, place.work, "--max-bytes", limit]
+    argv = [CARRIER, "carry", place.work, "--max-bytes", limit]
     if sandbox:
         argv = [RUN, "--stdin", "--quiet", "--workdir", place.work, "--exec", CARRIER, "--", *argv]
     packed, records = [], []
@@ -235,13 +235,13 @@ with Place() as place:
     )
     for argv in ([], [place.work], [place.work, "--max-bytes", "-1"], [place.work, "--max-bytes", "1x"],
                  [place.work, "--max-bytes", "1" * 30], [place.work, "--max", "1"]):
-        bad = tap.run([CARRIER, *argv])
+        bad = tap.run([CARRIER, "carry", *argv])
         tap.check(
             bad.returncode == 1 and bad.stderr == "failed usage 0 .\n" and bad.stdout == "",
             f"wrong arguments: {argv[1:]}",
             [bad.stderr],
         )
-    bad = tap.run([CARRIER, os.path.join(place.top, "none"), "--max-bytes", MAX])
+    bad = tap.run([CARRIER, "carry", os.path.join(place.top, "none"), "--max-bytes", MAX])
     tap.check(bad.stderr == "failed system 2 .\n", "a directory that is not there", [bad.stderr])
 
 tap.finish()

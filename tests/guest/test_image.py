@@ -51,9 +51,9 @@ def manifest(image="image"):
 
 # ---- a kernel
 
-subprocess.run(["strip", "-o", path("stripped"), AGENT], check=True)
-with open(path("stripped"), "rb") as stripped:
-    KERNEL = stripped.read()
+# Any ELF file will do, if it is large enough to be cut.
+with open(AGENT, "rb") as agent:
+    KERNEL = agent.read()
 DEPENDS = {
     "virtio_ring": "",
     "virtio": "virtio_ring",
@@ -143,6 +143,10 @@ tap.check(
     stat.S_IMODE(os.stat(path("extracted/bin/tool")).st_mode) == 0o755,
     "no program has another user's rights",
 )
+
+if os.environ.get("AGENTD_TEST_SMALL"):
+    shutil.rmtree(work)
+    tap.finish()
 
 # ---- what is made again
 

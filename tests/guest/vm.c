@@ -441,8 +441,8 @@ void vm_kill(struct vm *vm, const struct vm_task *task)
 void vm_release(struct vm *vm, struct vm_task *task)
 {
 	task->hold = false;
-	for (int i = 0; i < AD_GUEST_STREAMS; i++) {
-		ad_guest_link_taken(vm->link, task->id, (enum ad_guest_stream)i, task->held[i]);
+	for (enum ad_guest_stream i = 0; i < AD_GUEST_STREAMS; i++) {
+		ad_guest_link_taken(vm->link, task->id, i, task->held[i]);
 		task->held[i] = 0;
 	}
 }
