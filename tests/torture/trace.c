@@ -58,7 +58,7 @@ static const struct call calls[] = {
 	/* input and output */
 	CALL(read, ONCE, EINTR, EIO),
 	CALL(pread64, 0, EIO),
-	CALL(write, 0, EINTR, ENOSPC, EBUSY),
+	CALL(write, 0, ENOSPC, EBUSY, EINTR),
 	CALL(writev, 0, EIO),
 	CALL(lseek, 0, EINVAL),
 	CALL(ftruncate, 0, ENOSPC),
@@ -256,6 +256,12 @@ static bool cannot_fail(const struct __ptrace_syscall_info *info)
 	return info->entry.nr == SYS_epoll_ctl && info->entry.args[1] != EPOLL_CTL_ADD;
 }
 
+/* Whoever is interrupted tries again. */
+static bool waits(const struct call *call, int error)
+{
+	return (call->flags & ONCE) || (error == EINTR && !(call->flags & DONE));
+}
+
 static void call_begins(struct fault *fault, struct tracee *tracee,
 			const struct __ptrace_syscall_info *info)
 {
@@ -269,7 +275,7 @@ static void call_begins(struct fault *fault, struct tracee *tracee,
 		return;
 	fault->call = number;
 	if (fault->error_index >= ERRORS_MAX || !call->errors[fault->error_index] ||
-	    (fault->for_good && (call->flags & ONCE))) {
+	    (fault->for_good && waits(call, call->errors[fault->error_index]))) {
 		fault->out_of_errors = true;
 		fault->armed = false;
 		return;
