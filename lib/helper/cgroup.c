@@ -486,7 +486,7 @@ static void remove_stale(int dir_fd)
 		int pid, end = 0;
 
 		if (sscanf(entry->d_name, "agentd-%d-%" SCNu32 "%n", &pid, &number, &end) != 2 ||
-		    entry->d_name[end] != '\0' || pid <= 0 || proc_alive(pid))
+		    entry->d_name[end] != '\0' || pid <= 0 || !proc_gone(pid))
 			continue;
 		unlinkat(dir_fd, entry->d_name, AT_REMOVEDIR);
 	}

@@ -575,7 +575,8 @@ const char *scene_remaining_cgroups(struct scene *scene)
 {
 	char *left;
 
-	return t_find_cgroup(scene->helpers, scene->helper_count, &left) ? left : NULL;
+	t_find_cgroups(scene->helpers, scene->helper_count, &left);
+	return left;
 }
 
 /* ---- open and close */

@@ -24,6 +24,7 @@
 enum {
 	NO_CALL = -1,
 	CHECK_EACH = 16, /* how often a play without faults comes in between */
+	NEIGHBOUR_CALLS = 130,
 	PROBLEMS_MAX = 5 /* of a scene; then it is given up */
 };
 
@@ -302,6 +303,48 @@ START_TEST(test_torture)
 }
 END_TEST
 
+/* A helper whose calls fail does not take the control groups of another for those of
+ * one that is gone: nothing that it does shows there. */
+START_TEST(test_neighbour)
+{
+	struct t_world *neighbour;
+	struct scene scene = scenes[0];
+	struct t_run run;
+	size_t groups;
+	char *one, *other;
+
+	if (!kind->calls || !kind->in_helper || only_scene)
+		return;
+	setenv("AGENTD_TEST_HELPER", getenv("TORTURE_HELPER"), 1);
+	neighbour = t_world_new(NULL);
+	/* Its groups are there from now on, and empty. */
+	t_run(&run, neighbour, "echo first", 0);
+	t_run_free(&run);
+	groups = t_find_cgroups(neighbour->helpers, neighbour->helper_count, &one);
+	if (groups == 0)
+		t_skip("no control groups to be had");
+	setenv("AGENTD_TEST_HELPER", getenv("TORTURE_TRACED"), 1);
+	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
+	ck_assert(report != MAP_FAILED);
+	scene.world = t_world_new_bare(NULL);
+	scene.in_helper = true;
+	scene.fault = make_fault(scene.world);
+	scene_open(&scene, getenv("TORTURE_COMMAND"));
+	/* Of its start, where it looks for them. */
+	for (uint32_t number = 30; groups > 0 && number < NEIGHBOUR_CALLS; number++)
+		play_number(&scene, number, false);
+	ck_assert_uint_eq(t_find_cgroups(neighbour->helpers, neighbour->helper_count, &other),
+			  groups);
+	free(one);
+	free(other);
+	scene_close(&scene);
+	t_world_expect_clean(scene.world);
+	t_world_forget(scene.world);
+	t_world_free(neighbour);
+}
+END_TEST
+
 /* A command without a sandbox is noticed. */
 START_TEST(test_control)
 {
@@ -350,6 +393,7 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	tcase_add_test(tcase, test_control);
+	tcase_add_test(tcase, test_neighbour);
 	tcase_add_loop_test(tcase, test_torture, 0, 2 * (int)T_COUNT(scenes));
 	return t_main("torture", &tcase, 1);
 }

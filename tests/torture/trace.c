@@ -39,7 +39,8 @@ struct call {
 
 /* Every call that can fail, with what it fails with. Not in it: what cannot (getpid,
  * sigprocmask), what ends (exit), and brk, whose failure libc replaces by mmap's. That
- * waitpid finds no child although there is one is no fault, but a lie of the kernel's. */
+ * waitpid finds no child or kill no process although there is one is no fault, but a lie
+ * of the kernel's. */
 static const struct call calls[] = {
 	/* descriptors */
 	CALL(openat, 0, EMFILE, ENOMEM, EACCES),
@@ -89,7 +90,7 @@ static const struct call calls[] = {
 	CALL(execve, 0, ENOENT, ENOMEM, EACCES),
 	CALL(wait4, ONCE, EINTR),
 	CALL(waitid, ONCE, EINTR),
-	CALL(kill, ONCE, EPERM, ESRCH),
+	CALL(kill, ONCE, EPERM),
 	CALL(setsid, 0, EPERM),
 	CALL(prctl, 0, EPERM, EINVAL),
 	CALL(prlimit64, 0, EPERM),
