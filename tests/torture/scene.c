@@ -280,8 +280,8 @@ static void check_result(struct play *play)
 	if (status == AGENTD_STATUS_OK && !play->scene->kill) {
 		check_output(play);
 	} else if (play->scene->kill && status == AGENTD_STATUS_KILLED) {
-		if (cause != AGENTD_CAUSE_CANCELED)
-			wrong(play, "another cause");
+		if (cause != AGENTD_CAUSE_CANCELED && !err)
+			wrong(play, "another cause, and no error");
 	} else {
 		play->scene->refused = true;
 		if (!err || !agentd_error_message(err)[0])
