@@ -491,7 +491,7 @@ static void remove_stale(int dir_fd)
 		if (sscanf(entry->d_name, "agentd-%d-%" SCNu32 "-%" SCNu64 "%n", &pid, &number,
 			   &pidns, &end) != 3 ||
 		    entry->d_name[end] != '\0' || pidns != cg.pidns || pidns == 0 || pid <= 0 ||
-		    proc_alive(pid))
+		    !proc_gone(pid))
 			continue;
 		unlinkat(dir_fd, entry->d_name, AT_REMOVEDIR);
 	}

@@ -35,8 +35,8 @@ struct proc_table {
 
 /* Whether processes can be listed here at all. */
 bool proc_usable(void);
-/* Not gone, and no zombie. */
-bool proc_alive(pid_t pid);
+/* Ended, or a zombie, for sure: what cannot be looked at is not. */
+bool proc_gone(pid_t pid);
 /* Take stock and find who descends from base. False if that is not possible; the
  * table is then what was seen. */
 bool proc_scan(struct proc_table *table, pid_t base);

@@ -97,11 +97,11 @@ bool proc_usable(void)
 	return read_proc(getpid(), &self) && self.ppid == getppid();
 }
 
-bool proc_alive(pid_t pid)
+bool proc_gone(pid_t pid)
 {
 	struct proc proc;
 
-	return read_proc(pid, &proc) && !proc.zombie;
+	return (kill(pid, 0) < 0 && errno == ESRCH) || (read_proc(pid, &proc) && proc.zombie);
 }
 
 static bool append(struct proc_table *table, const struct proc *proc)

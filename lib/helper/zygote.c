@@ -347,9 +347,10 @@ static bool give_up_capabilities(struct zygote *zygote, struct fault *fault)
 				   SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
 	for (unsigned long capability = 0; capability < CAPABILITIES_MAX; capability++) {
-		/* EINVAL: the kernel has no more of them. */
+		/* What the kernel does not know cannot be read either. */
 		if (!must(AD_LAYER_CAPABILITIES,
-			  prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0 || errno == EINVAL,
+			  prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0 ||
+				  prctl(PR_CAPBSET_READ, capability, 0, 0, 0) < 0,
 			  fault, "capability bounding set"))
 			return false;
 	}

@@ -112,6 +112,9 @@ int ad_sys_recv(int sock, struct ad_sys_msg *msg, int flags)
 	do {
 		n = recvmsg(sock, &hdr, flags | MSG_CMSG_CLOEXEC);
 	} while (n < 0 && errno == EINTR);
+	/* The message is still there, for when there is memory. */
+	if (n < 0 && (flags & MSG_DONTWAIT) && (errno == ENOMEM || errno == ENOBUFS))
+		return -EAGAIN;
 	if (n < 0)
 		return -errno;
 	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&hdr); cmsg; cmsg = CMSG_NXTHDR(&hdr, cmsg)) {

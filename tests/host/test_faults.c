@@ -251,7 +251,7 @@ static void expect_host_left_nothing(struct host *host)
 			      (int)pid);
 		t_sleep_ms(10);
 	}
-	ck_assert_msg(!t_find_cgroup(&host->helper, 1, &left), "left: %s", left);
+	ck_assert_msg(!t_find_cgroups(&host->helper, 1, &left), "left: %s", left);
 	t_remove_tree(host->dir);
 }
 

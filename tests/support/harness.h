@@ -73,8 +73,9 @@ void t_fds_expect_same(const struct t_fds *before, const char *when);
 /* Living processes other than this one that carry tag in their environment or
  * arguments, or are called name; either may be NULL. */
 size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, size_t max);
-/* Is there a control group agentd-<pid>-<number>? *ret is its path, to be freed. */
-bool t_find_cgroup(const pid_t *pids, size_t count, char **ret);
+/* How many control groups agentd-<pid>-<number> are there? *ret is the path of one, to be
+ * freed, or NULL. */
+size_t t_find_cgroups(const pid_t *pids, size_t count, char **ret);
 
 /* ---- worlds */
 

@@ -391,6 +391,7 @@ size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, siz
 static const pid_t *cgroup_pids;
 static size_t cgroup_pid_count;
 static char *cgroup_found;
+static size_t cgroup_count;
 
 static int look_at_cgroup(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
@@ -401,19 +402,21 @@ static int look_at_cgroup(const char *path, const struct stat *st, int type, str
 		return 0;
 	for (size_t i = 0; i < cgroup_pid_count; i++) {
 		if (cgroup_pids[i] == pid) {
-			cgroup_found = strdup(path);
-			return 1;
+			if (cgroup_count++ == 0)
+				cgroup_found = strdup(path);
+			break;
 		}
 	}
 	return 0;
 }
 
-bool t_find_cgroup(const pid_t *pids, size_t count, char **ret)
+size_t t_find_cgroups(const pid_t *pids, size_t count, char **ret)
 {
 	cgroup_pids = pids;
 	cgroup_pid_count = count;
 	cgroup_found = NULL;
+	cgroup_count = 0;
 	nftw("/sys/fs/cgroup", look_at_cgroup, 32, FTW_PHYS);
 	*ret = cgroup_found;
-	return cgroup_found != NULL;
+	return cgroup_count;
 }

@@ -456,7 +456,7 @@ static void expect_no_cgroups(struct t_world *world)
 	uint64_t deadline = t_now() + T_MS(t_slack(1000));
 	char *left;
 
-	while (t_find_cgroup(world->helpers, world->helper_count, &left)) {
+	while (t_find_cgroups(world->helpers, world->helper_count, &left)) {
 		ck_assert_msg(t_now() < deadline, "control group left: %s", left);
 		free(left);
 		t_sleep_ms(20);

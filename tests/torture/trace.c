@@ -39,7 +39,8 @@ struct call {
 
 /* Every call that can fail, with what it fails with. Not in it: what cannot (getpid,
  * sigprocmask), what ends (exit), and brk, whose failure libc replaces by mmap's. That
- * waitpid finds no child although there is one is no fault, but a lie of the kernel's. */
+ * waitpid finds no child or kill no process although there is one is no fault, but a lie
+ * of the kernel's. */
 static const struct call calls[] = {
 	/* descriptors */
 	CALL(openat, 0, EMFILE, ENOMEM, EACCES),
@@ -58,7 +59,7 @@ static const struct call calls[] = {
 	/* input and output */
 	CALL(read, ONCE, EINTR, EIO),
 	CALL(pread64, 0, EIO),
-	CALL(write, 0, EINTR, ENOSPC, EBUSY),
+	CALL(write, 0, ENOSPC, EBUSY, EINTR),
 	CALL(writev, 0, EIO),
 	CALL(lseek, 0, EINVAL),
 	CALL(ftruncate, 0, ENOSPC),
@@ -89,7 +90,7 @@ static const struct call calls[] = {
 	CALL(execve, 0, ENOENT, ENOMEM, EACCES),
 	CALL(wait4, ONCE, EINTR),
 	CALL(waitid, ONCE, EINTR),
-	CALL(kill, ONCE, EPERM, ESRCH),
+	CALL(kill, ONCE, EPERM),
 	CALL(setsid, 0, EPERM),
 	CALL(prctl, 0, EPERM, EINVAL),
 	CALL(prlimit64, 0, EPERM),
@@ -256,6 +257,12 @@ static bool cannot_fail(const struct __ptrace_syscall_info *info)
 	return info->entry.nr == SYS_epoll_ctl && info->entry.args[1] != EPOLL_CTL_ADD;
 }
 
+/* Whoever is interrupted tries again. */
+static bool waits(const struct call *call, int error)
+{
+	return (call->flags & ONCE) || (error == EINTR && !(call->flags & DONE));
+}
+
 static void call_begins(struct fault *fault, struct tracee *tracee,
 			const struct __ptrace_syscall_info *info)
 {
@@ -269,7 +276,7 @@ static void call_begins(struct fault *fault, struct tracee *tracee,
 		return;
 	fault->call = number;
 	if (fault->error_index >= ERRORS_MAX || !call->errors[fault->error_index] ||
-	    (fault->for_good && (call->flags & ONCE))) {
+	    (fault->for_good && waits(call, call->errors[fault->error_index]))) {
 		fault->out_of_errors = true;
 		fault->armed = false;
 		return;

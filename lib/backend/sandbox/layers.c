@@ -272,7 +272,17 @@ static int explain_path(struct ad_buf *text, const char *source,
 		ad_buf_printf(text, ": %s", failure->text);
 	else
 		put_reason(text, failure->os_errno);
-	return failure->os_errno == ENOMEM ? AGENTD_ERR_NOMEM : AGENTD_ERR_INVALID;
+	switch (failure->os_errno) {
+	case ENOMEM:
+		return AGENTD_ERR_NOMEM;
+	case ENOSPC:
+	case EMFILE:
+	case ENFILE:
+		/* What the machine lacks is not the policy's fault. */
+		return AGENTD_ERR_SYSTEM;
+	default:
+		return AGENTD_ERR_INVALID;
+	}
 }
 
 agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
