@@ -398,16 +398,16 @@ static void test_files(void)
 	job.fd = fileno(in);
 	check(ad_archive_pack(&job, &manifest) == 0, "a directory is packed");
 	rewind(in);
-	task = vm_files(&vm, AD_GUEST_PUT, "/work/tree", MB, in);
+	task = vm_files(&vm, AD_GUEST_PUT, "/job/tree", MB, in);
 	check(task->done && task->failure.u.done.os_errno == 0, "and put into the machine");
-	check_script("cd /work/tree && stat -c '%n %u %g %a' * && cat *",
+	check_script("cd /job/tree && stat -c '%n %u %g %a' * && cat *",
 		     "file0 1000 1000 644\nfile1 1000 1000 644\nfile2 1000 1000 644\n"
 		     "content 0\ncontent 1\ncontent 2\n",
 		     "where a command finds it");
-	check_script("cd /work/tree && rm file0 && echo changed >file1 && mkdir new &&"
+	check_script("cd /job/tree && rm file0 && echo changed >file1 && mkdir new &&"
 		     " echo made >new/file && chmod 4755 new/file",
 		     "", "and changes it");
-	task = vm_files(&vm, AD_GUEST_GET, "/work/tree", MB, out);
+	task = vm_files(&vm, AD_GUEST_GET, "/job/tree", MB, out);
 	check(task->done && task->failure.u.done.os_errno == 0, "the changes are got");
 	rewind(out);
 	job.fd = fileno(out);
@@ -420,7 +420,7 @@ static void test_files(void)
 	check(!(st.st_mode & S_ISUID), "but not with other rights");
 	snprintf(path, sizeof(path), "%s/file1", base);
 	check(stat(path, &st) == 0 && st.st_size == 8, "what was changed is changed");
-	task = vm_files(&vm, AD_GUEST_GET, "/work/tree", 10, out);
+	task = vm_files(&vm, AD_GUEST_GET, "/job/tree", 10, out);
 	check(task->done && task->failure.u.done.os_errno == EFBIG, "too much is an error");
 	task = vm_files(&vm, AD_GUEST_GET, "/etc", MB, out);
 	check(task->done && task->failure.u.done.os_errno == ENOENT, "only what was put there");
@@ -428,7 +428,7 @@ static void test_files(void)
 	if (ftruncate(fileno(out), 0) < 0 || fputs("this is no archive", out) < 0)
 		check(false, "a file");
 	rewind(out);
-	task = vm_files(&vm, AD_GUEST_PUT, "/work/other", MB, out);
+	task = vm_files(&vm, AD_GUEST_PUT, "/job/other", MB, out);
 	check(task->done && task->failure.u.done.os_errno == EBADMSG, "what is no archive");
 	ad_manifest_free(manifest);
 	close(job.dir_fd);
