@@ -58,25 +58,6 @@ static uint64_t resident(pid_t pid)
 	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static uint64_t file_count;
-
-static int count_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)path;
-	(void)st;
-	(void)type;
-	(void)ftw;
-	file_count++;
-	return 0;
-}
-
-static uint64_t files_in(const char *dir)
-{
-	file_count = 0;
-	nftw(dir, count_file, 32, FTW_PHYS);
-	return file_count;
-}
-
 static const struct soak *whose;
 static uint64_t cgroups_of_first, cgroups_of_gone;
 
@@ -131,7 +112,7 @@ void census_take(const struct soak *soak, struct census *ret)
 	*ret = (struct census){ .fds = entries("/proc/self/fd"),
 				.threads = entries("/proc/self/task"),
 				.mounts = mounts_of(soak->dir),
-				.files = files_in(soak->dir),
+				.files = t_count_files(soak->dir),
 				.strangers = strangers(soak),
 				.commands = t_count_processes(soak->tag, NULL, NULL, 0) };
 	whose = soak;

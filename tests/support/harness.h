@@ -54,6 +54,8 @@ TCase *t_case(const char *name, unsigned int seconds);
 
 uint64_t t_status_number(const char *key, int base); /* of /proc/self/status */
 uint64_t t_rss_bytes(void);
+/* dir and all that is beneath it. */
+size_t t_count_files(const char *dir);
 uint64_t t_meminfo_bytes(const char *key);
 /* All of a file, NUL-terminated, to be freed; NULL when it cannot be read. */
 char *t_read_file(const char *path, size_t *ret_len);

@@ -386,6 +386,27 @@ size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, siz
 	return count;
 }
 
+/* ---- files */
+
+static size_t files_seen;
+
+static int count_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)path;
+	(void)st;
+	(void)type;
+	(void)ftw;
+	files_seen++;
+	return 0;
+}
+
+size_t t_count_files(const char *dir)
+{
+	files_seen = 0;
+	nftw(dir, count_file, 32, FTW_PHYS);
+	return files_seen;
+}
+
 /* ---- control groups */
 
 static const pid_t *cgroup_pids;

@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -530,30 +529,11 @@ const char *scene_play(struct scene *scene)
 
 /* ---- what is left */
 
-static int file_count;
-
-static int count_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)path;
-	(void)st;
-	(void)type;
-	(void)ftw;
-	file_count++;
-	return 0;
-}
-
-static int count_files(const char *dir)
-{
-	file_count = 0;
-	nftw(dir, count_file, 16, FTW_PHYS);
-	return file_count;
-}
-
 const char *scene_remains(struct scene *scene)
 {
 	static char text[128];
 	uint64_t deadline = t_now() + T_MS(t_slack(2000));
-	int files;
+	size_t files;
 	size_t n;
 
 	while ((n = t_count_processes(NULL, scene->world->helper_name, NULL, 0)) > 0) {
@@ -563,9 +543,9 @@ const char *scene_remains(struct scene *scene)
 		}
 		t_sleep_ms(1);
 	}
-	files = count_files(scene->world->dir);
+	files = t_count_files(scene->world->dir);
 	if (files != scene->files) {
-		snprintf(text, sizeof(text), "%d files, before it were %d", files, scene->files);
+		snprintf(text, sizeof(text), "%zu files, before it were %zu", files, scene->files);
 		return text;
 	}
 	return NULL;
@@ -625,7 +605,7 @@ void scene_open(struct scene *scene, const char *command)
 				 scene->kill ? "sleep" : "look", TIMEOUT_MS);
 	scene->helpers = calloc(HELPERS_MAX, sizeof(*scene->helpers));
 	ck_assert_ptr_nonnull(scene->helpers);
-	scene->files = count_files(world->dir);
+	scene->files = t_count_files(world->dir);
 	free(program);
 	free(bin);
 }

@@ -24,7 +24,7 @@ struct scene {
 	const char *command;
 	char *policy, *context, *params, *marker;
 	int helper_fds; /* of a helper after a play without faults; 0: not known */
-	int files;      /* in the world's directory, before the first */
+	size_t files;   /* in the world's directory, before the first */
 	pid_t *helpers; /* all there were: their control groups are to be gone */
 	size_t helper_count;
 

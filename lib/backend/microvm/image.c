@@ -61,14 +61,6 @@ static char *read_text(int fd, size_t *ret_len)
 	return text;
 }
 
-static bool member_u64(const struct json_object *object, const char *key, uint64_t *ret)
-{
-	const struct json_object *value;
-
-	return object && ad_json_type_of(object) == AD_JSON_OBJECT &&
-	       ad_json_member(object, key, &value) && ad_json_get_u64(value, "", ret, NULL) == 0;
-}
-
 static const struct json_object *member(const struct json_object *object, const char *key)
 {
 	const struct json_object *value;
@@ -77,6 +69,13 @@ static const struct json_object *member(const struct json_object *object, const 
 			       ad_json_member(object, key, &value) ?
 		       value :
 		       NULL;
+}
+
+static bool member_u64(const struct json_object *object, const char *key, uint64_t *ret)
+{
+	const struct json_object *value = member(object, key);
+
+	return value && ad_json_get_u64(value, "", ret, NULL) == 0;
 }
 
 static int read_manifest(const char *dir, struct json_object **ret, agentd_error **reterr)

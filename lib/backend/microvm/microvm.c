@@ -23,12 +23,11 @@ enum {
 	CLOSE_MAX_MS = 80000
 };
 
-int microvm_check(const struct microvm *vm, const agentd_spec *spec, agentd_error **reterr)
+int microvm_check(const agentd_spec *spec, agentd_error **reterr)
 {
 	const char *workdir = agentd_spec_workdir(spec), *source, *target;
 	uint32_t access;
 
-	(void)vm;
 	if (agentd_spec_net(spec) != AGENTD_NET_NONE)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
 			       "the microvm backend gives no network; the policy's network mode "
@@ -127,16 +126,9 @@ static uint64_t most_memory(void)
 
 static int init(struct microvm *vm, const struct ad_microvm_opts *opts)
 {
-	static const struct ad_local_default defaults[] = {
-		{ "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", false },
-		{ "HOME", AD_PROFILE_HOME, false },
-		{ "USER", "agent", false },
-		{ "LOGNAME", "agent", false },
-		{ "LANG", "C.UTF-8", false },
-		{ "TMPDIR", "/tmp", false },
-		{ "SHELL", "/bin/bash", false },
-	};
+	struct ad_local_default defaults[AD_SANDBOX_DEFAULTS];
 
+	ad_sandbox_defaults("/bin/bash", defaults);
 	vm->engine = &engine_qemu;
 	vm->launcher = opts->sandbox.launcher;
 	vm->sandbox = opts->sandbox;

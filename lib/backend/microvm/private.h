@@ -41,7 +41,7 @@ struct microvm {
 };
 
 /* What of the specification this backend cannot honour, or refuses to. */
-int microvm_check(const struct microvm *vm, const agentd_spec *spec, agentd_error **reterr);
+int microvm_check(const agentd_spec *spec, agentd_error **reterr);
 
 /* ---- image.c */
 

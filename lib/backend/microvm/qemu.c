@@ -17,12 +17,6 @@
 #include "backend/microvm/private.h"
 
 enum {
-	/* Descriptors, in the order they are handed over. */
-	FD_CHANNEL = 3,
-	FD_KERNEL,
-	FD_INITRAMFS,
-	FD_ROOT,
-	FD_END,
 	ARGUMENTS_MAX = 40,
 	SAID_MAX = 512, /* kept of what it says */
 	READS_PER_WAKE = 16
@@ -265,7 +259,8 @@ static int qemu_start(const struct engine_config *config, const struct engine_ev
 		      void *userdata, struct engine **ret, agentd_error **reterr)
 {
 	static const char *const env[] = { "PATH=/usr/bin:/bin", "LANG=C", NULL };
-	const int fds[FD_END - FD_CHANNEL] = {
+	/* 3, 4, 5 and 6 of make_arguments(). */
+	const int fds[] = {
 		config->channel,
 		config->image->kernel,
 		config->image->initramfs,

@@ -700,7 +700,7 @@ int32_t task_start(void *backend, agentd_task *task, const agentd_spec *spec, vo
 		.require_kvm = agentd_spec_require_kvm(spec) != 0,
 	};
 	struct vm_task *self;
-	int r = microvm_check(vm, spec, reterr);
+	int r = microvm_check(spec, reterr);
 
 	if (r < 0)
 		return r;

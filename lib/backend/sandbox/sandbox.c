@@ -2,6 +2,7 @@
 #include "backend/sandbox/sandbox.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <agentd/policy.h>
@@ -20,19 +21,26 @@ static const struct ad_local_kind kind = {
 	.denied = ad_sandbox_denied,
 };
 
-/* Nothing of the host program's own. */
-static int init_environment(struct sandbox *sandbox)
+void ad_sandbox_defaults(const char *shell, struct ad_local_default ret[AD_SANDBOX_DEFAULTS])
 {
-	const struct ad_local_default defaults[] = {
+	const struct ad_local_default defaults[AD_SANDBOX_DEFAULTS] = {
 		{ "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", false },
 		{ "HOME", AD_PROFILE_HOME, false },
 		{ "USER", "agent", false },
 		{ "LOGNAME", "agent", false },
 		{ "LANG", "C.UTF-8", false },
 		{ "TMPDIR", "/tmp", false },
-		{ "SHELL", access("/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh", false },
+		{ "SHELL", shell, false },
 	};
 
+	memcpy(ret, defaults, sizeof(defaults));
+}
+
+static int init_environment(struct sandbox *sandbox)
+{
+	struct ad_local_default defaults[AD_SANDBOX_DEFAULTS];
+
+	ad_sandbox_defaults(access("/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh", defaults);
 	return ad_local_init(&sandbox->local, &kind, sandbox->opts.launcher, defaults,
 			     AD_COUNT(defaults));
 }

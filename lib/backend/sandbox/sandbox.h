@@ -7,6 +7,7 @@
 
 #include <agentd/backend.h>
 
+#include "backend/local/local.h"
 #include "launch/launch.h"
 
 enum {
@@ -24,6 +25,13 @@ struct ad_sandbox_opts {
 };
 
 const struct agentd_backend_ops *ad_sandbox_backend_ops(void);
+
+/* ---- for a backend whose commands find the same environment */
+
+enum { AD_SANDBOX_DEFAULTS = 7 };
+
+/* What every command has, and nothing of the host program's own. */
+void ad_sandbox_defaults(const char *shell, struct ad_local_default ret[AD_SANDBOX_DEFAULTS]);
 
 /* ---- for a backend that needs a process as confined as the command of spec would be */
 
