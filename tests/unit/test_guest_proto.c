@@ -142,7 +142,7 @@ static const struct step steps[] = {
 		       1000,
 		       1001,
 		       { 1, UINT64_MAX, 3, 4, 5, 6, 7 },
-		       "/job/\xff",
+		       "/tree/\xff",
 		       argv,
 		       env } } },
 	{ HOST, { AD_GUEST_PUT, 2, .u.files = { "/work", UINT64_MAX, 1000, 1001 } } },
