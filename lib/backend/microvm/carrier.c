@@ -41,7 +41,6 @@ struct carrier {
 	bool archive_ended, told_packed;
 	/* of the changes, not yet written */
 	struct ad_buf changes;
-	size_t changes_at;
 	bool changes_ended;
 	struct ad_carry_reader reader;
 	uint64_t entries, bytes;
@@ -233,12 +232,12 @@ void carrier_go_on(struct carrier *carrier)
 static void on_writable(struct ad_io *io, void *userdata)
 {
 	struct carrier *carrier = userdata;
+	struct ad_buf *changes = &carrier->changes;
 	size_t written = 0;
 
-	while (carrier->changes_at < carrier->changes.len) {
-		ssize_t n = ad_sys_write_nosigpipe(carrier->in,
-						   carrier->changes.data + carrier->changes_at,
-						   carrier->changes.len - carrier->changes_at);
+	while (written < changes->len) {
+		ssize_t n = ad_sys_write_nosigpipe(carrier->in, changes->data + written,
+						   changes->len - written);
 
 		if (n == -EAGAIN || n == -EINTR)
 			break;
@@ -247,11 +246,13 @@ static void on_writable(struct ad_io *io, void *userdata)
 			close_fd(&carrier->writable, &carrier->in);
 			return;
 		}
-		carrier->changes_at += (size_t)n;
 		written += (size_t)n;
 	}
-	if (carrier->changes_at == carrier->changes.len) {
-		carrier->changes.len = carrier->changes_at = 0;
+	/* What is left is less than a window; what is written may come again. */
+	changes->len -= written;
+	if (changes->len > 0) {
+		memmove(changes->data, changes->data + written, changes->len);
+	} else {
 		ad_io_stop(io);
 		if (carrier->changes_ended)
 			close_fd(&carrier->writable, &carrier->in);
