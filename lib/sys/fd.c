@@ -134,25 +134,56 @@ ssize_t ad_sys_memfd_size(int fd)
 	return st.st_size > SSIZE_MAX ? -EFBIG : (ssize_t)st.st_size;
 }
 
-ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
+/* Keeps a SIGPIPE of the calls in between from the process. */
+struct no_sigpipe {
+	sigset_t set, old;
+	bool was_pending;
+};
+
+static void sigpipe_block(struct no_sigpipe *state)
+{
+	sigset_t pending;
+
+	sigemptyset(&state->set);
+	sigaddset(&state->set, SIGPIPE);
+	/* One that was pending before is not ours to take away. */
+	state->was_pending = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+	pthread_sigmask(SIG_BLOCK, &state->set, &state->old);
+}
+
+static void sigpipe_restore(struct no_sigpipe *state, ssize_t result)
 {
 	static const struct timespec zero = { 0 };
-	sigset_t pipe_set, old, pending;
-	bool was_pending;
+
+	if (result == -EPIPE && !state->was_pending) {
+		while (sigtimedwait(&state->set, NULL, &zero) < 0 && errno == EINTR)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &state->old, NULL);
+}
+
+ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
+{
+	struct no_sigpipe state;
 	ssize_t n;
 
-	sigemptyset(&pipe_set);
-	sigaddset(&pipe_set, SIGPIPE);
-	/* One that was pending before is not ours to take away. */
-	was_pending = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
-	pthread_sigmask(SIG_BLOCK, &pipe_set, &old);
+	sigpipe_block(&state);
 	n = write(fd, data, len);
 	if (n < 0)
 		n = -errno;
-	if (n == -EPIPE && !was_pending) {
-		while (sigtimedwait(&pipe_set, NULL, &zero) < 0 && errno == EINTR)
-			;
-	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	sigpipe_restore(&state, n);
+	return n;
+}
+
+ssize_t ad_sys_splice_nosigpipe(int from, int to, size_t len)
+{
+	struct no_sigpipe state;
+	ssize_t n;
+
+	sigpipe_block(&state);
+	n = splice(from, NULL, to, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	if (n < 0)
+		n = -errno;
+	sigpipe_restore(&state, n);
 	return n;
 }
