@@ -252,7 +252,7 @@ static void tell(struct ad_defer *defer, void *userdata)
 
 static int open_channel(struct ad_lookup *lookup, const struct ad_resolver *resolver)
 {
-	static char files_first[] = "fb", dns_only[] = "b";
+	char files_first[] = "fb", dns_only[] = "b"; /* which c-ares copies */
 	struct ares_options options = {
 		/* Another name than the one that was checked is not to be looked up. */
 		.flags = ARES_FLAG_NOSEARCH | ARES_FLAG_NOALIASES,
