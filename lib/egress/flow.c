@@ -11,11 +11,14 @@
 
 #include "sys/sys.h"
 
+/* For all flows together in one turn, so that many busy tunnels do not hold up the host
+ * program's timers. */
+static const uint64_t turn_ns = 4000000;
+
 enum {
 	CHUNK = 64 * 1024, /* what a new pipe holds */
-	/* Taken per wake-up, so that many busy tunnels do not hold up the loop's timers. */
-	BURST = 2 * CHUNK,
-	COPY = 16 * 1024, /* where there is no pipe */
+	BURST = 2 * CHUNK, /* for one flow in a turn of the loop */
+	COPY = 16 * 1024,  /* where there is no pipe */
 	/* Stuck directions beyond these are copied. */
 	PIPES_MAX = 64,
 	PIPES_KEPT = 4
@@ -30,15 +33,15 @@ static void pipe_close(struct ad_pipe *pipe)
 	free(pipe);
 }
 
-static struct ad_pipe *pipe_take(struct ad_pipes *pipes)
+static struct ad_pipe *pipe_take(struct ad_flows *flows)
 {
-	struct ad_pipe *pipe = pipes->idle;
+	struct ad_pipe *pipe = flows->idle;
 
 	if (pipe) {
-		pipes->idle = pipe->next;
-		pipes->kept--;
+		flows->idle = pipe->next;
+		flows->kept--;
 	} else {
-		if (pipes->lent >= PIPES_MAX)
+		if (flows->lent >= PIPES_MAX)
 			return NULL;
 		pipe = malloc(sizeof(*pipe));
 		if (!pipe)
@@ -54,37 +57,38 @@ static struct ad_pipe *pipe_take(struct ad_pipes *pipes)
 			return NULL;
 		}
 	}
-	pipes->lent++;
+	flows->lent++;
 	return pipe;
 }
 
 static void pipe_give_back(struct ad_flow *flow)
 {
-	struct ad_pipes *pipes = flow->pipes;
+	struct ad_flows *flows = flow->flows;
 	struct ad_pipe *pipe = AD_STEAL(flow->pipe);
 
 	if (!pipe)
 		return;
-	pipes->lent--;
-	if (flow->piped > 0 || pipes->kept >= PIPES_KEPT) {
+	flows->lent--;
+	if (flow->piped > 0 || flows->kept >= PIPES_KEPT) {
 		pipe_close(pipe);
 	} else {
-		pipe->next = pipes->idle;
-		pipes->idle = pipe;
-		pipes->kept++;
+		pipe->next = flows->idle;
+		flows->idle = pipe;
+		flows->kept++;
 	}
 	flow->piped = 0;
 }
 
-void ad_pipes_free(struct ad_pipes *pipes)
+void ad_flows_free(struct ad_flows *flows)
 {
-	while (pipes->idle) {
-		struct ad_pipe *pipe = pipes->idle;
+	ad_defer_cancel(&flows->turn_over);
+	while (flows->idle) {
+		struct ad_pipe *pipe = flows->idle;
 
-		pipes->idle = pipe->next;
+		flows->idle = pipe->next;
 		pipe_close(pipe);
 	}
-	pipes->kept = 0;
+	flows->kept = 0;
 }
 
 /* ---- moving */
@@ -106,8 +110,11 @@ static ssize_t put_pending(struct ad_flow *flow)
 
 static ssize_t put_piped(struct ad_flow *flow)
 {
-	ssize_t n = ad_sys_splice_nosigpipe(flow->pipe->fd[0], ad_io_fd(&flow->sink), flow->piped);
+	ssize_t n = splice(flow->pipe->fd[0], NULL, ad_io_fd(&flow->sink), NULL, flow->piped,
+			   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
+	if (n < 0)
+		return -errno;
 	if (n > 0)
 		flow->piped -= (size_t)n;
 	if (flow->piped == 0)
@@ -138,7 +145,7 @@ static ssize_t take(struct ad_flow *flow)
 	size_t most = flow->left < CHUNK ? (size_t)flow->left : CHUNK;
 	ssize_t n;
 
-	flow->pipe = pipe_take(flow->pipes);
+	flow->pipe = pipe_take(flow->flows);
 	if (!flow->pipe) {
 		n = take_copied(flow, most);
 	} else {
@@ -180,24 +187,58 @@ static int drain(struct ad_flow *flow)
 	return 1;
 }
 
+static int watch_one(struct ad_io *io, bool *watched, bool wanted)
+{
+	if (*watched == wanted)
+		return 0;
+	*watched = wanted;
+	if (wanted)
+		return ad_io_start(io);
+	ad_io_stop(io);
+	return 0;
+}
+
 /* Watch what it waits for, and nothing else. */
 static int watch(struct ad_flow *flow)
 {
 	bool stuck = has_something(flow);
-	int r = 0;
+	int r = watch_one(&flow->sink, &flow->sink_watched, stuck);
 
-	if (stuck)
-		r = ad_io_start(&flow->sink);
-	else
-		ad_io_stop(&flow->sink);
-	if (stuck || flow->eof || flow->left == 0)
-		ad_io_stop(&flow->source);
-	else if (r == 0)
-		r = ad_io_start(&flow->source);
-	return r;
+	return r < 0 ? r :
+		       watch_one(&flow->source, &flow->source_watched,
+				 !stuck && !flow->eof && flow->left > 0);
 }
 
-static bool run(struct ad_flow *flow)
+static void on_turn_over(struct ad_defer *defer, void *userdata)
+{
+	struct ad_flows *flows = userdata;
+
+	(void)defer;
+	flows->skip = flows->out_of_time && flows->served < flows->came ? flows->served : 0;
+	flows->came = flows->served = 0;
+	flows->out_of_time = false;
+}
+
+/* Whether this flow's turn has come. The loop reports those that are ready in the same order
+ * again and again. */
+static bool has_turn(struct ad_flows *flows)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	if (flows->came++ == 0) {
+		flows->until = now + turn_ns;
+		ad_defer(&flows->turn_over);
+	}
+	if (now >= flows->until)
+		flows->out_of_time = true;
+	if (flows->out_of_time || flows->came <= flows->skip)
+		return false;
+	flows->served = flows->came;
+	return true;
+}
+
+/* A negative errno, or 0. */
+static int move(struct ad_flow *flow)
 {
 	int r = drain(flow);
 
@@ -207,21 +248,32 @@ static bool run(struct ad_flow *flow)
 		if (n == -EAGAIN)
 			break;
 		if (n < 0 && n != -EINTR)
-			return false;
+			return (int)n;
 		taken += n > 0 ? (size_t)n : 0;
 		r = drain(flow);
 		/* Less than there was room for: it was all. */
 		if (n > 0 && n < COPY)
 			break;
 	}
-	if (r < 0)
-		return false;
 	if (r == 1 && flow->eof && !flow->over) {
 		flow->over = true;
 		/* Gone already: whoever reads from it will be told. */
 		shutdown(ad_io_fd(&flow->sink), SHUT_WR);
 	}
-	return watch(flow) == 0;
+	return r < 0 ? r : 0;
+}
+
+static bool run(struct ad_flow *flow)
+{
+	struct ad_sys_sigpipe sigpipe;
+	int r;
+
+	if (!has_turn(flow->flows))
+		return true;
+	ad_sys_sigpipe_hold(&sigpipe);
+	r = move(flow);
+	ad_sys_sigpipe_release(&sigpipe, r == -EPIPE);
+	return r == 0 && watch(flow) == 0;
 }
 
 static void ready(struct ad_io *io, void *userdata)
@@ -234,12 +286,17 @@ static void ready(struct ad_io *io, void *userdata)
 
 /* ---- life */
 
-void ad_flow_init(struct ad_flow *flow, struct ad_loop *loop, struct ad_pipes *pipes, int from,
+void ad_flows_init(struct ad_flows *flows, struct ad_loop *loop)
+{
+	ad_defer_init(&flows->turn_over, loop, on_turn_over, flows);
+}
+
+void ad_flow_init(struct ad_flow *flow, struct ad_loop *loop, struct ad_flows *flows, int from,
 		  int to, void (*changed)(struct ad_flow *flow, bool alive, void *userdata),
 		  void *userdata)
 {
 	*flow = (struct ad_flow){
-		.pipes = pipes, .left = UINT64_MAX, .changed = changed, .userdata = userdata
+		.flows = flows, .left = UINT64_MAX, .changed = changed, .userdata = userdata
 	};
 	ad_io_init(&flow->source, loop, from, AD_IO_READ, ready, flow);
 	ad_io_init(&flow->sink, loop, to, AD_IO_WRITE, ready, flow);
@@ -263,16 +320,15 @@ int ad_flow_put(struct ad_flow *flow, const void *data, size_t len)
 int ad_flow_start(struct ad_flow *flow)
 {
 	/* The sink is writable before long, and then all that there is to do is done. */
-	int r = ad_io_start(&flow->sink);
-
-	return r < 0 || flow->eof ? r : ad_io_start(&flow->source);
+	return watch_one(&flow->sink, &flow->sink_watched, true);
 }
 
 void ad_flow_stop(struct ad_flow *flow)
 {
 	ad_io_stop(&flow->source);
 	ad_io_stop(&flow->sink);
-	if (flow->pipes)
+	flow->source_watched = flow->sink_watched = false;
+	if (flow->flows)
 		pipe_give_back(flow);
 	free(AD_STEAL(flow->pending));
 }

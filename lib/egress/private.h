@@ -61,16 +61,25 @@ struct ad_pipe {
 	int fd[2];
 };
 
-/* Pipes are lent for as long as something is in them. */
-struct ad_pipes {
+/* What flows share: pipes, which are lent for as long as something is in them, and a turn of
+ * the loop, which has to be short. */
+struct ad_flows {
 	struct ad_pipe *idle;
 	size_t lent, kept;
+	/* Of the turn: until when flows are served, how many came, up to which were served, and
+	 * how many that had their time before let others go first. */
+	uint64_t until;
+	size_t came, served, skip;
+	bool out_of_time;
+	struct ad_defer turn_over;
 };
-void ad_pipes_free(struct ad_pipes *pipes);
+void ad_flows_init(struct ad_flows *flows, struct ad_loop *loop);
+void ad_flows_free(struct ad_flows *flows);
 
 struct ad_flow {
 	struct ad_io source, sink;
-	struct ad_pipes *pipes;
+	bool source_watched, sink_watched;
+	struct ad_flows *flows;
 	struct ad_pipe *pipe; /* or NULL */
 	size_t piped;         /* bytes in it */
 	uint8_t *pending;     /* goes before them; or NULL */
@@ -85,7 +94,7 @@ struct ad_flow {
 
 /* changed: something has moved, or it is over; not alive: one of the sockets is dead. Both
  * sockets are non-blocking and outlive it. */
-void ad_flow_init(struct ad_flow *flow, struct ad_loop *loop, struct ad_pipes *pipes, int from,
+void ad_flow_init(struct ad_flow *flow, struct ad_loop *loop, struct ad_flows *flows, int from,
 		  int to, void (*changed)(struct ad_flow *flow, bool alive, void *userdata),
 		  void *userdata);
 /* Before anything else: these bytes, which are copied. AGENTD_ERR_NOMEM or 0. */

@@ -54,7 +54,7 @@ struct ad_egress {
 	struct ad_list connections;
 	size_t count, most;
 	uint32_t last_question;
-	struct ad_pipes pipes;
+	struct ad_flows flows;
 	struct ad_egress_counts counts;
 };
 
@@ -121,7 +121,7 @@ static void say_and_end(struct connection *conn, const void *data, size_t len)
 {
 	ad_flow_stop(&conn->up);
 	ad_flow_stop(&conn->down);
-	ad_flow_init(&conn->down, conn->egress->opts.loop, &conn->egress->pipes, conn->client,
+	ad_flow_init(&conn->down, conn->egress->opts.loop, &conn->egress->flows, conn->client,
 		     conn->client, reply_over, conn);
 	conn->down.eof = true;
 	if (ad_flow_put(&conn->down, data, len) < 0 || ad_flow_start(&conn->down) < 0)
@@ -270,9 +270,9 @@ static void open_tunnel(struct connection *conn)
 	ad_io_stop(&conn->io);
 	conn->state = TUNNEL;
 	egress->counts.connections++;
-	ad_flow_init(&conn->up, egress->opts.loop, &egress->pipes, conn->client, conn->server,
+	ad_flow_init(&conn->up, egress->opts.loop, &egress->flows, conn->client, conn->server,
 		     moved, conn);
-	ad_flow_init(&conn->down, egress->opts.loop, &egress->pipes, conn->server, conn->client,
+	ad_flow_init(&conn->down, egress->opts.loop, &egress->flows, conn->server, conn->client,
 		     moved, conn);
 	if (request->kind == AD_REQUEST_FORWARD)
 		r = ad_flow_put(&conn->up, request->head.data, request->head.len);
@@ -706,6 +706,7 @@ int ad_egress_new(const struct ad_egress_opts *opts, struct ad_egress **ret, age
 	egress->most = most_connections();
 	ad_list_init(&egress->connections);
 	ad_timer_init(&egress->pause, opts->loop, on_pause_over, egress);
+	ad_flows_init(&egress->flows, opts->loop);
 	*ret = egress;
 	return 0;
 }
@@ -726,6 +727,6 @@ void ad_egress_free(struct ad_egress *egress)
 	ad_timer_stop(&egress->pause);
 	while (!ad_list_empty(&egress->connections))
 		connection_free(AD_CONTAINER_OF(egress->connections.next, struct connection, link));
-	ad_pipes_free(&egress->pipes);
+	ad_flows_free(&egress->flows);
 	free(egress);
 }

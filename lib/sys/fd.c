@@ -134,13 +134,7 @@ ssize_t ad_sys_memfd_size(int fd)
 	return st.st_size > SSIZE_MAX ? -EFBIG : (ssize_t)st.st_size;
 }
 
-/* Keeps a SIGPIPE of the calls in between from the process. */
-struct no_sigpipe {
-	sigset_t set, old;
-	bool was_pending;
-};
-
-static void sigpipe_block(struct no_sigpipe *state)
+void ad_sys_sigpipe_hold(struct ad_sys_sigpipe *state)
 {
 	sigset_t pending;
 
@@ -151,11 +145,11 @@ static void sigpipe_block(struct no_sigpipe *state)
 	pthread_sigmask(SIG_BLOCK, &state->set, &state->old);
 }
 
-static void sigpipe_restore(struct no_sigpipe *state, ssize_t result)
+void ad_sys_sigpipe_release(struct ad_sys_sigpipe *state, bool raised)
 {
 	static const struct timespec zero = { 0 };
 
-	if (result == -EPIPE && !state->was_pending) {
+	if (raised && !state->was_pending) {
 		while (sigtimedwait(&state->set, NULL, &zero) < 0 && errno == EINTR)
 			;
 	}
@@ -164,26 +158,13 @@ static void sigpipe_restore(struct no_sigpipe *state, ssize_t result)
 
 ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
 {
-	struct no_sigpipe state;
+	struct ad_sys_sigpipe state;
 	ssize_t n;
 
-	sigpipe_block(&state);
+	ad_sys_sigpipe_hold(&state);
 	n = write(fd, data, len);
 	if (n < 0)
 		n = -errno;
-	sigpipe_restore(&state, n);
-	return n;
-}
-
-ssize_t ad_sys_splice_nosigpipe(int from, int to, size_t len)
-{
-	struct no_sigpipe state;
-	ssize_t n;
-
-	sigpipe_block(&state);
-	n = splice(from, NULL, to, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-	if (n < 0)
-		n = -errno;
-	sigpipe_restore(&state, n);
+	ad_sys_sigpipe_release(&state, n == -EPIPE);
 	return n;
 }
