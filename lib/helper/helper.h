@@ -197,6 +197,7 @@ struct supervise {
 	const struct sandbox *sandbox; /* or NULL */
 	struct protection *protection;
 	int helper_pidfd, landlock;
+	int network; /* listening socket that the library is to have, or -1 */
 };
 
 #define SIGNAL_ORDER (SIGRTMIN)

@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -104,7 +105,7 @@ static void report_limit(struct state *state, enum ad_msg_limit limit, bool fata
 static void report_started(const struct state *state, const struct pipes *pipes)
 {
 	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = state->job->spawn->job };
-	int fds[3];
+	int fds[4];
 	size_t count = 0;
 
 	msg.u.started.pid = state->main;
@@ -117,6 +118,10 @@ static void report_started(const struct state *state, const struct pipes *pipes)
 	if (pipes->host[STDIN_FILENO] >= 0) {
 		msg.u.started.flags |= AD_STARTED_STDIN;
 		fds[count++] = pipes->host[STDIN_FILENO];
+	}
+	if (state->job->network >= 0) {
+		msg.u.started.flags |= AD_STARTED_NETWORK;
+		fds[count++] = state->job->network;
 	}
 	report(&msg, fds, count);
 }
@@ -279,6 +284,10 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	if (!usage->peak_is_tree)
 		usage->memory_peak = (uint64_t)rusage.ru_maxrss * 1024;
 	usage->survivors = survivors ? count_survivors(state) : 0;
+	/* Nobody is left to connect. The library may hold it a while longer, and the network
+	 * is to be as it was for the next command. */
+	if (job->network >= 0)
+		shutdown(job->network, SHUT_RDWR);
 	if (job->sandbox)
 		protect_end(job->protection, tell_moved, state);
 	report(&msg, NULL, 0);

@@ -115,6 +115,8 @@ struct bench_runner {
 /* Takes base; NULL: what event_base_new() makes. */
 void bench_runner_open(struct bench_runner *runner, struct event_base *base, const char *backend,
 		       uint32_t prewarm, uint32_t max_running);
+/* In a sandbox with this network, AGENTD_NET_*. */
+void bench_runner_open_net(struct bench_runner *runner, int32_t net);
 void bench_runner_set_argv(struct bench_runner *runner, const char *const *argv);
 /* Borrowed, until it has finished. */
 agentd_exec *bench_runner_start(struct bench_runner *runner, uint32_t flags); /* AGENTD_EXEC_* */

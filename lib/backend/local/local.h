@@ -29,10 +29,10 @@ struct ad_local_environment {
 int ad_local_environment_init(struct ad_local_environment *environment,
 			      const struct ad_local_default *defaults, size_t count);
 void ad_local_environment_free(struct ad_local_environment *environment);
-/* Those of ours and extra (NULL: none), as far as wanted does not name them, then
- * wanted: a vector to be freed, that borrows its strings. NULL: out of memory. */
+/* Those of ours and extra (NULL-terminated, or NULL), as far as wanted does not name them,
+ * then wanted: a vector to be freed, that borrows its strings. NULL: out of memory. */
 const char **ad_local_environment_merge(const struct ad_local_environment *environment,
-					const char *extra, const char *const *wanted);
+					const char *const *extra, const char *const *wanted);
 
 /* ---- receipt */
 
@@ -77,7 +77,7 @@ int ad_local_init(struct ad_local *local, const struct ad_local_kind *kind,
 void ad_local_clear(struct ad_local *local);
 /* Start the command of spec; for task_start. extra: see ad_local_environment_merge(). */
 int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const agentd_spec *spec,
-			    const struct ad_launch_sandbox *sandbox, const char *extra,
+			    const struct ad_launch_sandbox *sandbox, const char *const *extra,
 			    void **ret_state, agentd_error **reterr);
 
 int32_t ad_local_probe_start(void *self, agentd_backend_report *report);
