@@ -139,6 +139,26 @@ int32_t agentd_spec_credentials_fd(const agentd_spec *spec)
 	return spec ? spec->credentials_fd : -1;
 }
 
+const char *agentd_spec_session_id(const agentd_spec *spec)
+{
+	return spec ? spec->session_id : NULL;
+}
+
+const char *agentd_spec_volume(const agentd_spec *spec)
+{
+	return spec ? spec->volume : NULL;
+}
+
+const char *agentd_spec_options(const agentd_spec *spec)
+{
+	return spec && spec->options ? spec->options : "{}";
+}
+
+void *agentd_spec_session(const agentd_spec *spec)
+{
+	return spec ? spec->session : NULL;
+}
+
 uint32_t agentd_spec_grace_ms(const agentd_spec *spec)
 {
 	return spec ? spec->grace_ms : 0;
