@@ -42,6 +42,16 @@ struct agentd_spec {
 	void *session;                             /* a command's: the backend's state */
 };
 
+/* A specification that outlives what it was copied from; without argv and without
+ * credentials. */
+struct ad_spec_copy {
+	agentd_spec spec;
+	struct ad_strlist texts;
+	const char **env;
+};
+int ad_spec_copy(struct ad_spec_copy *ret, const agentd_spec *from, agentd_error **reterr);
+void ad_spec_copy_free(struct ad_spec_copy *copy); /* also one that was zeroed */
+
 enum { AD_TASK_OUTPUT_MAX = 262144 }; /* most that a sink gets at once */
 
 /* ---- tasks: what a backend reports, checked here, passed on to core. */

@@ -724,9 +724,9 @@ START_TEST(spawn_with_wrong_counts)
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
 	buf[8] = AD_SPAWN_FLAGS & ~AD_SPAWN_MACHINE;
 	/* Flags and requests nobody knows; no job. */
-	buf[8] = AD_SPAWN_FLAGS + 1;
+	buf[9] = (AD_SPAWN_FLAGS + 1) >> 8;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
-	buf[8] = 0;
+	buf[8] = buf[9] = 0;
 	buf[12] = 1u << AD_MSG_LIMIT_COUNT;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
 	buf[12] = 0;
