@@ -281,7 +281,9 @@ static void release(agentd_exec *exec)
 	ad_defer_cancel(&exec->step);
 	ad_streams_discard(exec);
 	ad_task_release(&exec->task);
-	ad_pool_release(&exec->lease, exec->task.given_up);
+	/* Of a session that lost a command nothing good can be expected. */
+	ad_pool_release(&exec->lease,
+			exec->task.given_up || exec->stop_cause == AGENTD_CAUSE_BACKEND_LOST);
 	ad_sink_unbind(AD_STEAL(exec->binding));
 	ad_spec_close(exec);
 	ad_plan_clear(&exec->plan);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "pool/private.h"
 
-#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "json/json.h"
@@ -172,11 +172,11 @@ static int check(const struct reading *in, agentd_error **reterr)
 	};
 
 	for (size_t i = 0; i < AD_COUNT(numbers); i++) {
-		char pointer[64] = "/";
+		char pointer[64];
 
 		if (!numbers[i].zero)
 			continue;
-		strcat(pointer, numbers[i].key);
+		snprintf(pointer, sizeof(pointer), "/%s", numbers[i].key);
 		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer,
 			       "vm_pool.%s must be greater than zero when the pool is enabled",
 			       numbers[i].key);

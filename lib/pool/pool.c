@@ -47,6 +47,7 @@ struct ad_pool_entry {
 	struct ad_pool_lease *held;
 	uint64_t last_used; /* CLOCK_MONOTONIC; of this process */
 	bool stop_wanted, over, stuck;
+	bool was_ready;      /* since it was started last */
 	bool used_here;      /* then last_used is the truth */
 	bool backup_failed;  /* said already */
 	agentd_error *error; /* of the start or the last stop */
@@ -504,7 +505,7 @@ static int start_session(struct ad_pool_entry *entry, agentd_error **reterr)
 					   NS_PER_MS);
 	if (r == 0) {
 		entry->state = STARTING;
-		entry->over = entry->stuck = false;
+		entry->over = entry->stuck = entry->was_ready = false;
 		entry->used_here = true;
 		r = ad_session_start(&entry->task, backend, &session_listener, &entry->spec.spec,
 				     reterr);
@@ -766,6 +767,7 @@ static void prepare(struct ad_pool_entry *entry)
 	}
 	volume_not_new(&entry->volume);
 	entry->state = READY;
+	entry->was_ready = true;
 	entry->last_used = ad_sys_now_ns();
 }
 
@@ -789,7 +791,7 @@ static void stop_session(struct ad_pool_entry *entry, uint32_t grace_ms)
 /* The backend has nothing of it any more. */
 static void session_is_over(struct ad_pool_entry *entry)
 {
-	bool worked = entry->state == STOPPING && !entry->stuck, started = entry->state == READY;
+	bool worked = entry->state == STOPPING && !entry->stuck, started = entry->was_ready;
 	agentd_pool *pool = entry->pool;
 	ad_autoerror agentd_error *err = AD_STEAL(entry->error);
 

@@ -689,7 +689,7 @@ START_TEST(spawn_of_other_lengths)
 END_TEST
 
 /* Offsets of what follows the limits: the machine's three numbers, and five counts. */
-enum { SPAWN_MACHINE = 8 + 8 + 7 * 8, SPAWN_COUNTS = SPAWN_MACHINE + 3 * 4 };
+enum { SPAWN_MACHINE = 8 + 12 + 7 * 8, SPAWN_COUNTS = SPAWN_MACHINE + 3 * 4 };
 
 START_TEST(spawn_with_wrong_counts)
 {
