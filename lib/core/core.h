@@ -151,6 +151,7 @@ struct agentd_exec {
 
 	int stop_cause; /* AGENTD_CAUSE_*, 0: nobody stopped it */
 	bool killed, exited, task_over, sink_failed, waiting_probe, waiting_session, finishing;
+	bool task_lost;       /* by the backend, and its session with it */
 	bool placed;          /* counts as active, not as queued */
 	bool deadline_passed; /* after it had exited */
 	bool stdin_closed, stdin_waiting;

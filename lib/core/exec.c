@@ -282,8 +282,7 @@ static void release(agentd_exec *exec)
 	ad_streams_discard(exec);
 	ad_task_release(&exec->task);
 	/* Of a session that lost a command nothing good can be expected. */
-	ad_pool_release(&exec->lease,
-			exec->task.given_up || exec->stop_cause == AGENTD_CAUSE_BACKEND_LOST);
+	ad_pool_release(&exec->lease, exec->task.given_up || exec->task_lost);
 	ad_sink_unbind(AD_STEAL(exec->binding));
 	ad_spec_close(exec);
 	ad_plan_clear(&exec->plan);
@@ -633,6 +632,7 @@ static void on_failed(agentd_task *task, agentd_error *err)
 	int code = agentd_error_code(err);
 
 	exec->task_over = true;
+	exec->task_lost = code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_PROTOCOL;
 	exec->lost_at = exec->setup_until = AD_NEVER;
 	if (!exec->started_at && (code == AGENTD_ERR_DENIED || code == AGENTD_ERR_UNSUPPORTED)) {
 		exec->plan.refused_cause = AGENTD_CAUSE_ISOLATION;

@@ -115,6 +115,8 @@ struct bench_runner {
 /* Takes base; NULL: what event_base_new() makes. */
 void bench_runner_open(struct bench_runner *runner, struct event_base *base, const char *backend,
 		       uint32_t prewarm, uint32_t max_running);
+/* Commands of a sandbox runner in one persistent session from now on. */
+void bench_runner_use_session(struct bench_runner *runner);
 void bench_runner_set_argv(struct bench_runner *runner, const char *const *argv);
 /* Borrowed, until it has finished. */
 agentd_exec *bench_runner_start(struct bench_runner *runner, uint32_t flags); /* AGENTD_EXEC_* */

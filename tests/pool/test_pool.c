@@ -333,7 +333,7 @@ START_TEST(supervisor_is_killed)
 	if (!in_sandbox())
 		return;
 	expect(&place, A, "echo kept >file", "");
-	run_in(&run, &place, A, "sleep 1000 & kill -KILL $PPID; sleep 1000");
+	run_in(&run, &place, A, "sleep 1000 & sleep 0.3; kill -KILL $PPID; sleep 1000");
 	t_expect_status(&run, AGENTD_STATUS_ERROR);
 	t_expect_cause(&run, AGENTD_CAUSE_BACKEND_LOST);
 	end_of(&run);

@@ -1801,12 +1801,12 @@ START_TEST(helper_of_another_kind)
 	expect_lost("/bin/true", AGENTD_ERR_BACKEND, "ended before it was ready");
 	expect_lost_script("printf 'garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "another version");
-	expect_lost_script("printf '\\003garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
+	expect_lost_script("printf '\\004garbage' >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "malformed");
 	expect_lost_script("head -c 5000 /dev/zero >&3; exec sleep 1", AGENTD_ERR_PROTOCOL,
 			   "malformed");
 	/* A report about a job that never was. */
-	expect_lost_script("printf '\\003\\025\\0\\0\\011\\0\\0\\0"
+	expect_lost_script("printf '\\004\\025\\0\\0\\011\\0\\0\\0"
 			   "\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0' >&3;"
 			   "exec sleep 1",
 			   AGENTD_ERR_PROTOCOL, "malformed");
