@@ -478,11 +478,21 @@ static pid_t pid_called(const char *name)
 /* V03, from outside */
 START_TEST(monitor_killed_booting)
 {
+	/* Where there is a /dev/kvm the first one that dies tells that KVM does not work, and
+	 * the next one does without. */
+	int monitors = access("/dev/kvm", R_OK | W_OK) == 0 ? 2 : 1;
 	struct play run;
+	pid_t pid = 0;
 
 	play_init(&run, "boot:\n");
 	play_start(&run, 0);
-	ck_assert_int_eq(kill(pid_called(monitor_name), SIGKILL), 0);
+	for (int i = 0; i < monitors; i++) {
+		pid_t last = pid;
+
+		while ((pid = pid_called(monitor_name)) == last)
+			t_world_loop(world, 10, NULL);
+		ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	}
 	t_run_wait(&run.run);
 	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
 	t_expect_cause(&run.run, AGENTD_CAUSE_SPAWN);

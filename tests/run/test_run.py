@@ -707,9 +707,9 @@ class Limits(Case):
 
     def test_io(self):
         done, result = self.result("--io-bytes", "5M",
-                                   "while :; do dd if=/dev/zero of=big bs=1M count=20 conv=fsync;"
-                                   " done 2>/dev/null")
-        self.assertEqual(done.returncode, 137)
+                                   "while dd if=/dev/zero of=big bs=1M count=20 conv=fsync;"
+                                   " do :; done")
+        self.assertEqual(done.returncode, 137, (done.stderr, result))
         self.assertEqual((result["status"], result["cause"], result["limit"]),
                          ("killed", "io", "io_bytes"))
 

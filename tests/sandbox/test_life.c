@@ -386,9 +386,10 @@ START_TEST(many_in_a_row)
 		}
 	}
 	expect_children(world, 1, found, T_COUNT(found));
-	/* One network more may have been made for two that overlapped. */
+	/* Commands of which one ends while the next begins have a network each, and a busy
+	 * machine lets a few of them overlap; what leaks, leaks hundreds of times here. */
 	ck_assert_uint_le(descriptors_of(world->helpers[0]) + descriptors_of(found[0]),
-			  descriptors + 2);
+			  descriptors + 16);
 	if (!t_is_slow()) {
 		ck_assert_uint_lt(t_rss_bytes(), own + (1 << 20));
 		ck_assert_uint_lt(pages_of(world->helpers[0]), helper + 64);
