@@ -33,11 +33,13 @@ enum {
 	JSON_FILE_MAX = 1 << 20, /* what the library takes */
 	TOKEN_MAX = 64 << 10,    /* the same */
 	STDIN_CHUNK = 64 << 10,
+	SESSION_GRACE_MS = 5000, /* for its files to be written out */
 };
 
 struct options {
 	const char *backend, *image, *resolver, *workdir, *policy_file, *context_file, *params_file;
 	const char *result_file, *events_file;
+	const char *session, *pool_file;
 	const char *grants; /* an option that only widens, for the error message */
 	bool min_isolation_set, net_set, hosts_set, workdir_set, timeout_set;
 	bool no_protect, probe, no_cache;
@@ -437,6 +439,8 @@ enum option_id {
 	OPT_DENY,
 	OPT_IMAGE,
 	OPT_REQUIRE_KVM,
+	OPT_SESSION,
+	OPT_POOL,
 	OPT_ALLOW_HOST,
 	OPT_DENY_HOST,
 	OPT_RESOLVER,
@@ -475,6 +479,8 @@ static const struct option long_options[] = {
 	{ "min-isolation", required_argument, NULL, OPT_MIN_ISOLATION },
 	{ "image", required_argument, NULL, OPT_IMAGE },
 	{ "require-kvm", no_argument, NULL, OPT_REQUIRE_KVM },
+	{ "session", required_argument, NULL, OPT_SESSION },
+	{ "pool", required_argument, NULL, OPT_POOL },
 	{ "workdir", required_argument, NULL, OPT_WORKDIR },
 	{ "timeout-ms", required_argument, NULL, OPT_TIMEOUT },
 	{ "read", required_argument, NULL, OPT_READ },
@@ -528,6 +534,8 @@ static const char help_text[] =
 	"  --workdir DIR           working directory (default: the current one)\n"
 	"  --token-file FILE       give the command this token as a private file\n"
 	"  --context FILE.json     where and as whom, as agentd_context(5)\n"
+	"  --session UUID          in a persistent session of the pool\n"
+	"  --pool FILE.json        where sessions are kept, as agentd_pool(5)\n"
 	"Isolation and what is allowed\n"
 	"  --backend NAME          sandbox (default), host, or microvm, which is the default for\n"
 	"                          --min-isolation vm\n"
@@ -604,6 +612,12 @@ static void apply_option(struct options *options, int id, const char *name, cons
 		break;
 	case OPT_REQUIRE_KVM:
 		options->require_kvm = true;
+		break;
+	case OPT_SESSION:
+		options->session = value;
+		break;
+	case OPT_POOL:
+		options->pool_file = value;
 		break;
 	case OPT_WORKDIR:
 		options->workdir = value;
@@ -868,6 +882,10 @@ static void parse_command_line(struct options *options, int argc, char **argv)
 	if (options->backend)
 		check(agentd_context_set_backend(options->context, options->backend, &err),
 		      "--backend", options->backend, &err);
+	if (options->session)
+		check(agentd_context_set_session(options->context, options->session, NULL, NULL,
+						 &err),
+		      "--session", options->session, &err);
 	if (!options->policy_file && !own_policy)
 		allow_defaults(options->policy, workdir);
 	if (options->min_isolation_set)
@@ -1425,6 +1443,19 @@ static agentd_sink *make_sink(struct run *run)
 	return tee;
 }
 
+static void use_pool(struct run *run, const char *file)
+{
+	agentd_pool *pool = NULL;
+	agentd_error *err = NULL;
+	size_t len;
+	char *text = read_json_file("pool", file, &len);
+
+	check(agentd_pool_new(run->runner, text, len, &pool, &err), "--pool", file, &err);
+	check(agentd_runner_set_pool(run->runner, pool, &err), "--pool", file, &err);
+	agentd_pool_unref(pool); /* the runner has it now */
+	free(text);
+}
+
 static void run_command(struct run *run, const struct options *options, agentd_params *params)
 {
 	struct agentd_runner_opts runner_opts = { .size = sizeof(runner_opts),
@@ -1447,6 +1478,8 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 	if (options->kill_on_output)
 		exec_opts.flags |= AGENTD_EXEC_KILL_ON_OUTPUT;
 	check(agentd_runner_new(&runner_opts, &run->runner, &err), "runner", NULL, &err);
+	if (options->pool_file)
+		use_pool(run, options->pool_file);
 	clock_gettime(CLOCK_MONOTONIC, &run->start);
 	if (agentd_exec_start(run->runner, options->context, params, sink, &exec_opts, &run->exec,
 			      &err) < 0) {

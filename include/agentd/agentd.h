@@ -15,6 +15,7 @@
 #include <agentd/loop.h>
 #include <agentd/params.h>
 #include <agentd/policy.h>
+#include <agentd/pool.h>
 #include <agentd/probe.h>
 #include <agentd/result.h>
 #include <agentd/runner.h>

@@ -80,6 +80,34 @@ struct agentd_backend_ops {
 	/** Milliseconds from a kill, which also follows every exit, to closed or failed, at
 	 *  most. 0: 10,000. */
 	uint32_t close_max_ms;
+
+	/* optional, all three or none: persistent sessions, which pools hand out */
+
+	/** Start a session. A session is a task without a command: agentd_task_started()
+	 *  when commands can run in it (within setup_max_ms), agentd_task_failed() when it
+	 *  cannot be had or dies unasked, agentd_task_closed() after session_stop. What it
+	 *  logs is passed on; output and exits of it are ignored. spec has no argv; it is
+	 *  valid until session_free. What spec says of the file system, network, policies
+	 *  and protections holds for the whole session, and so do the limits on memory,
+	 *  tasks and CPU bandwidth where they are the session's to keep.
+	 *
+	 *  Commands come to task_start, one at a time, with *ret_session as
+	 *  agentd_spec_session(). Their receipt has the session's lines too. task_kill ends
+	 *  everything that the command has started; but once it has exited only the task
+	 *  ends: processes it left behind live on until the session stops. If the session
+	 *  dies under a command, the command fails before the session does.
+	 *
+	 *  Files below the working directory survive the session: what commands change
+	 *  there is in agentd_spec_volume() once it is closed, also if the session or the
+	 *  host program is killed and the file system had been synced before. */
+	int32_t (*session_start)(void *self, agentd_task *task, const agentd_spec *spec,
+				 void **ret_session, agentd_error **reterr);
+	/** Sync its files, ask processes left in it to end, then end it: closed within
+	 *  grace_ms, else it is killed, and closed within close_max_ms of that. grace_ms 0:
+	 *  kill now, also while a command runs. May be called again with less grace. */
+	int32_t (*session_stop)(void *session, uint32_t grace_ms);
+	/** Called once, after closed or failed, from the loop; no command of it is left. */
+	void (*session_free)(void *session);
 	/* end of 0.1 */
 };
 
@@ -130,6 +158,19 @@ AGENTD_API int32_t agentd_spec_require_kvm(const agentd_spec *spec);
 AGENTD_API int32_t agentd_spec_netns(const agentd_spec *spec);
 /** Sealed memfd with the token, or -1. The spec owns the descriptor. */
 AGENTD_API int32_t agentd_spec_credentials_fd(const agentd_spec *spec);
+/** Id of the session that this is, or is to run in: a UUID in lower case; or NULL. */
+AGENTD_API const char *agentd_spec_session_id(const agentd_spec *spec);
+/** Of a session and its commands: the absolute path of the folder that outlives it, or
+ *  NULL. It exists, nobody else uses it while the session lives, and the backend may keep
+ *  in it what it likes (the files themselves, or a disk image); backups are made of it
+ *  while the session is stopped. agentd_spec_workdir() is then where commands see the
+ *  session's files: the same path. */
+AGENTD_API const char *agentd_spec_volume(const agentd_spec *spec);
+/** What the pool's configuration has for this backend ("vm"), a JSON object; "{}" if there
+ *  is nothing. Checked by the backend, which refuses what it does not know. Never NULL. */
+AGENTD_API const char *agentd_spec_options(const agentd_spec *spec);
+/** What session_start returned, of a command that runs in a session; or NULL. */
+AGENTD_API void *agentd_spec_session(const agentd_spec *spec);
 /** Milliseconds between SIGTERM and SIGKILL. */
 AGENTD_API uint32_t agentd_spec_grace_ms(const agentd_spec *spec);
 /** Most detailed AGENTD_LOG_* that somebody reads. */

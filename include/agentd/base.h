@@ -37,6 +37,7 @@ typedef struct agentd_sink agentd_sink;       /**< see agentd/sink.h */
 typedef struct agentd_exec agentd_exec;       /**< see agentd/exec.h */
 typedef struct agentd_result agentd_result;   /**< see agentd/result.h */
 typedef struct agentd_loop agentd_loop;       /**< see agentd/loop.h */
+typedef struct agentd_pool agentd_pool;       /**< see agentd/pool.h */
 
 /* Enumerations cross the ABI as int32_t; the enum only names the values.
  * Values are never renumbered or reused; callers must accept unknown ones. */

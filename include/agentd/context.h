@@ -110,6 +110,13 @@ AGENTD_API int agentd_context_add_mount(agentd_context *ctx, const char *source,
  *  and a field of every log record. NULL: none. */
 AGENTD_API int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id,
 					   agentd_error **reterr);
+/** Run in a persistent session: one of the runner's pool, see agentd/pool.h. id is a UUID;
+ *  domain and profile are for log records and may be NULL. Commands then work on the
+ *  session's files instead of the workdir. If the session cannot be had, the command runs
+ *  in an ephemeral sandbox in the workdir, which its log, result and receipt say, unless
+ *  the pool or the policies forbid that. id NULL: no session. */
+AGENTD_API int agentd_context_set_session(agentd_context *ctx, const char *id, const char *domain,
+					  const char *profile, agentd_error **reterr);
 /** Short-lived token, given to the command as a private file named by
  *  AGENTD_TOKEN_FILE (/run/credentials/token in a sandbox), never in its
  *  environment. Past expires_unix_ms (0: never) a run is denied. token NULL: none. */

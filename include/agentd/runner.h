@@ -97,6 +97,10 @@ AGENTD_API int agentd_runner_shutdown(agentd_runner *runner, uint32_t grace_ms,
 AGENTD_API int agentd_runner_add_backend(agentd_runner *runner,
 					 const struct agentd_backend_ops *ops, void *userdata,
 					 agentd_error **reterr);
+/** Sessions come from this pool, which was made for this runner; NULL takes it away.
+ *  Commands under way keep theirs. */
+AGENTD_API int agentd_runner_set_pool(agentd_runner *runner, agentd_pool *pool,
+				      agentd_error **reterr);
 /** "shell-exec-runner-<version>". Static storage. */
 AGENTD_API const char *agentd_runner_digest(const agentd_runner *runner);
 /** Check parameters as agentd_params_parse() would; runs nothing, no side

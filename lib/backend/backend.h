@@ -37,8 +37,20 @@ struct agentd_spec {
 	uint32_t limits_requested; /* bit per ad_limit_descs index */
 	struct ad_spec_mount *mounts;
 	size_t mount_count;
-	agentd_policy *policy[2]; /* runner's and context's; references */
+	agentd_policy *policy[2];                  /* runner's and context's; references */
+	const char *session_id, *volume, *options; /* or NULL */
+	void *session;                             /* a command's: the backend's state */
 };
+
+/* A specification that outlives what it was copied from; without argv and without
+ * credentials. */
+struct ad_spec_copy {
+	agentd_spec spec;
+	struct ad_strlist texts;
+	const char **env;
+};
+int ad_spec_copy(struct ad_spec_copy *ret, const agentd_spec *from, agentd_error **reterr);
+void ad_spec_copy_free(struct ad_spec_copy *copy); /* also one that was zeroed */
 
 enum { AD_TASK_OUTPUT_MAX = 262144 }; /* most that a sink gets at once */
 
@@ -67,7 +79,8 @@ struct ad_task_listener {
 struct agentd_task {
 	const struct ad_task_listener *listener;
 	struct ad_backend *backend;
-	void *state; /* the backend's; valid while running */
+	void *state;  /* the backend's; valid while running */
+	bool session; /* it is one, see agentd_backend_ops.session_start */
 	bool running, started, exited, closed, given_up;
 	/* Inside task_start there is no state yet: what is asked for meanwhile. */
 	bool starting, kill_wanted, close_wanted, drain_wanted, pause_wanted[2];
@@ -129,6 +142,11 @@ int ad_registry_find(const struct ad_registry *registry, const char *name, struc
 int ad_task_start(agentd_task *task, struct ad_backend *backend,
 		  const struct ad_task_listener *listener, const agentd_spec *spec,
 		  agentd_error **reterr);
+/* The same for a session, of a backend that has them. */
+int ad_session_start(agentd_task *task, struct ad_backend *backend,
+		     const struct ad_task_listener *listener, const agentd_spec *spec,
+		     agentd_error **reterr);
+int ad_session_stop(agentd_task *task, uint32_t grace_ms);
 int ad_task_kill(agentd_task *task);
 int ad_task_signal(agentd_task *task, int32_t signo); /* AGENTD_ERR_UNSUPPORTED if it cannot */
 int ad_task_write(agentd_task *task, const uint8_t *data, size_t len, size_t *ret_taken);

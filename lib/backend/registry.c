@@ -160,6 +160,11 @@ static int check_ops(const struct agentd_backend_ops *ops, agentd_error **reterr
 			       "backend \"%s\" lacks a required member (open, close, probe_start, "
 			       "task_start, task_kill, task_free)",
 			       ops->name ? ops->name : "");
+	if (!ops->session_start != !ops->session_stop || !ops->session_start != !ops->session_free)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+			       "backend \"%s\" has some of session_start, session_stop and "
+			       "session_free: all three are wanted, or none",
+			       ops->name ? ops->name : "");
 	return 0;
 }
 

@@ -2,7 +2,10 @@
 /* agentd_spec_*: what a backend may know of the command it is to run. */
 #include "backend/backend.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "policy/policy.h"
 
@@ -139,6 +142,26 @@ int32_t agentd_spec_credentials_fd(const agentd_spec *spec)
 	return spec ? spec->credentials_fd : -1;
 }
 
+const char *agentd_spec_session_id(const agentd_spec *spec)
+{
+	return spec ? spec->session_id : NULL;
+}
+
+const char *agentd_spec_volume(const agentd_spec *spec)
+{
+	return spec ? spec->volume : NULL;
+}
+
+const char *agentd_spec_options(const agentd_spec *spec)
+{
+	return spec && spec->options ? spec->options : "{}";
+}
+
+void *agentd_spec_session(const agentd_spec *spec)
+{
+	return spec ? spec->session : NULL;
+}
+
 uint32_t agentd_spec_grace_ms(const agentd_spec *spec)
 {
 	return spec ? spec->grace_ms : 0;
@@ -147,4 +170,86 @@ uint32_t agentd_spec_grace_ms(const agentd_spec *spec)
 int32_t agentd_spec_log_level(const agentd_spec *spec)
 {
 	return spec ? spec->log_level : AGENTD_LOG_ERROR;
+}
+
+/* ---- copies */
+
+static const char *keep(struct ad_spec_copy *copy, const char *text, bool *ok)
+{
+	if (!text || !*ok)
+		return NULL;
+	if (ad_strlist_add(&copy->texts, text) < 0) {
+		*ok = false;
+		return NULL;
+	}
+	return copy->texts.items[copy->texts.count - 1];
+}
+
+static bool copy_texts(struct ad_spec_copy *copy, const agentd_spec *from)
+{
+	agentd_spec *spec = &copy->spec;
+	size_t vars = from->env ? ad_strv_len(from->env) : 0;
+	bool ok = true;
+
+	copy->env = calloc(vars + 1, sizeof(*copy->env));
+	spec->mounts = calloc(from->mount_count + 1, sizeof(*spec->mounts));
+	if (!copy->env || !spec->mounts)
+		return false;
+	for (size_t i = 0; i < vars; i++)
+		copy->env[i] = keep(copy, from->env[i], &ok);
+	for (size_t i = 0; i < from->mount_count; i++) {
+		const struct ad_spec_mount *mount = &from->mounts[i];
+
+		spec->mounts[i] = (struct ad_spec_mount){ keep(copy, mount->source, &ok),
+							  keep(copy, mount->target, &ok),
+							  keep(copy, mount->pointer, &ok),
+							  mount->access };
+	}
+	spec->workdir = keep(copy, from->workdir, &ok);
+	spec->rootfs = keep(copy, from->rootfs, &ok);
+	spec->session_id = keep(copy, from->session_id, &ok);
+	spec->volume = keep(copy, from->volume, &ok);
+	spec->options = keep(copy, from->options, &ok);
+	return ok;
+}
+
+int ad_spec_copy(struct ad_spec_copy *ret, const agentd_spec *from, agentd_error **reterr)
+{
+	static const char *const no_argv[] = { NULL };
+
+	*ret = (struct ad_spec_copy){ .spec = *from };
+	ret->spec.argv = no_argv;
+	ret->spec.netns = ret->spec.credentials_fd = -1;
+	ret->spec.session = NULL;
+	for (size_t i = 0; i < AD_COUNT(ret->spec.policy); i++)
+		agentd_policy_ref(from->policy[i]);
+	if (!copy_texts(ret, from)) {
+		ad_spec_copy_free(ret);
+		return ad_fail_nomem(reterr);
+	}
+	ret->spec.env = ret->env;
+	if (from->netns >= 0) {
+		ret->spec.netns = fcntl(from->netns, F_DUPFD_CLOEXEC, 3);
+		if (ret->spec.netns < 0) {
+			int error = errno;
+
+			ad_spec_copy_free(ret);
+			return ad_fail_errno(reterr, error, "no descriptor for the network");
+		}
+	}
+	return 0;
+}
+
+void ad_spec_copy_free(struct ad_spec_copy *copy)
+{
+	if (!copy->spec.argv)
+		return;
+	if (copy->spec.netns >= 0)
+		close(copy->spec.netns);
+	for (size_t i = 0; i < AD_COUNT(copy->spec.policy); i++)
+		agentd_policy_unref(copy->spec.policy[i]);
+	free(copy->spec.mounts);
+	free(copy->env);
+	ad_strlist_free(&copy->texts);
+	*copy = (struct ad_spec_copy){ 0 };
 }

@@ -21,19 +21,24 @@ static void catch_up(agentd_task *task)
 		(void)ad_task_signal(task, task->signal_wanted);
 }
 
-int ad_task_start(agentd_task *task, struct ad_backend *backend,
-		  const struct ad_task_listener *listener, const agentd_spec *spec,
-		  agentd_error **reterr)
+static int start(agentd_task *task, struct ad_backend *backend,
+		 const struct ad_task_listener *listener, const agentd_spec *spec, bool session,
+		 agentd_error **reterr)
 {
+	int32_t (*fn)(void *self, agentd_task *task, const agentd_spec *spec, void **ret_state,
+		      agentd_error **reterr) = session ? backend->ops.session_start :
+							 backend->ops.task_start;
 	ad_autoerror agentd_error *err = NULL;
 	void *state = NULL;
 	int r;
 
-	*task = (agentd_task){
-		.listener = listener, .backend = backend, .running = true, .starting = true
-	};
+	*task = (agentd_task){ .listener = listener,
+			       .backend = backend,
+			       .session = session,
+			       .running = true,
+			       .starting = true };
 	ad_backend_ref(backend);
-	r = backend->ops.task_start(backend->self, task, spec, &state, &err);
+	r = fn(backend->self, task, spec, &state, &err);
 	task->starting = false;
 	if (r < 0) {
 		task->running = task->closed = false;
@@ -49,8 +54,33 @@ int ad_task_start(agentd_task *task, struct ad_backend *backend,
 	return 0;
 }
 
+int ad_task_start(agentd_task *task, struct ad_backend *backend,
+		  const struct ad_task_listener *listener, const agentd_spec *spec,
+		  agentd_error **reterr)
+{
+	return start(task, backend, listener, spec, false, reterr);
+}
+
+int ad_session_start(agentd_task *task, struct ad_backend *backend,
+		     const struct ad_task_listener *listener, const agentd_spec *spec,
+		     agentd_error **reterr)
+{
+	return start(task, backend, listener, spec, true, reterr);
+}
+
+int ad_session_stop(agentd_task *task, uint32_t grace_ms)
+{
+	if (task->starting)
+		task->kill_wanted = true;
+	else if (task->running)
+		return task->backend->ops.session_stop(task->state, grace_ms);
+	return 0;
+}
+
 int ad_task_kill(agentd_task *task)
 {
+	if (task->session)
+		return ad_session_stop(task, 0);
 	if (task->starting)
 		task->kill_wanted = true;
 	else if (task->running)
@@ -131,7 +161,9 @@ void ad_task_release(agentd_task *task)
 {
 	if (!task->backend || task->given_up)
 		return;
-	if (task->closed)
+	if (task->closed && task->session)
+		task->backend->ops.session_free(task->state);
+	else if (task->closed)
 		task->backend->ops.task_free(task->state);
 	ad_backend_unref(AD_STEAL(task->backend));
 }

@@ -7,6 +7,7 @@
 #include "core/params.h"
 #include "json/json.h"
 #include "policy/policy.h"
+#include "pool/pool.h"
 
 enum {
 	ITEMS_MAX = 4096, /* of one kind: what is searched linearly stays short */
@@ -15,7 +16,8 @@ enum {
 	TOKEN_MAX = 65536,
 	BACKEND_MAX = 64,
 	SHELL_MAX = 64, /* arguments */
-	FIRST_FD = 3,   /* never a standard stream, whatever the host closed */
+	SESSION_ID_SIZE = 37,
+	FIRST_FD = 3, /* never a standard stream, whatever the host closed */
 };
 
 struct agentd_context {
@@ -68,6 +70,9 @@ static void state_free(struct ad_context_state *state)
 	free(state->rootfs);
 	free(state->workdir);
 	free(state->trace_id);
+	free(state->session_id);
+	free(state->session_domain);
+	free(state->session_profile);
 	free_token(state->token);
 	ad_util_closep(&state->netns);
 	agentd_policy_unref(state->policy);
@@ -148,7 +153,10 @@ static int state_copy(const struct ad_context_state *from, struct ad_context_sta
 	to->expires_unix_ms = from->expires_unix_ms;
 	if (!copy_items(to, from) || !copy_text(&to->backend, from->backend) ||
 	    !copy_text(&to->rootfs, from->rootfs) || !copy_text(&to->workdir, from->workdir) ||
-	    !copy_text(&to->trace_id, from->trace_id) || !copy_text(&to->token, from->token))
+	    !copy_text(&to->trace_id, from->trace_id) || !copy_text(&to->token, from->token) ||
+	    !copy_text(&to->session_id, from->session_id) ||
+	    !copy_text(&to->session_domain, from->session_domain) ||
+	    !copy_text(&to->session_profile, from->session_profile))
 		r = ad_fail_nomem(reterr);
 	if (r == 0 && from->shell) {
 		to->shell = ad_strv_dup((const char *const *)from->shell);
@@ -488,6 +496,39 @@ int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id, agent
 	return r < 0 ? r : replace_text(&state->trace_id, trace_id, reterr);
 }
 
+/* In lower case, so that it is one session however it is written. */
+static bool fold_id(const char *id, char ret[static SESSION_ID_SIZE])
+{
+	if (strlen(id) != SESSION_ID_SIZE - 1)
+		return false;
+	for (size_t i = 0; i < SESSION_ID_SIZE; i++)
+		ret[i] = id[i] >= 'A' && id[i] <= 'F' ? (char)(id[i] - 'A' + 'a') : id[i];
+	return ad_pool_id_valid(ret);
+}
+
+int agentd_context_set_session(agentd_context *ctx, const char *id, const char *domain,
+			       const char *profile, agentd_error **reterr)
+{
+	struct ad_context_state *state = NULL;
+	char folded[SESSION_ID_SIZE];
+	AD_KEEP_ERRNO;
+	int r = writable(ctx, &state, reterr);
+
+	if (r == 0 && id && !fold_id(id, folded))
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+			       "session id is not a UUID: 36 hexadecimal digits and dashes are "
+			       "wanted");
+	if (r == 0 && domain)
+		r = check_tag("domain", domain, 1, TAG_MAX, reterr);
+	if (r == 0 && profile)
+		r = check_tag("profile", profile, 1, TAG_MAX, reterr);
+	if (r == 0)
+		r = replace_text(&state->session_id, id ? folded : NULL, reterr);
+	if (r == 0)
+		r = replace_text(&state->session_domain, id ? domain : NULL, reterr);
+	return r < 0 ? r : replace_text(&state->session_profile, id ? profile : NULL, reterr);
+}
+
 int agentd_context_set_credentials(agentd_context *ctx, const char *token, uint64_t expires_unix_ms,
 				   agentd_error **reterr)
 {
@@ -767,6 +808,48 @@ static int read_credentials(const struct json_object *value, const char *pointer
 		  pointer, reterr);
 }
 
+struct session {
+	const char *id, *domain, *profile;
+};
+
+static int read_session_member(const char *key, const struct json_object *value,
+			       const char *pointer, void *userdata, agentd_error **reterr)
+{
+	struct session *session = userdata;
+	const struct {
+		const char *key;
+		const char **to;
+	} members[] = {
+		{ "session_id", &session->id },
+		{ "domain", &session->domain },
+		{ "vm_profile", &session->profile },
+	};
+
+	for (size_t i = 0; i < AD_COUNT(members); i++) {
+		if (strcmp(members[i].key, key) != 0)
+			continue;
+		return ad_json_type_of(value) == AD_JSON_NULL ?
+			       0 :
+			       ad_json_get_string(value, pointer, members[i].to, reterr);
+	}
+	return ad_json_unknown_key(key, pointer, reterr);
+}
+
+static int read_session(const struct json_object *value, const char *pointer, agentd_context *ctx,
+			agentd_error **reterr)
+{
+	struct session session = { 0 };
+	int r = ad_json_each_member(value, pointer, read_session_member, &session, reterr);
+
+	if (r < 0)
+		return r;
+	if (!session.id)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer, "missing field `session_id`");
+	return at(agentd_context_set_session(ctx, session.id, session.domain, session.profile,
+					     reterr),
+		  pointer, reterr);
+}
+
 /* JSON: arrays */
 
 static int read_argument(const struct json_object *value, const char *pointer, void *userdata,
@@ -886,6 +969,7 @@ static int read_member(const char *key, const struct json_object *value, const c
 		{ "mounts", read_mounts },
 		{ "labels", read_labels },
 		{ "credentials", read_credentials },
+		{ "session", read_session },
 	};
 
 	for (size_t i = 0; i < AD_COUNT(members); i++) {

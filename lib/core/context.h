@@ -37,10 +37,11 @@ struct ad_context_state {
 	agentd_policy *policy;    /* frozen, or NULL */
 	struct ad_ask_state *ask; /* or NULL */
 	struct agentd_limits limits;
-	char *backend, *rootfs, *workdir, *trace_id; /* each may be NULL */
-	char *token;                                 /* NULL: no credentials */
-	uint64_t expires_unix_ms;                    /* 0: never */
-	char **shell;                                /* NULL: the default */
+	char *backend, *rootfs, *workdir, *trace_id;         /* each may be NULL */
+	char *token;                                         /* NULL: no credentials */
+	uint64_t expires_unix_ms;                            /* 0: never */
+	char **shell;                                        /* NULL: the default */
+	char *session_id, *session_domain, *session_profile; /* each may be NULL */
 	struct ad_context_env *env; /* no name twice, as labels' keys and mounts' targets */
 	size_t env_count;
 	struct ad_context_label *labels;

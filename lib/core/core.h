@@ -13,6 +13,7 @@
 #include "core/params.h"
 #include "loop/loop.h"
 #include "policy/policy.h"
+#include "pool/pool.h"
 #include "sink/sink.h"
 #include "util/util.h"
 
@@ -35,6 +36,8 @@ struct agentd_runner {
 	struct ad_launcher *launcher; /* NULL once it is gone */
 	struct ad_registry registry;
 	struct ad_resolver *resolver; /* for networks of allowed hosts */
+	struct ad_list pools;         /* made for it */
+	agentd_pool *pool;            /* that sessions come from, or NULL */
 	agentd_policy *policy;
 	agentd_policy *no_policy; /* what a context without a policy has */
 	agentd_log_fn log;
@@ -45,6 +48,7 @@ struct agentd_runner {
 	uint64_t machine_memory;
 	uint64_t next_id;
 	char id_prefix[12];
+	char *helper_path;    /* as the options say, or NULL */
 	uint8_t *read_buffer; /* AD_READ_CHUNK, shared by all streams of all executions */
 
 	struct ad_list queued; /* executions waiting for a place, oldest first */
@@ -54,6 +58,7 @@ struct agentd_runner {
 	uint32_t in_log; /* log callbacks on the stack */
 	uint32_t pins;   /* frames that still use the runner */
 	bool shutting_down, released;
+	uint32_t shutdown_grace_ms;
 	agentd_runner_fn shutdown_done;
 	void *shutdown_userdata;
 	struct ad_defer settle; /* after the last execution of a shutdown */
@@ -95,6 +100,8 @@ struct agentd_result {
 /* Where one run would go; see plan.c. */
 struct ad_plan {
 	struct ad_backend *backend; /* NULL when refused */
+	agentd_pool *pool;          /* the session comes from it (a reference), or NULL */
+	agentd_error *no_session;   /* why an ephemeral sandbox takes its place, or NULL */
 	int32_t min_isolation;
 	agentd_policy *context_policy;
 	struct agentd_limits limits;
@@ -131,7 +138,8 @@ struct agentd_exec {
 	struct ad_sink_binding *binding;
 	struct agentd_task task;
 	struct agentd_spec spec;
-	void *spec_memory[3];        /* argv, environment, mounts */
+	void *spec_memory[4];        /* argv, environment, mounts, volume */
+	struct ad_pool_lease lease;  /* of the session */
 	struct ad_stream streams[2]; /* stdout, stderr */
 	struct ad_egress *egress;    /* its network, or NULL */
 	struct ad_list asks;         /* open questions about that */
@@ -147,7 +155,8 @@ struct agentd_exec {
 	uint64_t grace_ns;
 
 	int stop_cause; /* AGENTD_CAUSE_*, 0: nobody stopped it */
-	bool killed, exited, task_over, sink_failed, waiting_probe, finishing;
+	bool killed, exited, task_over, sink_failed, waiting_probe, waiting_session, finishing;
+	bool task_lost;       /* by the backend, and its session with it */
 	bool placed;          /* counts as active, not as queued */
 	bool deadline_passed; /* after it had exited */
 	bool stdin_closed, stdin_waiting;
@@ -230,8 +239,16 @@ void ad_log_exec(agentd_exec *exec, int32_t level, const char *component, const 
 /* To the execution's sink (and, if both, the runner's log). Non-zero: it refused. */
 int32_t ad_log_sink(agentd_exec *exec, int32_t level, const char *component, const char *message,
 		    bool both);
+/* To both, with fields. */
+void ad_log_both(agentd_exec *exec, int32_t level, const char *component, const char *message,
+		 struct ad_record *record);
+/* What concerns no execution; a value of NULL is left out. */
+void ad_log_session(agentd_runner *runner, int32_t level, const char *message, const char *session,
+		    const char *error);
 
 /* ---- plan.c */
+/* Where the session could not be had: an ephemeral sandbox, or a refusal. Takes why. */
+int ad_plan_fall_back(agentd_exec *exec, agentd_error *why, agentd_error **reterr);
 /* Decide without side effects. 0 with plan->refused_cause 0 or a refusal; negative
  * for what agentd_exec_start() itself must fail with. */
 int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,

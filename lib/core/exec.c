@@ -282,6 +282,8 @@ static void release(agentd_exec *exec)
 	ad_streams_discard(exec);
 	ad_exec_net_close(exec);
 	ad_task_release(&exec->task);
+	/* Of a session that lost a command nothing good can be expected. */
+	ad_pool_release(&exec->lease, exec->task.given_up || exec->task_lost);
 	ad_sink_unbind(AD_STEAL(exec->binding));
 	ad_spec_close(exec);
 	ad_plan_clear(&exec->plan);
@@ -638,6 +640,7 @@ static void on_failed(agentd_task *task, agentd_error *err)
 	int code = agentd_error_code(err);
 
 	exec->task_over = true;
+	exec->task_lost = code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_PROTOCOL;
 	exec->lost_at = exec->setup_until = AD_NEVER;
 	ad_exec_net_close(exec);
 	if (!exec->started_at && (code == AGENTD_ERR_DENIED || code == AGENTD_ERR_UNSUPPORTED)) {
@@ -705,6 +708,120 @@ static void fail_to_start(agentd_exec *exec, int code, agentd_error *err)
 	finish(exec);
 }
 
+static uint64_t setup_until(const agentd_exec *exec)
+{
+	const struct agentd_backend_ops *ops = &exec->plan.backend->ops;
+
+	return later(ad_exec_now(), ms_to_ns(ops->setup_max_ms ? ops->setup_max_ms : SETUP_MAX_MS));
+}
+
+static bool probe_is_awaited(agentd_exec *exec)
+{
+	exec->setup_until = setup_until(exec);
+	if (exec->plan.backend->probe != AD_PROBE_PENDING)
+		return false;
+	exec->waiting_probe = true;
+	arm(exec, ad_exec_now());
+	return true;
+}
+
+static void launch(agentd_exec *exec);
+
+/* An ephemeral sandbox takes the place of the session, and says so. */
+static void report_fallback(agentd_exec *exec)
+{
+	ad_autobuf struct ad_buf text = { 0 };
+	const char *why = agentd_error_message(exec->plan.no_session);
+	struct ad_record record = { .count = 0 };
+
+	ad_record_text(&record, "session_id", exec->context->session_id);
+	ad_record_text(&record, "error", why);
+	ad_log_both(exec, AGENTD_LOG_WARN, "core",
+		    "Failed to acquire micro-VM; falling back to ephemeral sandbox", &record);
+	ad_buf_printf(&text, "an ephemeral sandbox took its place: %s", why);
+	on_protection(&exec->task, "session", AGENTD_LAYER_ABSENT,
+		      text.failed ? "an ephemeral sandbox took its place" : text.data);
+}
+
+/* Takes why. */
+static void fall_back(agentd_exec *exec, agentd_error *why)
+{
+	agentd_error *err = NULL;
+	int r;
+
+	ad_spec_clear(exec);
+	r = ad_plan_fall_back(exec, why, &err);
+	if (r < 0) {
+		fail_to_start(exec, r, err);
+	} else if (exec->plan.refused_cause) {
+		exec->finishing = true;
+		finish(exec);
+	} else {
+		report_fallback(exec);
+		if (!exec->finishing && !exec->stop_cause && !probe_is_awaited(exec))
+			launch(exec);
+	}
+}
+
+static void start_task(agentd_exec *exec)
+{
+	agentd_error *err = NULL;
+	int r = ad_task_start(&exec->task, exec->plan.backend, &task_listener, &exec->spec, &err);
+
+	if (r < 0) {
+		fail_to_start(exec, r, err);
+		return;
+	}
+	/* Stopped or failed from inside task_start: what follows is on its way. */
+	ad_exec_settle(exec);
+}
+
+static void session_granted(struct ad_pool_lease *lease, void *session, agentd_error *err)
+{
+	agentd_exec *exec = AD_CONTAINER_OF(lease, agentd_exec, lease);
+	agentd_runner *runner = exec->runner;
+	struct ad_record record = { .count = 0 };
+
+	ad_runner_pin(runner);
+	agentd_exec_ref(exec);
+	exec->waiting_session = false;
+	if (exec->finishing) {
+		agentd_error_unref(err);
+	} else if (err) {
+		fall_back(exec, err);
+	} else {
+		exec->spec.session = session;
+		exec->setup_until = setup_until(exec);
+		ad_record_text(&record, "session_id", exec->context->session_id);
+		ad_record_text(&record, "domain",
+			       exec->context->session_domain ? exec->context->session_domain :
+							       "unknown");
+		ad_log_exec(exec, AGENTD_LOG_INFO, "core",
+			    "Executing shell command inside persistent VM", &record);
+		on_protection(&exec->task, "session", AGENTD_LAYER_ENFORCED,
+			      exec->context->session_id);
+		if (!exec->finishing)
+			start_task(exec);
+	}
+	agentd_exec_unref(exec);
+	ad_runner_unpin(runner);
+}
+
+/* The pool's own limit of time holds until it has answered. */
+static void acquire(agentd_exec *exec)
+{
+	agentd_error *err = NULL;
+
+	exec->lease.spec = &exec->spec;
+	exec->lease.granted = session_granted;
+	if (ad_pool_acquire(exec->plan.pool, &exec->lease, exec->context->session_id, &err) < 0) {
+		fall_back(exec, err);
+		return;
+	}
+	exec->waiting_session = true;
+	exec->setup_until = AD_NEVER;
+}
+
 static void launch(agentd_exec *exec)
 {
 	agentd_error *err = NULL;
@@ -713,19 +830,19 @@ static void launch(agentd_exec *exec)
 	exec->waiting_probe = false;
 	if (exec->plan.backend->probe == AD_PROBE_UNUSABLE) {
 		err = agentd_error_ref(exec->plan.backend->probe_error);
-		fail_to_start(exec, agentd_error_code(err), err);
+		if (exec->plan.pool)
+			fall_back(exec, err);
+		else
+			fail_to_start(exec, agentd_error_code(err), err);
 		return;
 	}
 	r = ad_spec_fill(exec, &err);
-	if (r == 0)
-		r = ad_task_start(&exec->task, exec->plan.backend, &task_listener, &exec->spec,
-				  &err);
-	if (r < 0) {
+	if (r < 0)
 		fail_to_start(exec, r, err);
-		return;
-	}
-	/* Stopped or failed from inside task_start: what follows is on its way. */
-	ad_exec_settle(exec);
+	else if (exec->plan.pool)
+		acquire(exec);
+	else
+		start_task(exec);
 }
 
 /* "Executing shell command: <command>", as the original's first record. */
@@ -752,7 +869,6 @@ static int32_t announce(agentd_exec *exec)
 
 static void begin(agentd_exec *exec)
 {
-	const struct agentd_backend_ops *ops;
 	struct ad_record record = { .count = 0 };
 	int32_t r;
 
@@ -778,15 +894,10 @@ static void begin(agentd_exec *exec)
 		ad_log_exec(exec, AGENTD_LOG_DEBUG, "core", "Starting shell.exec runner", &record);
 	}
 	exec->begun_at = ad_exec_now();
-	ops = &exec->plan.backend->ops;
-	exec->setup_until = later(exec->begun_at,
-				  ms_to_ns(ops->setup_max_ms ? ops->setup_max_ms : SETUP_MAX_MS));
-	if (exec->plan.backend->probe == AD_PROBE_PENDING) {
-		exec->waiting_probe = true;
-		arm(exec, exec->begun_at);
-		return;
-	}
-	launch(exec);
+	if (exec->plan.no_session)
+		report_fallback(exec);
+	if (!exec->finishing && !exec->stop_cause && !probe_is_awaited(exec))
+		launch(exec);
 }
 
 /* The drain may have run out because the host was busy elsewhere: what is in the pipes

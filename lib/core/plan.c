@@ -95,6 +95,82 @@ static int choose_backend(agentd_runner *runner, const struct ad_context_state *
 			     refuse(plan, AGENTD_CAUSE_ISOLATION, code, "/backend", text.data);
 }
 
+/* The backend of the session that the context names. plan->no_session says why there is none. */
+static int choose_session(agentd_runner *runner, const struct ad_context_state *context,
+			  struct ad_plan *plan, agentd_error **reterr)
+{
+	ad_autobuf struct ad_buf text = { 0 };
+	struct ad_backend *named;
+	int r;
+
+	if (!runner->pool)
+		return ad_fail(&plan->no_session, AGENTD_ERR_STATE, NULL,
+			       "the runner has no pool of sessions");
+	if (!ad_pool_enabled(runner->pool))
+		return ad_fail(&plan->no_session, AGENTD_ERR_STATE, NULL,
+			       "VM pool is disabled; no persistent environments available");
+	r = ad_registry_find(&runner->registry, ad_pool_backend(runner->pool), &plan->backend);
+	if (r < 0)
+		return ad_fail(&plan->no_session, r, NULL, "no backend is called \"%s\"",
+			       ad_pool_backend(runner->pool));
+	if (context->backend) {
+		r = ad_registry_find(&runner->registry, context->backend, &named);
+		if (r < 0 || named != plan->backend)
+			return ad_fail(reterr, r == AGENTD_ERR_NOMEM ? r : AGENTD_ERR_INVALID,
+				       "/backend",
+				       "the context names the backend \"%s\", and its session is "
+				       "one of a pool with the backend \"%s\"",
+				       context->backend, plan->backend->name);
+	}
+	if (plan->backend->ops.isolation >= plan->min_isolation) {
+		plan->pool = agentd_pool_ref(runner->pool);
+		return 0;
+	}
+	ad_buf_printf(&text,
+		      "the policies ask for isolation \"%s\" and the pool's backend \"%s\" gives "
+		      "at most \"%s\"",
+		      ad_isolation_name(plan->min_isolation), plan->backend->name,
+		      ad_isolation_name(plan->backend->ops.isolation));
+	plan->backend = NULL;
+	return text.failed ? AGENTD_ERR_NOMEM :
+			     refuse(plan, AGENTD_CAUSE_ISOLATION, AGENTD_ERR_DENIED, "/session",
+				    text.data);
+}
+
+/* A session's place is never taken by less than a sandbox. */
+static int choose_place(agentd_runner *runner, const struct ad_context_state *context,
+			struct ad_plan *plan, agentd_error **reterr)
+{
+	int r;
+
+	if (context->session_id && !plan->no_session) {
+		r = choose_session(runner, context, plan, reterr);
+		if (!plan->no_session)
+			return r;
+		if (agentd_error_code(plan->no_session) == AGENTD_ERR_NOMEM)
+			return AGENTD_ERR_NOMEM;
+		plan->backend = NULL;
+	}
+	if (plan->no_session && runner->pool && !ad_pool_fallback(runner->pool)) {
+		ad_autobuf struct ad_buf text = { 0 };
+
+		ad_buf_printf(&text,
+			      "the session cannot be had, and the pool allows nothing else: "
+			      "%s",
+			      agentd_error_message(plan->no_session));
+		return text.failed ? AGENTD_ERR_NOMEM :
+				     refuse(plan, AGENTD_CAUSE_ISOLATION, AGENTD_ERR_UNSUPPORTED,
+					    "/session", text.data);
+	}
+	if (plan->no_session && plan->min_isolation < AGENTD_ISOLATION_SANDBOX)
+		plan->min_isolation = AGENTD_ISOLATION_SANDBOX;
+	r = choose_backend(runner, context, plan, reterr);
+	if (r == 0 && plan->no_session && plan->refusal)
+		ad_error_prefix(&plan->refusal, "the session cannot be had (%s), and ",
+				agentd_error_message(plan->no_session));
+	return r;
+}
+
 static bool expired(const struct ad_context_state *context)
 {
 	struct timespec now;
@@ -106,9 +182,9 @@ static bool expired(const struct ad_context_state *context)
 	       context->expires_unix_ms;
 }
 
-int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
-		 const agentd_params *params, const struct agentd_limits *own_limits,
-		 struct ad_plan *ret, agentd_error **reterr)
+static int make(agentd_runner *runner, const struct ad_context_state *context,
+		const agentd_params *params, const struct agentd_limits *own_limits,
+		agentd_error *no_session, struct ad_plan *ret, agentd_error **reterr)
 {
 	struct agentd_limits timeout = { .size = sizeof(timeout),
 					 .timeout_ms = params->timeout_ms };
@@ -116,13 +192,15 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 	const struct agentd_limits *layers[] = { ad_policy_limits(runner->policy),
 						 ad_policy_limits(policy), &context->limits,
 						 own_limits, &timeout };
-	struct ad_plan plan = { .context_policy = policy };
+	struct ad_plan plan = { .context_policy = policy, .no_session = no_session };
 	int32_t own = ad_policy_min_isolation(policy);
 	int r;
 
-	if (!context->workdir)
+	if (!context->workdir) {
+		agentd_error_unref(no_session);
 		return ad_fail(reterr, AGENTD_ERR_INVALID, "/workdir",
 			       "the context has no workdir");
+	}
 	plan.min_isolation = ad_policy_min_isolation(runner->policy);
 	if (own > plan.min_isolation)
 		plan.min_isolation = own;
@@ -143,9 +221,8 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 		return ad_fail_nomem(reterr);
 	}
 	/* Also when refused: a backend that does not exist is the caller's mistake. */
-	r = plan.refused_cause && !context->backend ?
-		    0 :
-		    choose_backend(runner, context, &plan, reterr);
+	r = plan.refused_cause && !context->backend ? 0 :
+						      choose_place(runner, context, &plan, reterr);
 	if (r < 0) {
 		ad_plan_clear(&plan);
 		return r == AGENTD_ERR_NOMEM ? ad_fail_nomem(reterr) : r;
@@ -157,9 +234,32 @@ int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
 	return 0;
 }
 
+int ad_plan_make(agentd_runner *runner, const struct ad_context_state *context,
+		 const agentd_params *params, const struct agentd_limits *own_limits,
+		 struct ad_plan *ret, agentd_error **reterr)
+{
+	return make(runner, context, params, own_limits, NULL, ret, reterr);
+}
+
+int ad_plan_fall_back(agentd_exec *exec, agentd_error *why, agentd_error **reterr)
+{
+	struct ad_plan plan;
+	int r = make(exec->runner, exec->context, exec->params, &exec->own_limits, why, &plan,
+		     reterr);
+
+	if (r < 0)
+		return r;
+	ad_plan_clear(&exec->plan);
+	exec->plan = plan;
+	exec->spec.limits = plan.limits;
+	return 0;
+}
+
 void ad_plan_clear(struct ad_plan *plan)
 {
 	agentd_error_unref(AD_STEAL(plan->refusal));
+	agentd_error_unref(AD_STEAL(plan->no_session));
+	agentd_pool_unref(AD_STEAL(plan->pool));
 }
 
 /* ---- environment: policies' share of the host program's, then the context's */
@@ -208,13 +308,25 @@ static void env_inherit(struct env_builder *env, const agentd_runner *runner,
 	}
 }
 
+/* Of the pool's, those that the context does not name. */
+static void env_of_pool(struct env_builder *env, const agentd_pool *pool,
+			const struct ad_context_state *context)
+{
+	for (const char *const *at = ad_pool_env(pool); *at; at += 2)
+		if (!context_env(context, at[0], strlen(at[0])))
+			env_add(env, at[0], at[1]);
+}
+
 static void env_build(struct env_builder *env, const agentd_runner *runner,
-		      const agentd_policy *policy, const struct ad_context_state *context)
+		      const struct ad_plan *plan, const struct ad_context_state *context)
 {
 	static const char trace_name[] = "SMITH_TRACE_ID";
+	const agentd_policy *policy = plan->context_policy;
 
 	if (ad_policy_env_any(runner->policy) && ad_policy_env_any(policy))
 		env_inherit(env, runner, policy, context);
+	if (plan->pool)
+		env_of_pool(env, plan->pool, context);
 	for (size_t i = 0; i < context->env_count; i++)
 		if (!context->trace_id || strcmp(context->env[i].name, trace_name) != 0)
 			env_add(env, context->env[i].name, context->env[i].value);
@@ -228,7 +340,7 @@ static int fill_env(agentd_exec *exec)
 	const char **vector;
 	char *text;
 
-	env_build(&env, exec->runner, exec->plan.context_policy, exec->context);
+	env_build(&env, exec->runner, &exec->plan, exec->context);
 	if (env.text.failed) {
 		ad_buf_free(&env.text);
 		return AGENTD_ERR_NOMEM;
@@ -259,7 +371,8 @@ static int fill_argv(agentd_exec *exec)
 	static const char *const bash[] = { "bash", "-lc", NULL };
 	const char *const *shell = exec->context->shell ?
 					   (const char *const *)exec->context->shell :
-					   bash;
+				   exec->plan.pool ? ad_pool_shell(exec->plan.pool) :
+						     bash;
 	size_t count = ad_strv_len(shell);
 	const char **argv;
 
@@ -333,7 +446,7 @@ static uint32_t workdir_access(const agentd_exec *exec)
 	uint32_t access = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC, one;
 
 	for (size_t i = 0; i < AD_COUNT(policies); i++) {
-		if (ad_policy_path_access(policies[i], exec->context->workdir, &one))
+		if (ad_policy_path_access(policies[i], exec->spec.workdir, &one))
 			access &= one;
 	}
 	return access;
@@ -346,12 +459,27 @@ static int32_t narrower_net(const agentd_runner *runner, const agentd_policy *po
 	return a < b ? a : b; /* NONE < ALLOWLIST < FULL */
 }
 
+/* The session's files take the place of the workdir. */
+static int fill_session(agentd_exec *exec)
+{
+	agentd_spec *spec = &exec->spec;
+	char *volume = ad_pool_volume(exec->plan.pool, exec->context->session_id);
+
+	exec->spec_memory[3] = volume;
+	spec->workdir = spec->volume = volume;
+	spec->session_id = exec->context->session_id;
+	spec->options = ad_pool_options(exec->plan.pool);
+	return volume ? 0 : AGENTD_ERR_NOMEM;
+}
+
 int ad_spec_fill(agentd_exec *exec, agentd_error **reterr)
 {
 	agentd_spec *spec = &exec->spec;
 	const struct ad_context_state *context = exec->context;
 
 	spec->workdir = context->workdir;
+	if (exec->plan.pool && fill_session(exec) < 0)
+		return ad_fail_nomem(reterr);
 	spec->workdir_access = workdir_access(exec);
 	spec->rootfs = context->rootfs;
 	spec->flags = exec->flags;
@@ -390,6 +518,9 @@ void ad_spec_clear(agentd_exec *exec)
 		free(AD_STEAL(exec->spec_memory[i]));
 	for (size_t i = 0; i < AD_COUNT(exec->spec.policy); i++)
 		agentd_policy_unref(AD_STEAL(exec->spec.policy[i]));
+	exec->spec.session_id = exec->spec.volume = exec->spec.options = NULL;
+	exec->spec.mounts = NULL;
+	exec->spec.mount_count = 0;
 }
 
 /* ---- explain */
@@ -439,7 +570,7 @@ static struct json_object *env_json(const agentd_runner *runner, const struct ad
 	struct env_builder env = { .count = 0 };
 	const char *entry;
 
-	env_build(&env, runner, plan->context_policy, context);
+	env_build(&env, runner, plan, context);
 	*ok &= !env.text.failed;
 	entry = env.text.data;
 	for (size_t i = 0; *ok && i < env.count; i++) {

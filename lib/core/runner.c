@@ -46,6 +46,8 @@ static void kill_all(agentd_runner *runner, bool now)
 
 static void destroy(agentd_runner *runner)
 {
+	ad_pool_detach_all(&runner->pools);
+	agentd_pool_unref(runner->pool);
 	ad_registry_close(&runner->registry);
 	if (runner->launcher)
 		ad_launcher_free(runner->launcher);
@@ -57,6 +59,7 @@ static void destroy(agentd_runner *runner)
 	agentd_policy_unref(runner->policy);
 	agentd_policy_unref(runner->no_policy);
 	free(runner->read_buffer);
+	free(runner->helper_path);
 	free(runner);
 }
 
@@ -123,13 +126,22 @@ static void helper_gone(struct ad_launcher *launcher, const agentd_error *err, v
 	shutdown_over(runner);
 }
 
+static void pool_over(void *userdata)
+{
+	agentd_runner *runner = userdata;
+
+	ad_defer(&runner->settle);
+}
+
 static void settle(struct ad_defer *defer, void *userdata)
 {
 	agentd_runner *runner = userdata;
 
 	(void)defer;
-	if (!nothing_left(runner))
+	if (!nothing_left(runner) ||
+	    ad_pool_shutdown_all(&runner->pools, runner->shutdown_grace_ms, pool_over, runner))
 		return;
+	ad_pool_detach_all(&runner->pools);
 	ad_registry_close(&runner->registry);
 	ad_launcher_shutdown(runner->launcher, helper_gone, runner);
 }
@@ -148,6 +160,7 @@ int agentd_runner_shutdown(agentd_runner *runner, uint32_t grace_ms, agentd_runn
 	ad_runner_pin(runner);
 	agentd_runner_ref(runner); /* until `done` has been called */
 	runner->shutting_down = true;
+	runner->shutdown_grace_ms = grace_ms;
 	runner->shutdown_done = done;
 	runner->shutdown_userdata = userdata;
 	for (struct ad_list *node = runner->active.next; node != &runner->active; node = node->next)
@@ -326,7 +339,7 @@ static int add_builtins(agentd_runner *runner, const struct agentd_runner_opts *
 	if (r < 0)
 		return r;
 	guest = opts->microvm_guest ? strdup(opts->microvm_guest) :
-				      ad_launch_guest_path(opts->helper_path);
+				      ad_launch_program_path(opts->helper_path, "guest");
 	if (!guest)
 		return ad_fail_nomem(reterr);
 	microvm.guest = guest;
@@ -368,6 +381,11 @@ static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, ag
 	if (r < 0)
 		return r;
 	r = ad_launcher_new(runner->loop, opts->helper_path, &runner->launcher, reterr);
+	if (r == 0 && opts->helper_path) {
+		runner->helper_path = strdup(opts->helper_path);
+		if (!runner->helper_path)
+			return ad_fail_nomem(reterr);
+	}
 	return r < 0 ? r : add_builtins(runner, opts, reterr);
 }
 
@@ -385,6 +403,7 @@ int agentd_runner_new(const struct agentd_runner_opts *given, agentd_runner **re
 	runner = calloc(1, sizeof(*runner));
 	if (!runner)
 		return ad_fail_nomem(reterr);
+	ad_list_init(&runner->pools);
 	ad_list_init(&runner->active);
 	ad_list_init(&runner->queued);
 	ad_registry_init(&runner->registry, probed, runner);

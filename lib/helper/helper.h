@@ -40,6 +40,7 @@ bool proc_gone(pid_t pid);
 /* Take stock and find who descends from base. False if that is not possible; the
  * table is then what was seen. */
 bool proc_scan(struct proc_table *table, pid_t base);
+const struct proc *proc_find(const struct proc_table *table, pid_t pid); /* or NULL */
 void proc_table_free(struct proc_table *table);
 /* SIGKILL to the descendants of base, but for children of it that are spared (NULL:
  * none) and what descends from those. They may be forking: a storm of them is stopped
@@ -175,6 +176,7 @@ struct slot {
 	_Atomic uint32_t limit_wanted;   /* 1 + enum ad_msg_limit that was exceeded */
 	_Atomic uint32_t kill_wanted;
 	_Atomic uint32_t kill_seen;     /* the order to kill has arrived */
+	_Atomic uint32_t over;          /* all there is to report was reported */
 	_Atomic uint64_t io_reaped;     /* written by what it reaped */
 	struct cgroup_counters counted; /* valid after SUPERVISOR_DONE */
 };
@@ -195,6 +197,9 @@ struct supervise {
 	pid_t helper;
 	/* In a sandbox we are pid 1 of the command's own pid namespace. */
 	const struct sandbox *sandbox; /* or NULL */
+	/* In a session's namespaces, whose pid 1 is another: a command's background processes
+	 * outlive it. */
+	bool in_session;
 	struct protection *protection;
 	int helper_pidfd, landlock;
 	int network; /* listening socket that the library is to have, or -1 */
@@ -204,11 +209,16 @@ struct supervise {
 #define SIGNAL_HELPER_DIED (SIGRTMIN + 1)
 
 /* Exit statuses of a supervisor. */
-enum { SUPERVISOR_DONE = 0, SUPERVISOR_LOST = 1, SUPERVISOR_SURVIVORS = 3 };
+enum {
+	SUPERVISOR_DONE = 0,
+	SUPERVISOR_LOST = 1,
+	SUPERVISOR_SURVIVORS = 3,
+	SUPERVISOR_SESSION_OVER = 4 /* a session's pid 1; the helper reports it */
+};
 
 _Noreturn void supervise(const struct supervise *job);
 /* What has to be reported if it cannot begin. */
-_Noreturn void supervise_failed(const struct ad_msg_spawn *spawn, uint32_t stage, uint32_t index,
+_Noreturn void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t index,
 				int error, const char *text);
 
 #endif

@@ -147,13 +147,13 @@ static void allow_own(struct rules *rules, const struct sandbox *sandbox)
 
 /* No rules for the network: a command has a namespace, and in rules there is no "none" for
  * UDP. A kernel that knows less takes the zeroes. */
-static struct rules rules_begin(int abi)
+static struct rules rules_begin(int abi, uint64_t scoped)
 {
 	struct ruleset_attr attr = { .fs = handled(abi) };
 	struct rules rules = { .handled = attr.fs };
 
 	if (abi >= 6)
-		attr.scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
+		attr.scoped = scoped;
 	rules.fd = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
 	if (rules.fd < 0)
 		rules.error = -errno;
@@ -167,9 +167,21 @@ static int rules_end(const struct rules *rules)
 	return rules->error ? rules->error : rules->fd;
 }
 
-int landlock_make(const struct sandbox *sandbox)
+/* In a session a later command may signal an earlier one's processes, and each has a domain
+ * of its own: what lies outside of the session its namespaces keep out. */
+static uint64_t scopes(const struct sandbox *sandbox, bool apart)
 {
-	struct rules rules = rules_begin(sandbox->landlock_abi);
+	if (apart)
+		return SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
+	return sandbox->layers.layers[AD_LAYER_NETNS] == AD_MSG_LAYER_ENFORCED &&
+			       sandbox->spec->netns < 0 ?
+		       0 :
+		       SCOPE_ABSTRACT_UNIX_SOCKET;
+}
+
+int landlock_make(const struct sandbox *sandbox, bool apart)
+{
+	struct rules rules = rules_begin(sandbox->landlock_abi, scopes(sandbox, apart));
 
 	allow_policy(&rules, sandbox->spec);
 	allow_own(&rules, sandbox);
@@ -194,7 +206,7 @@ int landlock_make_machine(int abi, const char *program, const int *fds, size_t f
 {
 	static const char *const code[] = { "/usr", "/lib", "/lib64", "/etc/ld.so.cache" };
 	static const char *const devices[] = { "/dev/kvm", "/dev/null", "/dev/urandom" };
-	struct rules rules = rules_begin(abi);
+	struct rules rules = rules_begin(abi, SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL);
 
 	allow(&rules, program, READ_FILE | EXECUTE);
 	for (size_t i = 0; i < AD_COUNT(code); i++)

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -32,6 +33,7 @@
 enum {
 	BUCKETS = 256,
 	SLOTS_MAX = 16384, /* commands alive at once */
+	FIXED_FDS = 5,     /* that are polled, besides those of templates */
 	/* Room that RLIMIT_NPROC, which counts all tasks of a user, leaves to others. */
 	NPROC_SLACK = 4096,
 	WATCH_COST_FACTOR = 20 /* never more than a twentieth of a processor */
@@ -72,10 +74,22 @@ struct job {
 	int lost_status;
 	/* in a sandbox */
 	struct template *template;
-	struct waiting *waiting; /* not started yet */
+	struct waiting *waiting; /* not started yet, for the template or the supervisor */
 	uint32_t net;            /* of the template's */
+	struct session *session; /* it is one */
+	struct job *in;          /* it runs in that session; pid is not our child */
+	int pidfd;               /* then, or -1 */
 	/* sums of one scan */
 	uint64_t memory, tasks, cpu_ticks, io;
+};
+
+/* A sandbox without a command, and what waits in it for one. */
+struct session {
+	int sock;         /* to its supervisors */
+	pid_t supervisor; /* that waits; 0: none does yet */
+	int pidfd;        /* its own, or -1 */
+	bool told;        /* that it has started */
+	struct enforcement enforcement;
 };
 
 struct outgoing {
@@ -90,6 +104,8 @@ static struct {
 	bool ids_plain; /* real, effective and saved ids are the same */
 	gid_t gid;
 	int signal_fd, host_pidfd;
+	int hello_fd; /* supervisors of sessions */
+	int ended_fd; /* epoll: those that have a command, by its id */
 	bool host_lost, proc_usable;
 	struct ad_list by_id[BUCKETS], by_pid[BUCKETS], all;
 	struct helper_shared shared;
@@ -200,6 +216,23 @@ static void waiting_free(struct job *job)
 	job->waiting = NULL;
 }
 
+/* Its commands have ended before it, or never began. */
+static void session_forget(struct job *job)
+{
+	if (!job->session)
+		return;
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		struct job *other = AD_CONTAINER_OF(node, struct job, all);
+
+		if (other->in == job)
+			other->in = NULL;
+	}
+	close(job->session->sock);
+	if (job->session->pidfd >= 0)
+		close(job->session->pidfd);
+	free(job->session);
+}
+
 static void job_free(struct job *job, bool leaf_reusable)
 {
 	ad_list_remove(&job->by_id);
@@ -216,6 +249,9 @@ static void job_free(struct job *job, bool leaf_reusable)
 		template_drop(job->template);
 	}
 	waiting_free(job);
+	if (job->pidfd >= 0)
+		close(job->pidfd);
+	session_forget(job);
 	h.free_slots[h.free_count++] = (uint16_t)job->slot;
 	free(job);
 }
@@ -230,6 +266,7 @@ static struct job *job_new(uint32_t id)
 	}
 	job->id = id;
 	job->net = ZYGOTE_NO_NET;
+	job->pidfd = -1;
 	ad_list_init(&job->by_pid);
 	ad_list_append(&h.by_id[id % BUCKETS], &job->by_id);
 	ad_list_append(&h.all, &job->all);
@@ -238,11 +275,20 @@ static struct job *job_new(uint32_t id)
 	return job;
 }
 
+/* One that is no child of ours may be reaped before we know of it. */
+static void signal_supervisor(const struct job *job, int signo)
+{
+	if (job->pidfd >= 0)
+		ad_sys_pidfd_signal(job->pidfd, signo);
+	else
+		kill(job->pid, signo);
+}
+
 /* After the order is written to the slot. */
 static void ring(const struct job *job)
 {
 	if (job->pid > 0 && !job->machine)
-		kill(job->pid, SIGNAL_ORDER);
+		signal_supervisor(job, SIGNAL_ORDER);
 }
 
 static void job_signal(struct job *job, int signo)
@@ -321,6 +367,16 @@ static uint8_t means_of(const struct leaf *leaf, enum cgroup_controller controll
 	return leaf ? (uint8_t)leaf->means[controller] : AD_MSG_MEANS_NONE;
 }
 
+/* In a session its control groups hold: limits below those are a command's own. */
+static uint8_t means_for(const struct job *job, enum cgroup_controller controller, uint64_t limit,
+			 uint64_t of_session)
+{
+	if (!job->in)
+		return means_of(job->leaf, controller);
+	return of_session && (!limit || limit >= of_session) ? means_of(job->in->leaf, controller) :
+							       AD_MSG_MEANS_NONE;
+}
+
 static uint8_t watched(enum ad_msg_means without)
 {
 	return (uint8_t)(h.proc_usable ? AD_MSG_MEANS_WATCHDOG : without);
@@ -330,16 +386,19 @@ static uint8_t watched(enum ad_msg_means without)
 static void plan(struct job *job, const struct ad_msg_spawn *spawn, bool use_cgroups,
 		 struct enforcement *ret)
 {
-	const struct ad_msg_limits *limits = &spawn->limits;
+	const struct ad_msg_limits *limits = &spawn->limits, *of_session = limits;
 	struct ad_msg_receipt *receipt = &ret->receipt;
 
 	job->limits = *limits;
 	/* Of a pid namespace nothing gets away. */
-	if (use_cgroups)
+	if (use_cgroups && !job->in)
 		job->leaf = cgroup_take(limits, !job->template);
-	receipt->memory = means_of(job->leaf, CG_MEMORY);
-	receipt->pids = means_of(job->leaf, CG_PIDS);
-	receipt->cpu = means_of(job->leaf, CG_CPU);
+	if (job->in)
+		of_session = &job->in->limits;
+	receipt->memory = means_for(job, CG_MEMORY, limits->memory, of_session->memory);
+	receipt->pids = means_for(job, CG_PIDS, limits->pids, of_session->pids);
+	receipt->cpu = means_for(job, CG_CPU, limits->cpu_ms_per_100ms,
+				 of_session->cpu_ms_per_100ms);
 	receipt->tree_kill = job->template ? AD_MSG_MEANS_PIDNS : means_of(job->leaf, CG_KILL);
 	if (!receipt->tree_kill)
 		receipt->tree_kill = watched(AD_MSG_MEANS_NONE);
@@ -397,6 +456,14 @@ static void close_ours(void)
 	close(h.signal_fd);
 	if (h.host_pidfd >= 0)
 		close(h.host_pidfd);
+	close(h.hello_fd);
+	close(h.ended_fd);
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		const struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		if (job->session)
+			close(job->session->sock);
+	}
 }
 
 static void started(struct job *job, pid_t pid)
@@ -554,26 +621,72 @@ static size_t own_fds(const struct ad_msg_spawn *spawn, const struct ad_sys_msg 
 	return from->fd_count - ((spawn->flags & AD_SPAWN_NETNS) ? 1 : 0);
 }
 
-static pid_t ask_zygote(struct job *job, struct zygote_request *request,
-			const struct ad_sys_msg *from, size_t fd_count)
+/* The supervisor that waits in a session gets a command: its pid or a negative errno. */
+static pid_t ask_session(struct session *session, const struct zygote_request *request,
+			 const void *spawn, size_t spawn_len, const int *fds, size_t fd_count)
 {
+	static uint8_t buf[ZYGOTE_REQUEST_MAX];
+	pid_t pid = session->supervisor;
+	int r;
+
+	memcpy(buf, request, sizeof(*request));
+	if (spawn_len)
+		memcpy(buf + sizeof(*request), spawn, spawn_len);
+	r = ad_sys_send(session->sock, buf, sizeof(*request) + spawn_len, fds, fd_count,
+			MSG_DONTWAIT);
+	if (r < 0)
+		return r;
+	session->supervisor = 0;
+	return pid;
+}
+
+static pid_t ask_zygote(struct job *job, struct zygote_request *request,
+			const struct ad_sys_msg *from, size_t fd_count, int session_sock)
+{
+	const struct leaf *leaf = job->in ? job->in->leaf : job->leaf;
 	struct cgroup_entry entry = { .v2_dir = -1, .v2_procs = -1 };
-	int fds[AD_SYS_FDS_MAX + CG_COUNT + 1];
-	pid_t pid;
+	int fds[AD_SYS_FDS_MAX + CG_COUNT + 2];
 	int r = 0;
 
 	memcpy(fds, from->fds, fd_count * sizeof(fds[0]));
-	if (job->leaf) {
+	if (request->session)
+		fds[fd_count++] = session_sock;
+	if (leaf) {
 		request->has_leaf = true;
-		request->leaf = *job->leaf;
-		r = cgroup_open_entry(job->leaf, &entry);
+		request->leaf = *leaf;
+		r = cgroup_open_entry(leaf, &entry);
 	}
 	fd_count += add_entry(request, &entry, fds + fd_count);
-	pid = r < 0 ? r :
-		      template_clone(job->template, request, request->spawn_fd ? NULL : from->data,
-				     request->spawn_fd ? 0 : from->len, fds, fd_count, &job->net);
+	if (r == 0 && job->in)
+		r = ask_session(job->in->session, request, request->spawn_fd ? NULL : from->data,
+				request->spawn_fd ? 0 : from->len, fds, fd_count);
+	else if (r == 0)
+		r = template_clone(job->template, request, request->spawn_fd ? NULL : from->data,
+				   request->spawn_fd ? 0 : from->len, fds, fd_count, &job->net);
 	cgroup_close_entry(&entry);
-	return pid;
+	return r;
+}
+
+/* *ret_end is the session's end of its socket. */
+static bool session_make(struct job *job, const struct enforcement *enforcement, int *ret_end)
+{
+	int pair[2], r = ad_sys_pair(pair);
+
+	if (r < 0) {
+		errno = -r;
+		return false;
+	}
+	job->session = calloc(1, sizeof(*job->session));
+	if (!job->session) {
+		close(pair[0]);
+		close(pair[1]);
+		return false;
+	}
+	job->session->sock = pair[0];
+	job->session->pidfd = -1;
+	job->session->enforcement = *enforcement;
+	*ret_end = pair[1];
+	return true;
 }
 
 /* The template is ready, or cannot be. -EPIPE: it died, and the job is as it was. */
@@ -584,8 +697,10 @@ static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
 		.slot = (uint32_t)job->slot,
 		.spawn_fd = memory_file,
 		.credentials = (spawn->flags & AD_SPAWN_CREDENTIALS) != 0,
+		.session = (spawn->flags & AD_SPAWN_SESSION) != 0,
 	};
 	struct ad_profile profile;
+	int session_end = -1;
 	pid_t pid;
 
 	if (template_state(job->template) == TEMPLATE_FAILED) {
@@ -598,11 +713,20 @@ static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
 	if (!ad_profile_decode(&profile, spawn->profile, spawn->profile_len) ||
 	    !plan_sandbox(job, spawn, profile.strict[AD_LAYER_CGROUP], &request.enforcement))
 		return 0;
-	pid = ask_zygote(job, &request, from, own_fds(spawn, from));
+	if (request.session && !session_make(job, &request.enforcement, &session_end)) {
+		send_failed(job->id, AD_STAGE_SUPERVISOR, errno, "");
+		job_free(job, true);
+		return 0;
+	}
+	pid = ask_zygote(job, &request, from, own_fds(spawn, from), session_end);
+	if (session_end >= 0)
+		close(session_end);
 	if (pid > 0) {
 		started(job, pid);
 		return 0;
 	}
+	session_forget(job);
+	job->session = NULL;
 	if (pid == -EPIPE) {
 		if (job->leaf)
 			cgroup_release(job->leaf, true);
@@ -635,6 +759,80 @@ static bool wait_for_template(struct job *job, struct ad_sys_msg *from, bool mem
 	from->fd_count = 0;
 	job->waiting = waiting;
 	return true;
+}
+
+/* ---- starting in a session */
+
+/* What is left of it would run on without anybody to watch over it. */
+static void session_break(struct job *job)
+{
+	if (job->killing)
+		return;
+	job->lost = true;
+	job_kill(job);
+}
+
+static bool is_open(const struct job *session)
+{
+	return session && session->session && session->session->told && !session->killing &&
+	       !session->lost;
+}
+
+/* Its supervisor waits. */
+static void start_in_supervisor(struct job *job, const struct ad_msg_spawn *spawn,
+				const struct ad_sys_msg *from, bool memory_file)
+{
+	const struct ad_msg_receipt *of_session = &job->in->session->enforcement.receipt;
+	struct zygote_request request = {
+		.slot = (uint32_t)job->slot,
+		.spawn_fd = memory_file,
+		.credentials = (spawn->flags & AD_SPAWN_CREDENTIALS) != 0,
+		.enforcement = { .receipt = *of_session },
+	};
+	pid_t pid;
+
+	plan(job, spawn, false, &request.enforcement);
+	if (!check_plan(job, spawn, &request.enforcement))
+		return;
+	pid = ask_zygote(job, &request, from, from->fd_count, -1);
+	if (pid > 0) {
+		struct epoll_event event = { .events = EPOLLIN, .data.u32 = job->id };
+
+		job->pidfd = ad_steal_fd(&job->in->session->pidfd);
+		started(job, pid);
+		/* Nobody would hear of its end. */
+		if (epoll_ctl(h.ended_fd, EPOLL_CTL_ADD, job->pidfd, &event) < 0)
+			session_break(job->in);
+		return;
+	}
+	send_failed(job->id, AD_STAGE_SUPERVISOR, -pid, "");
+	job_free(job, true);
+}
+
+static void start_in_session(struct job *job, const struct ad_msg_spawn *spawn,
+			     struct ad_sys_msg *from, bool memory_file)
+{
+	struct job *session = find_id(spawn->session);
+	size_t expected = (size_t)memory_file + ((spawn->flags & AD_SPAWN_CREDENTIALS) ? 1 : 0);
+	int error = 0;
+
+	if (from->fds_lost || from->fd_count != expected)
+		error = from->fds_lost ? EMFILE : EBADMSG;
+	else if (!is_open(session))
+		error = ESRCH;
+	if (!error) {
+		job->in = session;
+		if (session->session->supervisor) {
+			start_in_supervisor(job, spawn, from, memory_file);
+			return;
+		}
+		if (!wait_for_template(job, from, memory_file))
+			error = ENOMEM;
+	}
+	if (error) {
+		send_failed(job->id, AD_STAGE_REQUEST, error, "");
+		job_free(job, true);
+	}
 }
 
 static void start_in_sandbox(struct job *job, const struct ad_msg_spawn *spawn,
@@ -685,7 +883,9 @@ static void start_job(const struct ad_msg_spawn *spawn, struct ad_sys_msg *from,
 
 	if (!job)
 		return;
-	if (spawn->flags & AD_SPAWN_SANDBOX)
+	if (spawn->session)
+		start_in_session(job, spawn, from, memory_file);
+	else if (spawn->flags & AD_SPAWN_SANDBOX)
 		start_in_sandbox(job, spawn, from, memory_file);
 	else if (spawn->flags & AD_SPAWN_MACHINE)
 		start_machine(job, spawn, from, memory_file);
@@ -751,7 +951,9 @@ static void resume(struct job *job)
 		r = map_message(from.fds[0], &bytes, &len);
 	if (r == 0 && !ad_msg_spawn_decode(&spawn, bytes, len))
 		r = -EBADMSG;
-	if (r == 0)
+	if (r == 0 && job->in)
+		start_in_supervisor(job, &spawn, &from, waiting->memory_file);
+	else if (r == 0)
 		r = start_in_template(job, &spawn, &from, waiting->memory_file);
 	if (r < 0) {
 		send_failed(job->id, r == -EPIPE ? AD_STAGE_SUPERVISOR : AD_STAGE_REQUEST, -r, "");
@@ -769,9 +971,120 @@ static void resume_all(void)
 		struct job *job = AD_CONTAINER_OF(node, struct job, all);
 
 		next = node->next;
-		if (job->waiting && template_state(job->template) != TEMPLATE_BUILDING)
+		if (job->waiting && job->template &&
+		    template_state(job->template) != TEMPLATE_BUILDING)
 			resume(job);
 	}
+}
+
+/* ---- what happens in sessions */
+
+/* Whoever waited longest. */
+static void resume_in(const struct job *session)
+{
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		if (job->waiting && job->in == session) {
+			resume(job);
+			return;
+		}
+	}
+}
+
+static void session_started(struct job *job)
+{
+	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = job->id };
+
+	job->session->told = true;
+	msg.u.started.pid = job->pid;
+	msg.u.started.receipt = job->session->enforcement.receipt;
+	send_msg(&msg);
+}
+
+static struct job *session_by_slot(uint32_t slot)
+{
+	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
+		struct job *job = AD_CONTAINER_OF(node, struct job, all);
+
+		if (job->session && job->slot == slot)
+			return job;
+	}
+	return NULL;
+}
+
+static void read_hello(void)
+{
+	struct session_hello hello;
+	struct ad_sys_msg in = { .data = &hello, .cap = sizeof(hello) };
+	struct job *job;
+
+	while (ad_sys_recv(h.hello_fd, &in, MSG_DONTWAIT) > 0) {
+		job = in.len == sizeof(hello) && in.has_creds ? session_by_slot(hello.slot) : NULL;
+		if (!job || job->killing)
+			continue;
+		job->session->pidfd = ad_sys_pidfd(in.pid);
+		if (job->session->pidfd < 0) {
+			session_break(job);
+			continue;
+		}
+		job->session->supervisor = in.pid;
+		if (!job->session->told)
+			session_started(job);
+		resume_in(job);
+	}
+}
+
+/* The supervisor of a command in a session has ended. */
+static void supervisor_ended(struct job *job)
+{
+	if (!atomic_load(&h.shared.slots[job->slot].over)) {
+		/* Its tree is pid 1's of the session now, one among others. */
+		session_break(job->in);
+		send_failed(job->id, AD_STAGE_LOST, 0, "");
+	}
+	job_free(job, false);
+}
+
+static void read_ended(void)
+{
+	struct epoll_event events[16];
+	int count = epoll_wait(h.ended_fd, events, AD_COUNT(events), 0);
+
+	for (int i = 0; i < count; i++) {
+		struct job *job = find_id(events[i].data.u32);
+
+		if (job && job->in)
+			supervisor_ended(job);
+	}
+}
+
+static void session_over(struct job *job, int status)
+{
+	struct ad_msg msg = { .type = AD_MSG_CLOSED, .job = job->id };
+	bool over = WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_SESSION_OVER;
+
+	for (struct ad_list *node = h.all.next, *next; node != &h.all; node = next) {
+		struct job *other = AD_CONTAINER_OF(node, struct job, all);
+
+		next = node->next;
+		if (other->in != job)
+			continue;
+		if (!other->waiting) {
+			supervisor_ended(other);
+			continue;
+		}
+		send_failed(other->id, AD_STAGE_REQUEST, ESRCH, "");
+		job_free(other, true);
+	}
+	if (!job->session->told)
+		send_failed(job->id, job->killing ? AD_STAGE_REQUEST : AD_STAGE_LOST,
+			    job->killing ? ECANCELED : 0, "");
+	else if (!job->lost && (over || job->killing))
+		send_msg(&msg);
+	else
+		send_failed(job->id, AD_STAGE_LOST, 0, "the session's processes were killed");
+	job_free(job, false);
 }
 
 /* ---- messages in */
@@ -902,7 +1215,10 @@ static void reap(void)
 			template_reaped(pid);
 			continue;
 		}
-		if (job->machine) {
+		if (job->session &&
+		    !(WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_DONE)) {
+			session_over(job, status);
+		} else if (job->machine) {
 			machine_ended(job, status, &usage);
 		} else if (WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_DONE) {
 			if (job->leaf)
@@ -965,7 +1281,7 @@ static uint64_t check_supervisors(uint64_t now)
 									  job->answer_by;
 		if (due <= now) {
 			/* Stopped, or stuck: its tree becomes ours with its death. */
-			kill(job->pid, SIGKILL);
+			signal_supervisor(job, SIGKILL);
 			due = now + answer_ns;
 			job->answer_by = job->over_by = due;
 		}
@@ -977,6 +1293,18 @@ static uint64_t check_supervisors(uint64_t now)
 
 /* ---- the watchdog */
 
+/* Below a session's pid 1: the supervisor it descends from, else pid 1 itself. */
+static struct job *job_of(const struct proc *proc)
+{
+	struct job *job = proc->top ? find_pid(proc->top) : NULL, *nearest = NULL;
+
+	while (job && job->session && proc && proc->pid != proc->top && !nearest) {
+		nearest = find_pid(proc->pid);
+		proc = proc_find(&h.table, proc->ppid);
+	}
+	return nearest ? nearest : job;
+}
+
 static void add_up(void)
 {
 	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
@@ -987,7 +1315,7 @@ static void add_up(void)
 	}
 	for (size_t i = 0; i < h.table.count; i++) {
 		const struct proc *proc = &h.table.procs[i];
-		struct job *job = proc->top ? find_pid(proc->top) : NULL;
+		struct job *job = job_of(proc);
 
 		if (!job || !job->watch)
 			continue;
@@ -1030,7 +1358,7 @@ static void kill_seen(void)
 {
 	for (size_t i = 0; i < h.table.count; i++) {
 		const struct proc *proc = &h.table.procs[i];
-		const struct job *job = proc->top ? find_pid(proc->top) : NULL;
+		const struct job *job = job_of(proc);
 
 		if (job && job->hit && (proc->pid != job->pid || job->machine) && !proc->zombie)
 			kill(proc->pid, SIGKILL);
@@ -1093,20 +1421,27 @@ static int timeout_ms(uint64_t now)
 static void run(void)
 {
 	while (!h.host_lost || !ad_list_empty(&h.all) || h.sweep_next) {
-		struct pollfd fds[3 + TEMPLATES_MAX] = {
+		struct pollfd fds[FIXED_FDS + TEMPLATES_MAX] = {
 			{ .fd = h.signal_fd, .events = POLLIN },
 			{ .fd = h.host_lost ? -1 : HELPER_SOCKET,
 			  .events = (short)(h.out ? POLLIN | POLLOUT : POLLIN) },
 			{ .fd = h.host_lost ? -1 : h.host_pidfd, .events = POLLIN },
+			{ .fd = h.hello_fd, .events = POLLIN },
+			{ .fd = h.ended_fd, .events = POLLIN },
 		};
 		int templates[TEMPLATES_MAX];
 		size_t count = template_poll_fds(templates);
 		uint64_t now;
 
 		for (size_t i = 0; i < count; i++)
-			fds[3 + i] = (struct pollfd){ .fd = templates[i], .events = POLLIN };
-		if (poll(fds, 3 + count, timeout_ms(ad_sys_now_ns())) < 0)
+			fds[FIXED_FDS + i] = (struct pollfd){ .fd = templates[i],
+							      .events = POLLIN };
+		if (poll(fds, FIXED_FDS + count, timeout_ms(ad_sys_now_ns())) < 0)
 			continue;
+		if (fds[4].revents)
+			read_ended();
+		if (fds[3].revents)
+			read_hello();
 		if (fds[0].revents)
 			reap();
 		if (fds[2].revents)
@@ -1192,6 +1527,7 @@ static bool init(void)
 	sigset_t chld;
 	uid_t ruid, euid, suid;
 	gid_t rgid, egid, sgid;
+	int hello[2];
 
 	ad_sys_block_signals(&old);
 	ad_sys_default_signals();
@@ -1221,6 +1557,13 @@ static bool init(void)
 	ad_list_init(&h.all);
 	h.out_tail = &h.out;
 	h.shared.helper_pidfd = ad_sys_pidfd(h.shared.helper);
+	if (ad_sys_pair(hello) < 0 || ad_sys_pass_creds(hello[0]) < 0)
+		return false;
+	h.hello_fd = hello[0];
+	h.shared.sessions = hello[1];
+	h.ended_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (h.ended_fd < 0)
+		return false;
 	template_init(&h.shared, h.uid, close_ours);
 	h.proc_usable = proc_usable();
 	cgroup_init();

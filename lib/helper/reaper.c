@@ -147,9 +147,9 @@ static int copy_token(int memory)
 	return r;
 }
 
-static bool put_token(int memory, struct fault *fault)
+bool reaper_put_token(int memory, struct fault *fault)
 {
-	int r = copy_token(memory);
+	int r = unlink(SANDBOX_TOKEN) < 0 && errno != ENOENT ? -errno : copy_token(memory);
 
 	close(memory);
 	return r == 0 ? true : fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
@@ -158,14 +158,14 @@ static bool put_token(int memory, struct fault *fault)
 /* ---- the request */
 
 /* Decode what the helper has checked. The message and what it holds stay as they are. */
-static bool unpack(const struct ad_sys_msg *message, struct ad_msg_spawn *spawn,
-		   struct cgroup_entry *entry, int *ret_token)
+bool reaper_unpack(const struct ad_sys_msg *message, struct reaper_request *ret)
 {
+	struct cgroup_entry *entry = &ret->entry;
 	const struct zygote_request *request = message->data;
 	const uint8_t *bytes = (const uint8_t *)(request + 1);
 	size_t len = message->len - sizeof(*request), at = 0;
-	size_t expected = (size_t)request->spawn_fd + request->credentials + request->tasks +
-			  request->v2_procs;
+	size_t expected = (size_t)request->spawn_fd + request->credentials + request->session +
+			  request->tasks + request->v2_procs;
 	const int *fds = message->fds;
 
 	if (message->fd_count != expected || request->tasks > AD_COUNT(entry->tasks))
@@ -181,13 +181,14 @@ static bool unpack(const struct ad_sys_msg *message, struct ad_msg_spawn *spawn,
 			return false;
 		close(fds[at++]);
 	}
-	*ret_token = request->credentials ? fds[at++] : -1;
+	ret->token = request->credentials ? fds[at++] : -1;
+	ret->session = request->session ? fds[at++] : -1;
 	*entry = (struct cgroup_entry){ .count = request->tasks, .v2_dir = -1, .v2_procs = -1 };
 	for (size_t i = 0; i < request->tasks; i++)
 		entry->tasks[i] = fds[at++];
 	if (request->v2_procs)
 		entry->v2_procs = fds[at++];
-	return ad_msg_spawn_decode(spawn, bytes, len);
+	return ad_msg_spawn_decode(&ret->spawn, bytes, len);
 }
 
 /* ---- network */
@@ -234,12 +235,12 @@ static bool confine(const struct sandbox *sandbox, struct supervise *job, int to
 		    struct fault *fault)
 {
 	if (!limit_files(sandbox, job->enforcement.memory_rlimit, fault) ||
-	    (token >= 0 && !put_token(token, fault)) ||
+	    (token >= 0 && !reaper_put_token(token, fault)) ||
 	    !protect_begin(job->protection, sandbox, fault))
 		return false;
 	if (sandbox->landlock_abi == 0)
 		return true;
-	job->landlock = landlock_make(sandbox);
+	job->landlock = landlock_make(sandbox, !(job->spawn->flags & AD_SPAWN_SESSION));
 	return job->landlock >= 0 ? true :
 				    fault_set(fault, AD_STAGE_LAYER, AD_LAYER_LANDLOCK,
 					      -job->landlock, "landlock");
@@ -250,13 +251,12 @@ static _Noreturn void go_on(const struct reaper *reaper, const struct ad_sys_msg
 {
 	const struct zygote_request *request = message->data;
 	struct protection protection = { 0 };
-	struct ad_msg_spawn spawn;
-	struct cgroup_entry entry;
+	struct reaper_request in;
 	struct supervise job = {
-		.spawn = &spawn,
+		.spawn = &in.spawn,
 		.slot = &reaper->shared->slots[request->slot],
 		.leaf = request->has_leaf ? &request->leaf : NULL,
-		.entry = &entry,
+		.entry = &in.entry,
 		.enforcement = request->enforcement,
 		.sandbox = reaper->sandbox,
 		.protection = &protection,
@@ -264,13 +264,16 @@ static _Noreturn void go_on(const struct reaper *reaper, const struct ad_sys_msg
 		.landlock = -1,
 		.network = network,
 	};
-	int token;
 
-	if (!unpack(message, &spawn, &entry, &token))
+	if (!reaper_unpack(message, &in))
 		_exit(SUPERVISOR_LOST);
-	if (!prepared || !confine(reaper->sandbox, &job, token, fault))
-		supervise_failed(&spawn, fault->stage, fault->index, fault->error, fault->text);
-	supervise(&job);
+	if (!prepared || !confine(reaper->sandbox, &job, in.token, fault))
+		supervise_failed(&job, fault->stage, fault->index, fault->error, fault->text);
+	if (in.session < 0)
+		supervise(&job);
+	/* Each command enters its control groups by descriptors of its own. */
+	cgroup_close_entry(&in.entry);
+	session_run(&job, request->slot, reaper->shared, in.session);
 }
 
 void reaper_run(const struct reaper *reaper)

@@ -125,7 +125,9 @@ void protect_end(struct protection *protection, void (*told)(const char *path, v
 /* ---- landlock.c */
 
 /* The rules of one command, in its view: a descriptor or a negative errno. */
-int landlock_make(const struct sandbox *sandbox);
+/* apart: what is not of the same command can neither be signalled nor reached by abstract
+ * sockets; else, in a session, what its namespaces leave. */
+int landlock_make(const struct sandbox *sandbox, bool apart);
 int landlock_enter(int ruleset);
 
 /* ---- zygote.c */
@@ -137,6 +139,7 @@ struct zygote_request {
 	uint32_t net;
 	uint32_t slot;
 	bool has_leaf, spawn_fd, credentials;
+	bool session;  /* a session: its end of struct session's socket comes too */
 	uint8_t tasks; /* descriptors of struct cgroup_entry */
 	bool v2_procs;
 	struct leaf leaf;
@@ -166,6 +169,7 @@ struct helper_shared {
 	struct slot *slots;
 	pid_t helper;
 	int helper_pidfd;
+	int sessions; /* where supervisors of sessions say that they wait: struct session_hello */
 };
 
 /* The zygote's life, in a process forked by the helper. */
@@ -183,6 +187,27 @@ struct reaper {
 	int wait; /* request NULL: where it will come from */
 };
 _Noreturn void reaper_run(const struct reaper *reaper);
+
+/* What came with a request; what is decoded points into it, and its descriptors are the
+ * receiver's. */
+struct reaper_request {
+	struct ad_msg_spawn spawn;
+	struct cgroup_entry entry;
+	int token, session; /* or -1 */
+};
+bool reaper_unpack(const struct ad_sys_msg *message, struct reaper_request *ret);
+/* What is each command's own before it starts: the token. */
+bool reaper_put_token(int memory, struct fault *fault);
+
+/* ---- session.c: pid 1 of a session, and the supervisors in it */
+
+/* From a supervisor that is ready for a command; the kernel adds its pid. */
+struct session_hello {
+	uint32_t slot; /* the session's */
+};
+/* job: what commands inherit. sock: requests as to a zygote come by it. */
+_Noreturn void session_run(const struct supervise *job, uint32_t slot,
+			   const struct helper_shared *shared, int sock);
 
 /* ---- template.c */
 

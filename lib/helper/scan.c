@@ -134,6 +134,11 @@ static struct proc *find(const struct proc_table *table, pid_t pid)
 	return low < table->count && table->procs[low].pid == pid ? &table->procs[low] : NULL;
 }
 
+const struct proc *proc_find(const struct proc_table *table, pid_t pid)
+{
+	return find(table, pid);
+}
+
 /* Walk up to somebody whose place is known, then tell all on the way. The table is
  * no snapshot: a parent may be missing, or pids reused in a circle. */
 static void resolve(const struct proc_table *table, struct proc *proc, pid_t base)

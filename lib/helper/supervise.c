@@ -60,22 +60,23 @@ static void report(const struct ad_msg *msg, const int *fds, size_t fd_count)
 	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0);
 }
 
-void supervise_failed(const struct ad_msg_spawn *spawn, uint32_t stage, uint32_t index, int error,
+void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t index, int error,
 		      const char *text)
 {
-	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = spawn->job };
+	struct ad_msg msg = { .type = AD_MSG_FAILED, .job = job->spawn->job };
 
 	msg.u.failed.stage = stage;
 	msg.u.failed.index = index;
 	msg.u.failed.os_errno = error;
 	snprintf(msg.u.failed.text, sizeof(msg.u.failed.text), "%s", text);
 	report(&msg, NULL, 0);
+	atomic_store(&job->slot->over, 1);
 	_exit(SUPERVISOR_DONE);
 }
 
 static _Noreturn void fail(const struct supervise *job, uint32_t stage, int error, const char *text)
 {
-	supervise_failed(job->spawn, stage, 0, error, text);
+	supervise_failed(job, stage, 0, error, text);
 }
 
 static void report_denied(const struct state *state, enum ad_msg_denied_kind kind,
@@ -172,7 +173,7 @@ static void start(struct state *state)
 	command.cgroup = open_entry(job, &own);
 	state->main = command_start(&command, &stage);
 	if (state->main < 0)
-		supervise_failed(spawn, stage, command.index, -state->main,
+		supervise_failed(job, stage, command.index, -state->main,
 				 command_stage_text(&command, stage));
 	state->listener = command.listener;
 	report_started(state, &pipes);
@@ -271,7 +272,8 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	msg.u.ended.wait_status = state->wait_status;
 	msg.u.ended.at_ns = state->exited_at;
 	usage->cpu_ns = children_cpu_ns(&rusage);
-	if (job->leaf) {
+	/* What a session's knows is of other commands too. */
+	if (job->leaf && !job->in_session) {
 		cgroup_count(job->leaf, &state->counted);
 		usage->memory_peak = cgroup_memory_peak(job->leaf);
 		usage->peak_is_tree = usage->memory_peak != 0;
@@ -291,6 +293,7 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	if (job->sandbox)
 		protect_end(job->protection, tell_moved, state);
 	report(&msg, NULL, 0);
+	atomic_store(&job->slot->over, 1);
 	_exit(survivors ? SUPERVISOR_SURVIVORS : SUPERVISOR_DONE);
 }
 
@@ -336,7 +339,7 @@ static bool kill_all(const struct state *state)
 {
 	if (state->job->leaf)
 		cgroup_kill(state->job->leaf);
-	if (state->job->sandbox)
+	if (state->job->sandbox && !state->job->in_session)
 		return kill(-1, SIGKILL) == 0;
 	/* Not yet reaped, so the number is still its own. */
 	if (!state->exited)
@@ -349,6 +352,9 @@ static void kill_begin(struct state *state)
 	uint64_t now = ad_sys_now_ns();
 
 	atomic_store(&state->job->slot->kill_seen, 1);
+	/* What it left behind is the session's now: orphans go to its pid 1. */
+	if (state->job->in_session && state->exited && !state->killing && !mute)
+		finish(state, false, false);
 	kill_all(state);
 	if (state->killing)
 		return;
@@ -487,6 +493,8 @@ static bool prepare(struct state *state)
 	state->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (state->signal_fd < 0 || setsid() < 0)
 		return false;
+	if (job->in_session)
+		return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
 	return job->sandbox || (prctl(PR_SET_PDEATHSIG, SIGNAL_HELPER_DIED, 0, 0, 0) == 0 &&
 				prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0);
 }

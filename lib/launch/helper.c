@@ -129,24 +129,25 @@ static char *join_if_executable(const char *dir, const char *name)
 }
 
 /* Installed they are in one directory, built in one of each their own. */
-char *ad_launch_guest_path(const char *helper_path)
+char *ad_launch_program_path(const char *helper_path, const char *name)
 {
 	ad_autofree char *helper = helper_path ? strdup(helper_path) : ad_launch_default_path();
-	ad_autobuf struct ad_buf beside = { 0 };
+	ad_autobuf struct ad_buf beside = { 0 }, built = { 0 };
 	char *slash = helper ? strrchr(helper, '/') : NULL, *found;
 
-	if (!helper)
-		return NULL;
 	if (slash)
 		*slash = '\0';
-	found = join_if_executable(slash ? helper : ".", "../guest/agentd-guest");
+	ad_buf_printf(&built, "../%s/agentd-%s", name, name);
+	if (!helper || built.failed)
+		return NULL;
+	found = join_if_executable(slash ? helper : ".", built.data);
 	if (found) {
 		char *plain = realpath(found, NULL);
 
 		free(found);
 		return plain;
 	}
-	ad_buf_printf(&beside, "%s/agentd-guest", slash ? helper : ".");
+	ad_buf_printf(&beside, "%s/agentd-%s", slash ? helper : ".", name);
 	return ad_buf_steal(&beside);
 }
 

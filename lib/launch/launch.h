@@ -20,8 +20,8 @@ struct ad_job;
 
 /* Where the helper is if nobody says: see runner.h. malloc'ed, or NULL. */
 char *ad_launch_default_path(void);
-/* Where agentd-guest is, given where the helper is (NULL: that path). malloc'ed, or NULL. */
-char *ad_launch_guest_path(const char *helper_path);
+/* Where agentd-NAME is, given where the helper is (NULL: that path). malloc'ed, or NULL. */
+char *ad_launch_program_path(const char *helper_path, const char *name);
 
 /* Called once from the loop: the helper answered (err NULL), or it is lost or of
  * another version (err borrowed). Called again with an error when it is lost later. */
@@ -149,6 +149,13 @@ struct ad_launch_request {
 	const struct ad_launch_sandbox *sandbox; /* NULL: none */
 	/* NULL: none. stdin_open must not be, merge_stderr must be set. */
 	const struct ad_launch_machine *machine;
+	/* A sandbox without a command (argv is not used, streams are -1): its job can be the
+	 * session of others, while it lives. SIGTERM asks what is left in it to end and then
+	 * ends it. */
+	bool is_session;
+	/* The command runs in that sandbox. NULL: in one of its own, or none. */
+	const struct ad_job *session;
+	int session_credentials_fd; /* with session: as in ad_launch_sandbox */
 };
 
 /* Events come from the loop, never from inside these calls. *ret stays valid until

@@ -54,7 +54,7 @@ struct ad_job {
 	struct ad_launcher *launcher; /* NULL once over */
 	uint32_t id;
 	enum job_state state;
-	bool merge_stderr, stdin_open, sandboxed, networked;
+	bool merge_stderr, stdin_open, sandboxed, networked, session;
 	uint32_t layers_wanted; /* 1 << enum ad_layer: not without */
 	bool kill_unsent;
 	uint64_t killed_at; /* 0: not */
@@ -520,7 +520,7 @@ static bool check_layers(struct ad_job *job, const struct ad_msg_receipt *receip
 /* False if it is not what the protocol allows. Takes the descriptors. */
 static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_sys_msg *in)
 {
-	uint32_t wanted = (job->merge_stderr ? 0 : AD_STARTED_STDERR) |
+	uint32_t wanted = (job->merge_stderr || job->session ? 0 : AD_STARTED_STDERR) |
 			  (job->stdin_open ? AD_STARTED_STDIN : 0) |
 			  (job->networked ? AD_STARTED_NETWORK : 0);
 	size_t count = 1u + !job->merge_stderr + job->stdin_open + job->networked, next = 1;
@@ -528,6 +528,8 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	int err_fd = -1, in_fd = -1, network = -1;
 	int32_t pid = msg->u.started.pid;
 
+	if (job->session)
+		count = 0;
 	if (job->state != JOB_STARTING || msg->u.started.flags != wanted ||
 	    (in->fd_count != count && !in->fds_lost))
 		return false;
@@ -541,6 +543,12 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	}
 	if (!check_layers(job, &msg->u.started.receipt))
 		return true;
+	if (job->session) {
+		job->state = JOB_RUNNING;
+		fill_receipt(&receipt, &msg->u.started.receipt);
+		job->events->started(job, pid, -1, -1, -1, &receipt, job->userdata);
+		return true;
+	}
 	if (!job->merge_stderr)
 		err_fd = in->fds[next++];
 	if (job->stdin_open)
@@ -550,7 +558,8 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	in->fd_count = 0;
 	job->state = JOB_RUNNING;
 	fill_receipt(&receipt, &msg->u.started.receipt);
-	/* Its number in there means nothing here; that of its pid 1, which sends this, does. */
+	/* Its number in there means nothing here; that of its supervisor, which sends this,
+	 * does. */
 	if (job->sandboxed)
 		pid = in->has_creds ? in->pid : 0;
 	if (network >= 0)
@@ -795,7 +804,8 @@ static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 		return AGENTD_ERR_SYSTEM;
 	}
 	if (spawn->flags & AD_SPAWN_CREDENTIALS)
-		fds[fd_count++] = sandbox->credentials_fd;
+		fds[fd_count++] = sandbox ? sandbox->credentials_fd :
+					    request->session_credentials_fd;
 	if (spawn->flags & AD_SPAWN_NETNS)
 		fds[fd_count++] = sandbox->netns_fd;
 	for (size_t i = 0; request->machine && i < request->machine->fd_count; i++)
@@ -822,12 +832,18 @@ static uint32_t new_id(struct ad_launcher *launcher)
 static void fill_spawn(const struct ad_launcher *launcher, const struct ad_launch_request *request,
 		       struct ad_msg_spawn *ret)
 {
+	static const char *const nothing[] = { NULL };
 	const struct agentd_limits *limits = &request->limits;
 
 	*ret = (struct ad_msg_spawn){
 		.flags = (request->stdin_open ? AD_SPAWN_STDIN : 0) |
 			 (request->merge_stderr ? AD_SPAWN_MERGE_STDERR : 0) |
-			 (request->cgroup_required ? AD_SPAWN_CGROUP_REQUIRED : 0),
+			 (request->cgroup_required ? AD_SPAWN_CGROUP_REQUIRED : 0) |
+			 (request->is_session ? AD_SPAWN_SESSION : 0) |
+			 (request->session && request->session_credentials_fd >= 0 ?
+				  AD_SPAWN_CREDENTIALS :
+				  0),
+		.session = request->session ? request->session->id : 0,
 		.limits = {
 			.memory = limits->mem_bytes,
 			.pids = limits->pids_max,
@@ -838,8 +854,8 @@ static void fill_spawn(const struct ad_launcher *launcher, const struct ad_launc
 			.cpu_ms_per_100ms = limits->cpu_ms_per_100ms,
 		},
 		.workdir = request->workdir ? request->workdir : "",
-		.argv = request->argv,
-		.env = request->env,
+		.argv = request->is_session ? nothing : request->argv,
+		.env = request->is_session ? nothing : request->env,
 	};
 	if (request->machine) {
 		ret->flags |= AD_SPAWN_MACHINE;
@@ -909,7 +925,9 @@ int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *r
 		return ad_fail(reterr, AGENTD_ERR_BACKEND, NULL, "%s",
 			       launcher->lost ? agentd_error_message(launcher->lost) :
 						"the helper is shutting down");
-	if (!request->argv[0])
+	if (request->session && !request->session->launcher)
+		return ad_fail(reterr, AGENTD_ERR_BACKEND, NULL, "the session has ended");
+	if (!request->is_session && !request->argv[0])
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL, "there is no command to start");
 	job = calloc(1, sizeof(*job));
 	if (!job)
@@ -919,9 +937,12 @@ int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *r
 	job->launcher = launcher;
 	job->merge_stderr = request->merge_stderr;
 	job->stdin_open = request->stdin_open;
-	job->sandboxed = request->sandbox != NULL;
+	job->sandboxed = request->sandbox || request->session;
+	job->session = request->is_session;
 	job->networked = request->sandbox && request->sandbox->profile->proxy_port != 0;
-	job->layers_wanted = request->sandbox ? layers_wanted(request->sandbox) : 0;
+	job->layers_wanted = request->sandbox ? layers_wanted(request->sandbox) :
+			     request->session ? request->session->layers_wanted :
+						0;
 	job->events = events;
 	job->userdata = userdata;
 	if (request->sandbox)

@@ -7,7 +7,7 @@
 #include "proto/wire.h"
 
 /* Every message: version 1, type 1, zero 2, job 4. */
-enum { HEADER = 8, SPAWN_FIXED = HEADER + 2 * 4 + 7 * 8 + 3 * 4 + 5 * 4 };
+enum { HEADER = 8, SPAWN_FIXED = HEADER + 3 * 4 + 7 * 8 + 3 * 4 + 5 * 4 };
 
 static uint8_t *put_header(uint8_t *at, enum ad_msg_type type, uint32_t job)
 {
@@ -82,6 +82,7 @@ size_t ad_msg_spawn_encode(const struct ad_msg_spawn *spawn, uint8_t *buf)
 
 	at = put(at, spawn->flags, 4);
 	at = put(at, spawn->requested, 4);
+	at = put(at, spawn->session, 4);
 	at = put(at, limits->memory, 8);
 	at = put(at, limits->pids, 8);
 	at = put(at, limits->cpu_time_ms, 8);
@@ -119,6 +120,20 @@ static bool get_machine(struct reader *in, uint32_t flags, struct ad_msg_machine
 	       (AD_SPAWN_MACHINE | AD_SPAWN_MERGE_STDERR);
 }
 
+/* The sandbox is not its own, or there is none. */
+static bool flags_without_profile(const struct ad_msg_spawn *spawn)
+{
+	uint32_t own = AD_SPAWN_NETNS | AD_SPAWN_SESSION | (spawn->session ? AD_SPAWN_MACHINE : 0);
+
+	return !(spawn->flags & own) && (spawn->session || !(spawn->flags & AD_SPAWN_CREDENTIALS));
+}
+
+static bool session_flags(const struct ad_msg_spawn *spawn)
+{
+	return (spawn->flags & ~(uint32_t)(AD_SPAWN_CGROUP_REQUIRED | AD_SPAWN_NETNS)) ==
+	       (AD_SPAWN_SESSION | AD_SPAWN_SANDBOX);
+}
+
 bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t len)
 {
 	struct reader in = { .at = buf, .left = len };
@@ -132,6 +147,7 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 		return false;
 	ret->flags = get_u32(&in);
 	ret->requested = get_u32(&in);
+	ret->session = get_u32(&in);
 	limits->memory = get(&in, 8);
 	limits->pids = get(&in, 8);
 	limits->cpu_time_ms = get(&in, 8);
@@ -148,11 +164,15 @@ bool ad_msg_spawn_decode(struct ad_msg_spawn *ret, const uint8_t *buf, size_t le
 	profile_len = get_u32(&in);
 	if (in.bad || in.left < bytes || in.left - bytes != profile_len ||
 	    (ret->flags & ~(uint32_t)AD_SPAWN_FLAGS) || ret->requested >> AD_MSG_LIMIT_COUNT ||
-	    argc == 0 || workdir_size == 0 || workdir_size > bytes)
+	    workdir_size == 0 || workdir_size > bytes)
 		return false;
 	if ((ret->flags & AD_SPAWN_SANDBOX) ?
 		    !ad_profile_decode(&profile, in.at + bytes, profile_len) :
-		    profile_len > 0 || (ret->flags & (AD_SPAWN_CREDENTIALS | AD_SPAWN_NETNS)))
+		    profile_len > 0 || !flags_without_profile(ret))
+		return false;
+	if ((ret->flags & AD_SPAWN_SESSION) ? !session_flags(ret) || argc > 0 : argc == 0)
+		return false;
+	if (ret->session && (ret->flags & AD_SPAWN_SANDBOX))
 		return false;
 	ret->profile = profile_len > 0 ? in.at + bytes : NULL;
 	ret->profile_len = profile_len;

@@ -51,7 +51,10 @@ enum {
 	/* A virtual machine monitor: a child of the helper itself, without a supervisor and
 	 * without privileges. Its stderr is merged, its stdin /dev/null. */
 	AD_SPAWN_MACHINE = 64,
-	AD_SPAWN_FLAGS = 127
+	/* A session: a sandbox without a command, for later ones. Its STARTED brings no
+	 * descriptors. */
+	AD_SPAWN_SESSION = 128,
+	AD_SPAWN_FLAGS = 255
 };
 
 /* Descriptors that a machine is given: with the message itself they fit in one. */
@@ -74,6 +77,7 @@ struct ad_msg_limits { /* 0: none */
 struct ad_msg_spawn {
 	uint32_t job;
 	uint32_t flags;     /* AD_SPAWN_* */
+	uint32_t session;   /* the job whose sandbox this command runs in, or 0 */
 	uint32_t requested; /* 1 << enum ad_msg_limit: asked for, not a default */
 	struct ad_msg_limits limits;
 	struct ad_msg_machine {    /* zero without AD_SPAWN_MACHINE */

@@ -554,6 +554,23 @@ void bench_runner_open_net(struct bench_runner *runner, int32_t net)
 	open_runner(runner, NULL, "sandbox", 0, 1, net);
 }
 
+void bench_runner_use_session(struct bench_runner *runner)
+{
+	static const char id[] = "00000000-0000-4000-8000-000000000000";
+	agentd_pool *pool = NULL;
+	agentd_error *err = NULL;
+	char json[256];
+	int len = snprintf(json, sizeof(json),
+			   "{\"enabled\": true, \"backend\": \"sandbox\", \"fallback\": false, "
+			   "\"volume_root\": \"%s/sessions\"}",
+			   workdir);
+
+	bench_must(agentd_pool_new(runner->runner, json, (size_t)len, &pool, &err), "pool", &err);
+	bench_must(agentd_runner_set_pool(runner->runner, pool, &err), "pool", &err);
+	agentd_pool_unref(pool);
+	bench_must(agentd_context_set_session(runner->ctx, id, NULL, NULL, &err), "session", &err);
+}
+
 void bench_runner_set_argv(struct bench_runner *runner, const char *const *argv)
 {
 	agentd_error *err = NULL;

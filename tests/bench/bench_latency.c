@@ -31,6 +31,7 @@ enum subject {
 	HOST,
 	SANDBOX,
 	PREWARMED,
+	SESSION,
 	TOOLS,
 	SUBJECTS = TOOLS + TOOL_COUNT
 };
@@ -46,6 +47,7 @@ static const char *const names[TOOLS] = {
 	[HOST] = "agentd, host",
 	[SANDBOX] = "agentd, sandbox",
 	[PREWARMED] = "agentd, sandbox prewarmed",
+	[SESSION] = "agentd, sandbox session",
 };
 
 static struct bench_runner runners[SUBJECTS];
@@ -169,7 +171,7 @@ static void measure(const char *where, const char *const *argv, const bool *take
 	const int warm_up = times / 20 + 1;
 	struct bench_samples samples[SUBJECTS] = { 0 };
 
-	for (int subject = HOST; subject <= PREWARMED; subject++)
+	for (int subject = HOST; subject <= SESSION; subject++)
 		bench_runner_set_argv(&runners[subject], argv);
 	for (int i = -warm_up; i < times; i++) {
 		for (int subject = 0; subject < SUBJECTS; subject++) {
@@ -257,9 +259,11 @@ int main(int argc, char **argv)
 	bench_runner_open(&runners[HOST], NULL, "host", 0, 1);
 	bench_runner_open(&runners[SANDBOX], NULL, "sandbox", 0, 1);
 	bench_runner_open(&runners[PREWARMED], NULL, "sandbox", PREWARM, 1);
+	bench_runner_open(&runners[SESSION], NULL, "sandbox", 0, 1);
+	bench_runner_use_session(&runners[SESSION]);
 	measure_programs(quick ? 2 : 100, quick ? 2 : SIZE_MAX);
 	measure_large(quick ? 2 : 60, quick);
-	for (int subject = HOST; subject <= PREWARMED; subject++)
+	for (int subject = HOST; subject <= SESSION; subject++)
 		bench_runner_close(&runners[subject]);
 	bench_exit();
 	return 0;

@@ -40,8 +40,21 @@ struct stream {
 	bool paused;
 };
 
+enum { GROUPS_MAX = 64 };
+
+/* What commands of a session left behind lives until it stops. */
+struct session {
+	struct backend *backend;
+	agentd_task *task;
+	pid_t groups[GROUPS_MAX];
+	size_t count;
+	struct event *on_change;
+	bool stopping;
+};
+
 struct job {
 	struct backend *backend;
+	struct session *session; /* or NULL */
 	agentd_task *task;
 	pid_t pid; /* and process group */
 	int pidfd, stdin_fd;
@@ -397,7 +410,11 @@ static int32_t task_start(void *self, agentd_task *task, const agentd_spec *spec
 
 	if (!job)
 		return AGENTD_ERR_NOMEM;
-	*job = (struct job){ .backend = self, .task = task, .pidfd = -1, .stdin_fd = -1 };
+	*job = (struct job){ .backend = self,
+			     .session = agentd_spec_session(spec),
+			     .task = task,
+			     .pidfd = -1,
+			     .stdin_fd = -1 };
 	job->out[0] = (struct stream){ .job = job, .number = AGENTD_STDOUT, .fd = -1 };
 	job->out[1] = (struct stream){ .job = job, .number = AGENTD_STDERR, .fd = -1 };
 	r = spawn(job, spec, reterr);
@@ -424,6 +441,15 @@ static int32_t task_start(void *self, agentd_task *task, const agentd_spec *spec
 static int32_t task_kill(void *state)
 {
 	struct job *job = state;
+
+	if (job->session && job->exited && !job->closed) {
+		if (job->session->count < GROUPS_MAX)
+			job->session->groups[job->session->count++] = job->pid;
+		job->closed = true;
+		drop_event(&job->on_group);
+		agentd_task_closed(job->task);
+		return 0;
+	}
 
 	job->killed = true;
 	if (!job->closed)
@@ -482,6 +508,62 @@ static int32_t task_set_paused(void *state, agentd_stream number, int32_t paused
 	else if (event_add(stream->event, NULL) < 0)
 		return AGENTD_ERR_NOMEM;
 	return 0;
+}
+
+/* ---- sessions */
+
+static void on_change(evutil_socket_t fd, short what, void *userdata)
+{
+	struct session *session = userdata;
+
+	(void)fd;
+	(void)what;
+	drop_event(&session->on_change);
+	if (session->stopping)
+		agentd_task_closed(session->task);
+	else
+		agentd_task_started(session->task, 0);
+}
+
+static int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec,
+			     void **ret_session, agentd_error **reterr)
+{
+	struct session *session = calloc(1, sizeof(*session));
+
+	(void)reterr;
+	if (!session || !agentd_spec_session_id(spec) || !agentd_spec_volume(spec)) {
+		free(session);
+		return AGENTD_ERR_INVALID;
+	}
+	session->backend = self;
+	session->task = task;
+	*ret_session = session;
+	return add_timer(&session->on_change, session->backend->base, 5, false, on_change, session);
+}
+
+static int32_t session_stop(void *state, uint32_t grace_ms)
+{
+	struct session *session = state;
+
+	(void)grace_ms;
+	for (size_t i = 0; i < session->count; i++)
+		kill(-session->groups[i], SIGKILL);
+	session->count = 0;
+	if (session->stopping)
+		return 0;
+	session->stopping = true;
+	drop_event(&session->on_change);
+	return add_timer(&session->on_change, session->backend->base, 5, false, on_change, session);
+}
+
+static void session_free(void *state)
+{
+	struct session *session = state;
+
+	for (size_t i = 0; i < session->count; i++)
+		kill(-session->groups[i], SIGKILL);
+	drop_event(&session->on_change);
+	free(session);
 }
 
 /* ---- the backend */
@@ -546,6 +628,9 @@ static const struct agentd_backend_ops attach_ops = {
 	.task_signal = task_signal,
 	.task_write = task_write,
 	.task_close_stdin = task_close_stdin,
+	.session_start = session_start,
+	.session_stop = session_stop,
+	.session_free = session_free,
 };
 
 int test_backend_add_attach(agentd_runner *runner, agentd_error **reterr)

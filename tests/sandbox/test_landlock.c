@@ -252,7 +252,7 @@ static void try_all(int abi, int errors[static T_COUNT(acts)])
 	pid = fork();
 	if (pid == 0) {
 		if (abi > 0) {
-			int ruleset = landlock_make(&sandbox);
+			int ruleset = landlock_make(&sandbox, true);
 
 			if (ruleset < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
 			    landlock_enter(ruleset) < 0)

@@ -581,7 +581,7 @@ static struct ad_msg_spawn some_spawn(void)
 	profile_len = ad_profile_encode(&profile, profile_bytes);
 	return (struct ad_msg_spawn){
 		.job = 0xdeadbeef,
-		.flags = AD_SPAWN_FLAGS & ~(uint32_t)AD_SPAWN_MACHINE,
+		.flags = AD_SPAWN_FLAGS & ~(uint32_t)(AD_SPAWN_MACHINE | AD_SPAWN_SESSION),
 		.requested = (1u << AD_MSG_LIMIT_COUNT) - 1,
 		.limits = { UINT64_MAX, 2, 3, 4, 5, 6, UINT64_MAX - 7 },
 		.workdir = "/some/where",
@@ -692,7 +692,7 @@ START_TEST(spawn_of_other_lengths)
 END_TEST
 
 /* Offsets of what follows the limits: the machine's three numbers, and five counts. */
-enum { SPAWN_MACHINE = 8 + 8 + 7 * 8, SPAWN_COUNTS = SPAWN_MACHINE + 3 * 4 };
+enum { SPAWN_MACHINE = 8 + 12 + 7 * 8, SPAWN_COUNTS = SPAWN_MACHINE + 3 * 4 };
 
 START_TEST(spawn_with_wrong_counts)
 {
@@ -725,11 +725,11 @@ START_TEST(spawn_with_wrong_counts)
 	ck_assert(ad_msg_spawn_decode(&got, buf, len));
 	buf[8] = AD_SPAWN_STDIN;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
-	buf[8] = AD_SPAWN_FLAGS & ~AD_SPAWN_MACHINE;
+	buf[8] = AD_SPAWN_FLAGS & ~(AD_SPAWN_MACHINE | AD_SPAWN_SESSION);
 	/* Flags and requests nobody knows; no job. */
-	buf[8] = AD_SPAWN_FLAGS + 1;
+	buf[9] = (AD_SPAWN_FLAGS + 1) >> 8;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
-	buf[8] = 0;
+	buf[8] = buf[9] = 0;
 	buf[12] = 1u << AD_MSG_LIMIT_COUNT;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
 	buf[12] = 0;
@@ -784,6 +784,53 @@ START_TEST(spawn_of_a_machine)
 		ck_assert_msg(!ad_msg_spawn_decode(&got, buf, len), "flags %u", wrong[i]);
 		free(buf);
 	}
+}
+END_TEST
+
+static bool accepted(const struct ad_msg_spawn *spawn)
+{
+	struct ad_msg_spawn got;
+	size_t len;
+	uint8_t *buf = encode_spawn(spawn, &len);
+	bool ok = ad_msg_spawn_decode(&got, buf, len);
+
+	ck_assert(!ok || got.session == spawn->session);
+	free(buf);
+	return ok;
+}
+
+/* A session has a sandbox and no command, what runs in one the reverse. */
+START_TEST(spawn_of_sessions)
+{
+	static const char *const none[] = { NULL };
+	struct ad_msg_spawn spawn = some_spawn(), in = some_spawn();
+
+	spawn.argv = spawn.env = none;
+	spawn.flags = AD_SPAWN_SESSION | AD_SPAWN_SANDBOX | AD_SPAWN_NETNS;
+	ck_assert(accepted(&spawn));
+	spawn.argv = some_argv;
+	ck_assert(!accepted(&spawn));
+	spawn.argv = none;
+	spawn.flags |= AD_SPAWN_STDIN;
+	ck_assert(!accepted(&spawn));
+	spawn.flags = AD_SPAWN_SESSION;
+	spawn.profile = NULL;
+	spawn.profile_len = 0;
+	ck_assert(!accepted(&spawn));
+
+	in.session = 7;
+	ck_assert(!accepted(&in));
+	in.profile = NULL;
+	in.profile_len = 0;
+	in.flags = AD_SPAWN_STDIN | AD_SPAWN_CREDENTIALS;
+	ck_assert(accepted(&in));
+	in.flags = AD_SPAWN_NETNS;
+	ck_assert(!accepted(&in));
+	in.flags = AD_SPAWN_MACHINE | AD_SPAWN_MERGE_STDERR;
+	ck_assert(!accepted(&in));
+	in.flags = AD_SPAWN_CREDENTIALS;
+	in.session = 0;
+	ck_assert(!accepted(&in));
 }
 END_TEST
 
@@ -853,6 +900,7 @@ int main(void)
 	tcase_add_test(tc, spawn_without_sandbox);
 	tcase_add_test(tc, spawn_of_a_machine);
 	tcase_add_test(tc, spawn_too_large);
+	tcase_add_test(tc, spawn_of_sessions);
 	tcase_add_test(tc, random_spawns);
 	return unit_run("proto", tc);
 }

@@ -88,7 +88,7 @@ static int32_t host_task_start(void *self, agentd_task *task, const agentd_spec 
 	if (missing)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
 			       "the host backend does not support %s", missing);
-	return ad_local_task_start(self, task, spec, NULL, NULL, ret_state, reterr);
+	return ad_local_task_start(self, task, spec, NULL, NULL, NULL, ret_state, reterr);
 }
 
 static int32_t host_open(void *userdata, struct event_base *base, void **ret_self)

@@ -204,6 +204,17 @@ static const struct ad_job_events job_events = {
 
 static const char *const limit_names[] = { "mem_bytes", "pids_max", "cpu_time_ms", "io_bytes" };
 
+void ad_local_fill_limits(const agentd_spec *spec, struct ad_launch_request *ret)
+{
+	ret->cgroup_required = agentd_spec_protection(spec, "cgroup") == AGENTD_PROTECTION_REQUIRED;
+	ret->limits.size = sizeof(ret->limits);
+	agentd_spec_limits(spec, &ret->limits);
+	for (size_t i = 0; i < AD_COUNT(limit_names); i++) {
+		if (agentd_spec_limit_requested(spec, limit_names[i]) == 1)
+			ret->limits_requested |= UINT32_C(1) << ad_limit_index(limit_names[i]);
+	}
+}
+
 static void fill_request(const agentd_spec *spec, struct ad_launch_request *ret)
 {
 	uint32_t flags = agentd_spec_flags(spec);
@@ -213,20 +224,14 @@ static void fill_request(const agentd_spec *spec, struct ad_launch_request *ret)
 		.workdir = agentd_spec_workdir(spec),
 		.stdin_open = flags & AGENTD_EXEC_STDIN_OPEN,
 		.merge_stderr = flags & AGENTD_EXEC_MERGE_STDERR,
-		.cgroup_required = agentd_spec_protection(spec, "cgroup") ==
-				   AGENTD_PROTECTION_REQUIRED,
-		.limits = { .size = sizeof(ret->limits) },
+		.session_credentials_fd = agentd_spec_credentials_fd(spec),
 	};
-	agentd_spec_limits(spec, &ret->limits);
-	for (size_t i = 0; i < AD_COUNT(limit_names); i++) {
-		if (agentd_spec_limit_requested(spec, limit_names[i]) == 1)
-			ret->limits_requested |= UINT32_C(1) << ad_limit_index(limit_names[i]);
-	}
+	ad_local_fill_limits(spec, ret);
 }
 
 int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const agentd_spec *spec,
-			    const struct ad_launch_sandbox *sandbox, const char *const *extra,
-			    void **ret_state, agentd_error **reterr)
+			    const struct ad_launch_sandbox *sandbox, const struct ad_job *session,
+			    const char *const *extra, void **ret_state, agentd_error **reterr)
 {
 	struct ad_launch_request request;
 	struct local_task *state = calloc(1, sizeof(*state));
@@ -239,6 +244,7 @@ int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const age
 	env = ad_local_environment_merge(&local->environment, extra, agentd_spec_env(spec));
 	request.env = env;
 	request.sandbox = sandbox;
+	request.session = session;
 	state->kind = local->kind;
 	state->task = task;
 	state->spec = spec;

@@ -22,6 +22,22 @@ void sandbox_profile_free(struct sandbox_profile *profile);
  * required whatever a policy says. */
 uint8_t sandbox_strictness(const agentd_spec *spec, enum ad_layer layer);
 
+/* What of the specification this backend cannot honour, or refuses to. */
+int sandbox_check(const agentd_spec *spec, agentd_error **reterr);
+
+/* ---- session.c: the same namespaces for one command after the other */
+
+struct sandbox_session;
+int sandbox_session_start(const struct ad_sandbox_opts *opts, agentd_task *task,
+			  const agentd_spec *spec, struct sandbox_session **ret,
+			  agentd_error **reterr);
+/* Whether a command with this specification may run in it, and the job it runs in. */
+int sandbox_session_enter(const struct sandbox_session *session, const agentd_spec *spec,
+			  const struct sandbox_profile *profile, const struct ad_job **ret,
+			  agentd_error **reterr);
+int32_t sandbox_session_stop(void *session, uint32_t grace_ms);
+void sandbox_session_free(void *session);
+
 /* ---- layers.c: what became of it, in words */
 
 void sandbox_report(agentd_task *task, const agentd_spec *spec, const struct agentd_limits *limits,

@@ -45,8 +45,7 @@ static int init_environment(struct sandbox *sandbox)
 			     AD_COUNT(defaults));
 }
 
-/* What of the specification this backend cannot honour, or refuses to. */
-static int check(const agentd_spec *spec, agentd_error **reterr)
+int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 {
 	if (agentd_spec_rootfs(spec))
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/rootfs",
@@ -100,15 +99,37 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 		.netns_fd = agentd_spec_netns(spec),
 	};
 	const char *extra[AD_COUNT(proxy_env) + 2];
-	int r = check(spec, reterr);
+	const struct sandbox_session *session = agentd_spec_session(spec);
+	const struct ad_job *in = NULL;
+	int r = sandbox_check(spec, reterr);
 
 	if (r < 0)
 		return r;
 	extra_env(spec, extra);
 	if (sandbox_profile_init(&profile, spec, &sandbox->opts) < 0)
 		return ad_fail_nomem(reterr);
-	r = ad_local_task_start(&sandbox->local, task, spec, &request, extra, ret_state, reterr);
+	if (session)
+		r = sandbox_session_enter(session, spec, &profile, &in, reterr);
+	if (r == 0)
+		r = ad_local_task_start(&sandbox->local, task, spec, in ? NULL : &request, in,
+					extra, ret_state, reterr);
 	sandbox_profile_free(&profile);
+	return r;
+}
+
+static int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec,
+			     void **ret_session, agentd_error **reterr)
+{
+	const struct sandbox *sandbox = self;
+	struct sandbox_session *session = NULL;
+	int r = sandbox_check(spec, reterr);
+
+	if (r == 0 && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/net/mode",
+			       "a session has no network of allowed hosts: \"none\" or \"full\"");
+	if (r == 0)
+		r = sandbox_session_start(&sandbox->opts, task, spec, &session, reterr);
+	*ret_session = session;
 	return r;
 }
 
@@ -156,6 +177,9 @@ const struct agentd_backend_ops *ad_sandbox_backend_ops(void)
 		.task_signal = ad_local_task_signal,
 		.task_write = ad_local_task_write,
 		.task_close_stdin = ad_local_task_close_stdin,
+		.session_start = session_start,
+		.session_stop = sandbox_session_stop,
+		.session_free = sandbox_session_free,
 	};
 
 	return &ops;

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/* Pid 1 of a session, and the supervisors of the commands in it.
+ *
+ * A supervisor waits for the next command before that is asked for, so that a command
+ * costs no more than one process. It reports and takes orders like any other, but it is
+ * not pid 1, whose child it is: what its command leaves in the background becomes pid 1's
+ * child too when it ends, and lives on. (It cannot be the helper's child, as a reaper is:
+ * pid 1 may not clone with CLONE_PARENT.) */
+#include "helper/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MS UINT64_C(1000000)
+
+static const uint64_t give_up_ns = 5000 * MS; /* as a supervisor */
+static const struct timespec kill_pause = { .tv_nsec = 1000000 };
+
+struct session {
+	const struct supervise *job; /* the session's own */
+	uint32_t slot;
+	const struct helper_shared *shared;
+	int sock;     /* requests */
+	int taken[2]; /* a byte from each supervisor that has one */
+	int signal_fd;
+	pid_t waiting; /* the supervisor that has no command yet */
+	bool stopping;
+};
+
+/* ---- supervisors */
+
+static _Noreturn void supervise_request(const struct session *session,
+					const struct ad_sys_msg *message)
+{
+	const struct zygote_request *request = message->data;
+	struct reaper_request in;
+	struct leaf leaf = request->leaf;
+	struct protection protection = *session->job->protection;
+	struct fault fault = { 0 };
+	struct supervise job = {
+		.spawn = &in.spawn,
+		.slot = &session->shared->slots[request->slot],
+		.leaf = request->has_leaf ? &leaf : NULL,
+		.entry = &in.entry,
+		.enforcement = request->enforcement,
+		.sandbox = session->job->sandbox,
+		.in_session = true,
+		.protection = &protection,
+		.helper_pidfd = session->job->helper_pidfd,
+		.landlock = session->job->landlock,
+	};
+
+	if (!reaper_unpack(message, &in))
+		_exit(SUPERVISOR_LOST);
+	/* It is the whole session's: only counted, and from now on. */
+	leaf.means[CG_KILL] = AD_MSG_MEANS_NONE;
+	if (job.leaf)
+		cgroup_count(&leaf, &leaf.counted);
+	if (in.token >= 0 && !reaper_put_token(in.token, &fault))
+		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
+	supervise(&job);
+}
+
+static _Noreturn void wait_for_request(const struct session *session)
+{
+	static uint8_t buf[ZYGOTE_REQUEST_MAX];
+	struct ad_sys_msg in = { .data = buf, .cap = sizeof(buf) };
+	const struct session_hello hello = { .slot = session->slot };
+
+	close(session->signal_fd);
+	close(session->taken[0]);
+	if (ad_sys_send(session->shared->sessions, &hello, sizeof(hello), NULL, 0, 0) < 0 ||
+	    ad_sys_recv(session->sock, &in, 0) <= 0 || in.len < sizeof(struct zygote_request) ||
+	    in.fds_lost)
+		_exit(SUPERVISOR_LOST);
+	if (write(session->taken[1], "", 1) != 1)
+		_exit(SUPERVISOR_LOST);
+	close(session->taken[1]);
+	close(session->sock);
+	supervise_request(session, &in);
+}
+
+/* Without one, for want of memory or processes, nothing can be run any more: the session
+ * ends, and is started anew. */
+static bool add_supervisor(struct session *session)
+{
+	/* The C library's fork is not missed: we have no threads. */
+	session->waiting = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (session->waiting == 0)
+		wait_for_request(session);
+	return session->waiting > 0;
+}
+
+/* ---- pid 1 */
+
+/* The supervisor that waited has a command now: there is to be another one. */
+static void hear_of_taken(struct session *session)
+{
+	char byte;
+
+	if (read(session->taken[0], &byte, 1) != 1)
+		return;
+	session->waiting = 0;
+	if (!session->stopping && !add_supervisor(session))
+		_exit(SUPERVISOR_LOST);
+}
+
+/* Supervisors and orphans. False: none is left. */
+static bool reap(struct session *session)
+{
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG | __WALL)) > 0 || (pid < 0 && errno == EINTR)) {
+		if (pid < 0 || pid != session->waiting)
+			continue;
+		hear_of_taken(session);
+		/* A command has killed it. */
+		if (pid == session->waiting && !session->stopping)
+			_exit(SUPERVISOR_LOST);
+	}
+	return pid == 0;
+}
+
+static void tell_moved(const char *path, void *userdata)
+{
+	const struct session *session = userdata;
+	struct ad_msg msg = { .type = AD_MSG_DENIED, .job = session->job->spawn->job };
+	uint8_t buf[AD_MSG_FIXED_MAX];
+
+	msg.u.denied.kind = AD_MSG_DENIED_PATH;
+	snprintf(msg.u.denied.target, sizeof(msg.u.denied.target), "%s", path);
+	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(&msg, buf), NULL, 0, 0);
+}
+
+static _Noreturn void end(struct session *session)
+{
+	uint64_t give_up = ad_sys_now_ns() + give_up_ns;
+
+	atomic_store(&session->job->slot->kill_seen, 1);
+	while (kill(-1, SIGKILL) == 0 && ad_sys_now_ns() < give_up) {
+		nanosleep(&kill_pause, NULL);
+		while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
+			;
+	}
+	protect_end(session->job->protection, tell_moved, session);
+	_exit(SUPERVISOR_SESSION_OVER);
+}
+
+/* Whoever is left is asked. */
+static void stop(struct session *session)
+{
+	session->stopping = true;
+	if (session->waiting > 0)
+		kill(session->waiting, SIGKILL);
+	kill(-1, SIGTERM);
+	kill(-1, SIGCONT);
+}
+
+static void take_signals(struct session *session)
+{
+	struct slot *slot = session->job->slot;
+	struct signalfd_siginfo infos[16];
+
+	while (read(session->signal_fd, infos, sizeof(infos)) > 0)
+		;
+	if (atomic_exchange(&slot->kill_wanted, 0))
+		end(session);
+	if (atomic_exchange(&slot->signals_wanted, 0) & (UINT64_C(1) << (SIGTERM - 1)))
+		stop(session);
+	if (!reap(session) && session->stopping)
+		end(session);
+}
+
+static _Noreturn void live(struct session *session)
+{
+	for (;;) {
+		struct pollfd fds[] = {
+			{ .fd = session->signal_fd, .events = POLLIN },
+			{ .fd = session->job->helper_pidfd, .events = POLLIN },
+			{ .fd = session->taken[0], .events = POLLIN },
+		};
+
+		if (poll(fds, AD_COUNT(fds), -1) < 0)
+			continue;
+		if (fds[1].revents)
+			end(session);
+		if (fds[0].revents)
+			take_signals(session);
+		if (fds[2].revents & POLLIN)
+			hear_of_taken(session);
+	}
+}
+
+void session_run(const struct supervise *job, uint32_t slot, const struct helper_shared *shared,
+		 int sock)
+{
+	struct session session = { .job = job, .slot = slot, .shared = shared, .sock = sock };
+	sigset_t signals;
+
+	/* All are blocked since the helper started. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGCHLD);
+	sigaddset(&signals, SIGNAL_ORDER);
+	session.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (session.signal_fd < 0 || pipe2(session.taken, O_CLOEXEC | O_NONBLOCK) < 0 ||
+	    !add_supervisor(&session))
+		supervise_failed(job, AD_STAGE_SUPERVISOR, 0, errno, "");
+	live(&session);
+}

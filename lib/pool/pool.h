@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/* Persistent sessions: who may use which, when they are started and stopped, and what
+ * becomes of their files. Implements agentd/pool.h but for agentd_pool_new(), which needs
+ * a runner. */
+#ifndef AD_POOL_H
+#define AD_POOL_H
+
+#include <stdbool.h>
+
+#include <agentd/pool.h>
+
+#include "backend/backend.h"
+#include "loop/loop.h"
+#include "util/util.h"
+
+struct ad_launcher;
+
+/* What the pool has of the runner, until ad_pool_detach_all(). */
+struct ad_pool_host {
+	struct ad_loop *loop;
+	struct ad_registry *registry;
+	struct ad_launcher *launcher;
+	char *worker; /* path of agentd-backup; the pool frees it */
+	/* For the runner's log. session may be NULL, and so may error. */
+	void (*log)(int32_t level, const char *message, const char *session, const char *error,
+		    void *userdata);
+	void *userdata;
+};
+
+/* Takes host->worker, also on failure. pools: those of the runner, to which it is added. */
+int ad_pool_new(const struct ad_pool_host *host, struct ad_list *pools, const char *config,
+		size_t len, agentd_pool **ret, agentd_error **reterr);
+/* The runner is about to go: sessions are killed at once, nothing of it is used after. */
+void ad_pool_detach_all(struct ad_list *pools);
+/* Stop all sessions; nothing is started any more. done is called as each pool is over;
+ * false: all are. */
+bool ad_pool_shutdown_all(struct ad_list *pools, uint32_t grace_ms, void (*done)(void *userdata),
+			  void *userdata);
+
+/* Whether it was made with that host, which still is there. */
+bool ad_pool_is_of(const agentd_pool *pool, const void *userdata);
+bool ad_pool_enabled(const agentd_pool *pool);
+/* Whether a session that cannot be had may be replaced by an ephemeral sandbox. */
+bool ad_pool_fallback(const agentd_pool *pool);
+const char *ad_pool_backend(const agentd_pool *pool);
+/* The shell with its arguments, NULL-terminated. */
+const char *const *ad_pool_shell(const agentd_pool *pool);
+/* Name and value in turn, NULL-terminated. */
+const char *const *ad_pool_env(const agentd_pool *pool);
+const char *ad_pool_options(const agentd_pool *pool);
+/* Where the files of that session are; malloc'ed, NULL: out of memory. */
+char *ad_pool_volume(const agentd_pool *pool, const char *id);
+/* A UUID in the usual form. */
+bool ad_pool_id_valid(const char *id);
+
+/* ---- the use of a session by one command */
+
+struct ad_pool_lease {
+	struct ad_list link;
+	struct ad_pool_entry *entry; /* NULL: not in use */
+	const agentd_spec *spec;     /* for starting the session, until granted */
+	/* From the loop, once: session to give to the command, or an error (owned). */
+	void (*granted)(struct ad_pool_lease *lease, void *session, agentd_error *err);
+	struct ad_timer timer; /* acquire_timeout_ms */
+};
+
+/* lease->spec, granted are set; the spec stays until then. An error, or granted follows
+ * unless the lease is released first. */
+int ad_pool_acquire(agentd_pool *pool, struct ad_pool_lease *lease, const char *id,
+		    agentd_error **reterr);
+/* The command is over, or no longer wants it. broken: it has not ended, and the session is
+ * killed for it. Idempotent. */
+void ad_pool_release(struct ad_pool_lease *lease, bool broken);
+
+#endif

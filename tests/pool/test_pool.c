@@ -1,0 +1,799 @@
+/* SPDX-License-Identifier: MIT */
+/* Persistent sessions and their pool, with the backend that is named: the sandbox, and one
+ * written with agentd/backend.h alone. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "conformance.h"
+#include "harness.h"
+
+#define A "aaaaaaaa-0000-4000-8000-000000000000"
+#define B "bbbbbbbb-0000-4000-8000-000000000000"
+
+static const char *backend;
+
+static bool in_sandbox(void)
+{
+	return strcmp(backend, "sandbox") == 0;
+}
+
+struct place {
+	struct t_world *world;
+	agentd_pool *pool;
+	char *root, *dest;
+};
+
+/* A pool of the world's runner; more: further members of its JSON. */
+static agentd_pool *add_pool(struct t_world *world, const char *root, const char *more)
+{
+	agentd_error *err = NULL;
+	agentd_pool *pool = NULL;
+	char *json = t_format("{\"enabled\": true, \"backend\": \"%s\", \"volume_root\": \"%s\"%s}",
+			      backend, root, more);
+
+	ck_assert_msg(agentd_pool_new(world->runner, json, strlen(json), &pool, &err) == 0,
+		      "%s: %s", json, agentd_error_message(err));
+	free(json);
+	ck_assert_int_eq(agentd_runner_set_pool(world->runner, pool, NULL), 0);
+	return pool;
+}
+
+static struct t_world *new_world(void)
+{
+	struct t_world *world = t_world_new(&(struct t_world_opts){
+		.backend = "sandbox",
+		.add_backend = in_sandbox() ? NULL : test_backend_add_attach });
+	char *link = t_format("%s/agentd-backup", world->dir);
+
+	ck_assert_int_eq(symlink(getenv("AGENTD_TEST_BACKUP"), link), 0);
+	free(link);
+	return world;
+}
+
+static struct place open_place(const char *more)
+{
+	struct place place = { .world = new_world() };
+
+	place.root = t_format("%s/volumes", place.world->dir);
+	place.dest = t_format("%s/backups", place.world->dir);
+	place.pool = add_pool(place.world, place.root, more);
+	return place;
+}
+
+static void close_place(struct place *place)
+{
+	agentd_pool_unref(place->pool);
+	t_world_free(place->world);
+	free(place->root);
+	free(place->dest);
+}
+
+static void start_in(struct t_run *run, struct place *place, const char *id, const char *command,
+		     uint64_t timeout_ms)
+{
+	agentd_context *ctx = t_world_context(place->world);
+
+	ck_assert_int_eq(agentd_context_set_backend(ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(ctx, id, NULL, NULL, NULL), 0);
+	t_run_init(run, place->world);
+	run->ctx = ctx;
+	ck_assert_int_eq(t_run_start(run, command, timeout_ms), 0);
+}
+
+static void end_of(struct t_run *run)
+{
+	agentd_context *ctx = run->ctx;
+
+	t_run_free(run);
+	agentd_context_unref(ctx);
+}
+
+static void expect_session(const struct t_run *run, bool wanted)
+{
+	int32_t state = 99;
+
+	t_run_layer(run, "session", &state);
+	ck_assert_msg(state == (wanted ? AGENTD_LAYER_ENFORCED : AGENTD_LAYER_ABSENT),
+		      "session %d: %s", state, t_run_story(run));
+}
+
+static void run_in(struct t_run *run, struct place *place, const char *id, const char *command)
+{
+	start_in(run, place, id, command, 20000);
+	t_run_wait(run);
+}
+
+/* It runs in the session, ends well and says this. */
+static void expect(struct place *place, const char *id, const char *command, const char *text)
+{
+	struct t_run run;
+
+	run_in(&run, place, id, command);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	t_expect_out(&run, AGENTD_STDOUT, text);
+	expect_session(&run, true);
+	end_of(&run);
+}
+
+struct ending {
+	int done;
+	char *error;
+};
+
+static void on_done(agentd_pool *pool, const agentd_error *err, void *userdata)
+{
+	struct ending *ending = userdata;
+
+	ck_assert_ptr_nonnull(pool);
+	ending->done++;
+	ending->error = err ? strdup(agentd_error_message(err)) : NULL;
+}
+
+static void stop(struct place *place, const char *id)
+{
+	struct ending ending = { 0 };
+
+	ck_assert_int_eq(agentd_pool_stop(place->pool, id, on_done, &ending), 0);
+	ck_assert(t_world_loop(place->world, t_slack(10000), &ending.done));
+	ck_assert_msg(!ending.error, "%s", ending.error);
+	ck_assert_int_eq(ending.done, 1);
+}
+
+static char *maintain(struct place *place)
+{
+	struct ending ending = { 0 };
+
+	ck_assert_int_eq(agentd_pool_maintain(place->pool, on_done, &ending), 0);
+	ck_assert(t_world_loop(place->world, t_slack(20000), &ending.done));
+	return ending.error;
+}
+
+static bool pool_says(const struct place *place, const char *text)
+{
+	char *json = NULL;
+	bool says;
+
+	ck_assert_int_eq(agentd_pool_to_json(place->pool, &json, NULL, NULL), 0);
+	says = strstr(json, text);
+	agentd_free(json);
+	return says;
+}
+
+static bool exists(const char *dir, const char *name)
+{
+	char *path = t_format("%s/%s", dir, name);
+	struct stat st;
+	bool is = lstat(path, &st) == 0;
+
+	free(path);
+	return is;
+}
+
+/* The first in dir whose name ends so, or NULL. */
+static char *find_file(const char *dir, const char *end)
+{
+	DIR *list = opendir(dir);
+	struct dirent *entry;
+	char *found = NULL;
+
+	while (list && !found && (entry = readdir(list))) {
+		size_t len = strlen(entry->d_name);
+
+		if (len >= strlen(end) && strcmp(entry->d_name + len - strlen(end), end) == 0)
+			found = t_format("%s/%s", dir, entry->d_name);
+	}
+	if (list)
+		closedir(list);
+	return found;
+}
+
+/* Make it look unused for so long. */
+static void age(const struct place *place, const char *id, time_t seconds)
+{
+	char *path = t_format("%s/%s/lock", place->root, id);
+	struct timespec times[2];
+
+	clock_gettime(CLOCK_REALTIME, &times[0]);
+	times[0].tv_sec -= seconds;
+	times[1] = times[0];
+	ck_assert_int_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+	free(path);
+}
+
+/* ---- sessions */
+
+START_TEST(files_stay)
+{
+	struct place place = open_place(", \"env\": {\"FOO\": \"of the pool\"}");
+	struct t_run run;
+
+	expect(&place, A, "echo 'hello vm' >state.txt; echo \"$FOO\"", "of the pool\n");
+	expect(&place, A, "cat state.txt", "hello vm\n");
+	expect(&place, B, "test ! -e state.txt && echo other", "other\n");
+	stop(&place, A);
+	expect(&place, A, "cat state.txt", "hello vm\n");
+	/* Without a session the workdir is what it was. */
+	start_in(&run, &place, NULL, "pwd", 20000);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(run.out_len[AGENTD_STDOUT], strlen(place.world->workdir) + 1);
+	end_of(&run);
+	close_place(&place);
+}
+END_TEST
+
+/* The shell's own state does not; what was left in the background does, until the stop. */
+START_TEST(background_lives_until_the_stop)
+{
+	struct place place = open_place("");
+
+	expect(&place, A, "X=1; sleep 1000 >/dev/null 2>&1 & echo $! >pid", "");
+	expect(&place, A, "kill -0 $(cat pid) && echo \"alive${X}\"", "alive\n");
+	stop(&place, A);
+	t_world_expect_commands_dead(place.world, 2000);
+	ck_assert(pool_says(&place, "\"state\":\"stopped\""));
+	close_place(&place);
+}
+END_TEST
+
+/* A timeout ends all of its command, and nothing of an earlier one. */
+START_TEST(timeout_ends_the_command_only)
+{
+	struct place place = open_place("");
+	struct t_run run;
+
+	expect(&place, A, "sleep 1000 >/dev/null 2>&1 & echo $! >old", "");
+	start_in(&run, &place, A,
+		 "sleep 1001 & echo $! >new; setsid sleep 1002 & echo begun; sleep 1003", 400);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_TIMEOUT);
+	t_expect_out(&run, AGENTD_STDOUT, "begun\n");
+	expect_session(&run, true);
+	end_of(&run);
+	expect(&place, A, "kill -0 $(cat old) && echo old", "old\n");
+	expect(&place, A, "kill -0 $(cat new) 2>/dev/null || echo gone", "gone\n");
+	close_place(&place);
+}
+END_TEST
+
+START_TEST(exit_codes_and_signals)
+{
+	struct place place = open_place("");
+	struct t_run run;
+
+	run_in(&run, &place, A, "exit 42");
+	t_expect_exit(&run, 42);
+	end_of(&run);
+	run_in(&run, &place, A, "kill -KILL $$");
+	t_expect_cause(&run, AGENTD_CAUSE_SIGNALED);
+	ck_assert_int_eq(agentd_result_signal(run.result), 9);
+	end_of(&run);
+	expect(&place, A, "echo still", "still\n");
+	close_place(&place);
+}
+END_TEST
+
+/* Sandbox only: /tmp lives as long as the session, and what confines it does not change. */
+START_TEST(private_files_and_fixed_policy)
+{
+	struct place place = open_place("");
+	agentd_policy *policy = NULL;
+	agentd_context *ctx;
+	struct t_run run;
+
+	if (!in_sandbox())
+		return;
+	expect(&place, A, "echo kept >/tmp/note; ipcmk -Q >/dev/null 2>&1; echo ok", "ok\n");
+	expect(&place, A, "cat /tmp/note", "kept\n");
+	stop(&place, A);
+	expect(&place, A, "test ! -e /tmp/note && echo new", "new\n");
+	ctx = t_world_context(place.world);
+	ck_assert_int_eq(agentd_policy_new(&policy, NULL), 0);
+	ck_assert_int_eq(agentd_policy_allow_path(policy, "/usr",
+						  AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, NULL),
+			 0);
+	ck_assert_int_eq(agentd_policy_deny_path(policy, "/usr/share", NULL), 0);
+	ck_assert_int_eq(agentd_context_set_backend(ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(ctx, policy, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(ctx, A, NULL, NULL, NULL), 0);
+	t_run_init(&run, place.world);
+	run.ctx = ctx;
+	if (t_run_start(&run, "echo no", 20000) == 0) {
+		t_run_wait(&run);
+		t_expect_status(&run, AGENTD_STATUS_ERROR);
+		ck_assert_int_eq(agentd_error_code(agentd_result_error(run.result)),
+				 AGENTD_ERR_STATE);
+		ck_assert_uint_eq(run.out_len[AGENTD_STDOUT], 0);
+		t_run_free(&run);
+	}
+	agentd_context_unref(ctx);
+	agentd_policy_unref(policy);
+	/* Whoever may: what is here cannot be seen there. */
+	expect(&place, A, "ls /etc/shadow >/dev/null 2>&1 || echo none", "none\n");
+	close_place(&place);
+}
+END_TEST
+
+/* A command that ends its own supervisor ends the session, and nothing is left of it. */
+START_TEST(supervisor_is_killed)
+{
+	struct place place = open_place("");
+	struct t_run run;
+
+	if (!in_sandbox())
+		return;
+	expect(&place, A, "echo kept >file", "");
+	run_in(&run, &place, A, "sleep 1000 & sleep 0.3; kill -KILL $PPID; sleep 1000");
+	t_expect_status(&run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run, AGENTD_CAUSE_BACKEND_LOST);
+	end_of(&run);
+	t_world_expect_commands_dead(place.world, 3000);
+	expect(&place, A, "cat file", "kept\n");
+	close_place(&place);
+}
+END_TEST
+
+/* ---- the pool */
+
+START_TEST(first_come_first_served)
+{
+	struct place place = open_place("");
+	struct t_run runs[6];
+
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		char *command = t_format("echo %zu >>order; sleep 0.05", i);
+
+		start_in(&runs[i], &place, A, command, 20000);
+		free(command);
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		t_run_wait(&runs[i]);
+		t_expect_status(&runs[i], AGENTD_STATUS_OK);
+		expect_session(&runs[i], true);
+		end_of(&runs[i]);
+	}
+	expect(&place, A, "cat order", "0\n1\n2\n3\n4\n5\n");
+	close_place(&place);
+}
+END_TEST
+
+START_TEST(ten_at_once)
+{
+	struct place place = open_place("");
+	struct t_run runs[10];
+	uint64_t begin = t_now();
+
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		char *id = t_format("%08zu-0000-4000-8000-000000000000", i);
+		char *command = t_format("echo %zu >me; sleep 0.3; cat me", i);
+
+		start_in(&runs[i], &place, id, command, 20000);
+		free(command);
+		free(id);
+	}
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		char *text = t_format("%zu\n", i);
+
+		t_run_wait(&runs[i]);
+		t_expect_out(&runs[i], AGENTD_STDOUT, text);
+		expect_session(&runs[i], true);
+		end_of(&runs[i]);
+		free(text);
+	}
+	/* Side by side, not in a row. */
+	ck_assert_uint_lt(t_now() - begin, T_MS(t_slack(2500)));
+	close_place(&place);
+}
+END_TEST
+
+START_TEST(capacity)
+{
+	struct place place = open_place(", \"max_vms\": 1");
+	struct t_run a, b;
+
+	start_in(&a, &place, A, "echo begun; sleep 1", 20000);
+	while (!a.started)
+		t_world_loop(place.world, 10, &a.started);
+	start_in(&b, &place, B, "echo elsewhere", 20000);
+	t_run_wait(&b);
+	expect_session(&b, false);
+	t_expect_out(&b, AGENTD_STDOUT, "elsewhere\n");
+	ck_assert_ptr_nonnull(
+		strstr(t_run_layer(&b, "session", NULL), "VM pool is at capacity (1 sessions)"));
+	ck_assert_uint_eq(t_logs_count(&b.logs, "Failed to acquire micro-VM; falling back to "
+						"ephemeral sandbox"),
+			  1);
+	end_of(&b);
+	t_run_wait(&a);
+	end_of(&a);
+	stop(&place, A);
+	expect(&place, B, "echo here", "here\n");
+	/* One that is only idle makes room. */
+	expect(&place, A, "echo back", "back\n");
+	close_place(&place);
+}
+END_TEST
+
+START_TEST(acquire_timeout)
+{
+	struct place place = open_place(", \"acquire_timeout_ms\": 200, \"fallback\": false");
+	struct t_run a, b;
+
+	start_in(&a, &place, A, "sleep 1", 20000);
+	while (!a.started)
+		t_world_loop(place.world, 10, &a.started);
+	start_in(&b, &place, A, "echo never", 20000);
+	t_run_wait(&b);
+	t_expect_status(&b, AGENTD_STATUS_DENIED);
+	t_expect_cause(&b, AGENTD_CAUSE_ISOLATION);
+	ck_assert_ptr_nonnull(
+		strstr(agentd_error_message(agentd_result_error(b.result)), "acquire_timeout_ms"));
+	ck_assert_uint_eq(b.out_len[AGENTD_STDOUT], 0);
+	end_of(&b);
+	t_run_wait(&a);
+	t_expect_status(&a, AGENTD_STATUS_OK);
+	end_of(&a);
+	close_place(&place);
+}
+END_TEST
+
+/* Cancelled while it waits: it never runs, and the others go on. */
+START_TEST(cancelled_while_waiting)
+{
+	struct place place = open_place("");
+	struct t_run a, b;
+
+	start_in(&a, &place, A, "sleep 0.5", 20000);
+	start_in(&b, &place, A, "echo never >never", 20000);
+	t_world_loop(place.world, 150, NULL);
+	ck_assert_int_eq(agentd_exec_cancel(b.exec), 0);
+	t_run_wait(&b);
+	t_expect_cause(&b, AGENTD_CAUSE_CANCELED);
+	end_of(&b);
+	t_run_wait(&a);
+	t_expect_status(&a, AGENTD_STATUS_OK);
+	end_of(&a);
+	expect(&place, A, "test ! -e never && echo free", "free\n");
+	close_place(&place);
+}
+END_TEST
+
+START_TEST(disabled)
+{
+	struct t_world *world = new_world();
+	struct place place = { .world = world };
+	static const char json[] = "{\"enabled\": false}";
+	struct t_run run;
+
+	ck_assert_int_eq(agentd_pool_new(world->runner, json, strlen(json), &place.pool, NULL), 0);
+	ck_assert_int_eq(agentd_runner_set_pool(world->runner, place.pool, NULL), 0);
+	run_in(&run, &place, A, "pwd");
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	expect_session(&run, false);
+	ck_assert_ptr_nonnull(strstr(t_run_layer(&run, "session", NULL), "VM pool is disabled"));
+	ck_assert_str_eq(agentd_result_backend(run.result), "sandbox");
+	end_of(&run);
+	close_place(&place);
+}
+END_TEST
+
+START_TEST(bootstrap)
+{
+	struct place place = open_place(
+		", \"bootstrap_command\": \"echo once >>boot; head -c 300000 /dev/zero\"");
+	struct place bad;
+	struct t_run run;
+
+	expect(&place, A, "cat boot", "once\n");
+	stop(&place, A);
+	expect(&place, A, "cat boot", "once\n");
+	close_place(&place);
+	bad = open_place(", \"bootstrap_command\": \"echo why >&2; echo x >>tries; exit 3\"");
+	run_in(&run, &bad, A, "echo elsewhere");
+	expect_session(&run, false);
+	ck_assert_msg(strstr(t_run_layer(&run, "session", NULL), "Bootstrap command failed: why"),
+		      "%s", t_run_story(&run));
+	end_of(&run);
+	/* Tried again, and the files are still there. */
+	run_in(&run, &bad, A, "echo elsewhere");
+	expect_session(&run, false);
+	end_of(&run);
+	{
+		char *path = t_format("%s/%s/volume/tries", bad.root, A);
+		char *text = t_read_file(path, NULL);
+
+		ck_assert_str_eq(text, "x\nx\n");
+		free(text);
+		free(path);
+	}
+	close_place(&bad);
+}
+END_TEST
+
+START_TEST(locked_by_another)
+{
+	struct place place = open_place("");
+	struct t_run run;
+	char *path;
+	uint64_t begin;
+	int fd;
+
+	expect(&place, A, "echo mine >file", "");
+	stop(&place, A);
+	path = t_format("%s/%s/lock", place.root, A);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	ck_assert_int_eq(flock(fd, LOCK_EX | LOCK_NB), 0);
+	begin = t_now();
+	run_in(&run, &place, A, "echo elsewhere");
+	expect_session(&run, false);
+	ck_assert_uint_lt(t_now() - begin, T_MS(t_slack(500)));
+	ck_assert_ptr_nonnull(
+		strstr(t_run_layer(&run, "session", NULL), "is open in another process"));
+	end_of(&run);
+	close(fd);
+	expect(&place, A, "cat file", "mine\n");
+	/* While it lives we hold it. */
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	ck_assert_int_lt(flock(fd, LOCK_EX | LOCK_NB), 0);
+	close(fd);
+	free(path);
+	close_place(&place);
+}
+END_TEST
+
+/* ---- maintenance */
+
+START_TEST(idle_is_stopped_busy_is_not)
+{
+	struct place place = open_place(", \"idle_shutdown_seconds\": 1, "
+					"\"prune_after_seconds\": 1000");
+	struct t_run run;
+
+	start_in(&run, &place, A, "sleep 2; echo end", 20000);
+	while (!run.started)
+		t_world_loop(place.world, 10, &run.started);
+	t_world_loop(place.world, 1300, NULL);
+	age(&place, A, 100000);
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert(pool_says(&place, "\"state\":\"busy\""));
+	t_run_wait(&run);
+	t_expect_out(&run, AGENTD_STDOUT, "end\n");
+	end_of(&run);
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert(pool_says(&place, "\"state\":\"idle\""));
+	t_world_loop(place.world, 1300, NULL);
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert(pool_says(&place, "\"state\":\"stopped\""));
+	close_place(&place);
+}
+END_TEST
+
+/* What an earlier process left is found, backed up with its links, and pruned. */
+START_TEST(adopted_backed_up_and_pruned)
+{
+	struct place place = open_place("");
+	char *more, *file, *command;
+
+	expect(&place, A,
+	       "echo data >file; ln file hard; ln -s /etc/passwd link; mkdir -p d/e; "
+	       "truncate -s 1M hole",
+	       "");
+	agentd_pool_unref(place.pool);
+	ck_assert_int_eq(agentd_runner_set_pool(place.world->runner, NULL, NULL), 0);
+	more = t_format(", \"backup_after_seconds\": 5, \"backup_destination\": \"%s\", "
+			"\"prune_after_seconds\": 50",
+			place.dest);
+	t_world_loop(place.world, 300, NULL);
+	place.pool = add_pool(place.world, place.root, more);
+	ck_assert(pool_says(&place, A));
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert_ptr_null(find_file(place.dest, ".tar.zst"));
+	age(&place, A, 10);
+	ck_assert_ptr_null(maintain(&place));
+	file = find_file(place.dest, ".tar.zst");
+	ck_assert_ptr_nonnull(file);
+	ck_assert_ptr_null(find_file(place.dest, ".part"));
+	command = t_format("tar --zstd -tvf '%s' | grep -q ' volume/link -> /etc/passwd$' && "
+			   "tar --zstd -xOf '%s' volume/file | grep -qx data",
+			   file, file);
+	ck_assert_int_eq(system(command), 0);
+	/* Not again while nothing has changed. */
+	unlink(file);
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert_ptr_null(find_file(place.dest, ".tar.zst"));
+	age(&place, A, 100);
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert(!exists(place.root, A));
+	ck_assert_ptr_null(find_file(place.root, "0"));
+	ck_assert(!pool_says(&place, A));
+	free(command);
+	free(file);
+	free(more);
+	close_place(&place);
+}
+END_TEST
+
+/* Without a backup nothing is pruned that is to have one. */
+START_TEST(failed_backup_blocks_pruning)
+{
+	struct place place;
+	struct t_world *world = new_world();
+	char *error, *more;
+
+	place = (struct place){ .world = world,
+				.root = t_format("%s/volumes", world->dir),
+				.dest = t_format("%s/backups", world->dir) };
+	t_write_file(place.dest, "in the way");
+	more = t_format(", \"backup_after_seconds\": 1, \"backup_destination\": \"%s\", "
+			"\"prune_after_seconds\": 1",
+			place.dest);
+	place.pool = add_pool(world, place.root, more);
+	expect(&place, A, "echo precious >file", "");
+	stop(&place, A);
+	t_world_loop(world, 1100, NULL);
+	age(&place, A, 100);
+	error = maintain(&place);
+	ck_assert_ptr_nonnull(error);
+	ck_assert_ptr_nonnull(strstr(error, place.dest));
+	free(error);
+	ck_assert(exists(place.root, A));
+	expect(&place, A, "cat file", "precious\n");
+	stop(&place, A);
+	unlink(place.dest);
+	t_world_loop(world, 1100, NULL);
+	age(&place, A, 100);
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert(exists(place.root, A));
+	ck_assert_ptr_null(maintain(&place));
+	ck_assert(!exists(place.root, A));
+	free(more);
+	close_place(&place);
+}
+END_TEST
+
+/* ---- the host program is killed */
+
+static void host(struct place *place, int say, const char *command)
+{
+	struct t_run run;
+
+	start_in(&run, place, A, "echo committed >file; sync", 20000);
+	t_run_wait(&run);
+	end_of(&run);
+	stop(place, A);
+	start_in(&run, place, A, command, 20000);
+	if (write(say, "", 1) != 1)
+		_exit(3);
+	for (;;) {
+		age(place, A, 100);
+		agentd_pool_maintain(place->pool, NULL, NULL);
+		t_world_loop(place->world, 20, NULL);
+	}
+}
+
+/* At any moment: what was committed is there, and the next start works. */
+START_TEST(host_is_killed)
+{
+	for (uint64_t moment = 0; moment < (t_is_small() ? 4 : 12); moment++) {
+		struct place place = open_place("");
+		char *more = t_format(", \"backup_after_seconds\": 1, \"backup_destination\": "
+				      "\"%s\", \"idle_shutdown_seconds\": 1, "
+				      "\"prune_after_seconds\": 100000",
+				      place.dest);
+		int say[2];
+		char byte;
+		pid_t pid;
+
+		ck_assert_int_eq(pipe(say), 0);
+		pid = fork();
+		if (pid == 0) {
+			struct place own = { .root = place.root, .dest = place.dest };
+
+			own.world = new_world();
+			own.pool = add_pool(own.world, own.root, more);
+			host(&own, say[1], moment % 2 ? "sleep 1000 & sleep 1000" : "echo x >x");
+			_exit(4);
+		}
+		close(say[1]);
+		ck_assert_int_eq(read(say[0], &byte, 1), 1);
+		t_sleep_ms(moment * 9);
+		kill(pid, SIGKILL);
+		ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+		close(say[0]);
+		agentd_pool_unref(place.pool);
+		place.pool = add_pool(place.world, place.root, more);
+		expect(&place, A, "cat file", "committed\n");
+		free(more);
+		close_place(&place);
+	}
+}
+END_TEST
+
+/* ---- configuration */
+
+START_TEST(configurations)
+{
+	struct t_world *world = new_world();
+	static const struct {
+		const char *json, *text;
+	} bad[] = {
+		{ "{\"enabled\": true}", "volume_root" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"max_vms\": 0}",
+		  "vm_pool.max_vms must be greater than zero when the pool is enabled" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"idle_shutdown_seconds\": 0}",
+		  "vm_pool.idle_shutdown_seconds must be greater than zero" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"prune_after_seconds\": 0}",
+		  "vm_pool.prune_after_seconds must be greater than zero" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"backup_after_seconds\": 0, "
+		  "\"backup_destination\": \"/b\"}",
+		  "vm_pool.backup_after_seconds must be greater than zero" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"backup_after_seconds\": 5}",
+		  "vm_pool.backup_destination must be set when backup_after_seconds is provided" },
+		{ "{\"enabled\": true, \"volume_root\": \"v\"}", "v" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"vm\": 1}", "object" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"env\": {\"A=B\": \"c\"}}",
+		  "'='" },
+		{ "{\"unknown\": 1}", "unknown" },
+		{ "{\"enabled\": 1}", "boolean" },
+		{ "{\"enabled\": true, \"enabled\": true}", "enabled" },
+		{ "[]", "" },
+		{ "", "" },
+	};
+
+	for (size_t i = 0; i < T_COUNT(bad); i++) {
+		agentd_error *err = NULL;
+		agentd_pool *pool = NULL;
+		int r = agentd_pool_new(world->runner, bad[i].json, strlen(bad[i].json), &pool,
+					&err);
+
+		ck_assert_msg(r == AGENTD_ERR_INVALID && !pool, "%s: %d", bad[i].json, r);
+		ck_assert_msg(strstr(agentd_error_message(err), bad[i].text), "%s: %s", bad[i].json,
+			      agentd_error_message(err));
+		agentd_error_unref(err);
+	}
+	ck_assert_int_eq(agentd_pool_stop(NULL, A, NULL, NULL), AGENTD_ERR_INVALID);
+	ck_assert_int_eq(agentd_pool_maintain(NULL, NULL, NULL), AGENTD_ERR_INVALID);
+	t_world_free(world);
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
+	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240);
+	TCase *cases[] = { sessions, pool, maintenance, killed };
+
+	backend = argc > 1 ? argv[1] : "sandbox";
+	tcase_add_test(sessions, files_stay);
+	tcase_add_test(sessions, background_lives_until_the_stop);
+	tcase_add_test(sessions, exit_codes_and_signals);
+	if (in_sandbox()) {
+		tcase_add_test(sessions, timeout_ends_the_command_only);
+		tcase_add_test(sessions, private_files_and_fixed_policy);
+		tcase_add_test(sessions, supervisor_is_killed);
+	}
+	tcase_add_test(pool, first_come_first_served);
+	tcase_add_test(pool, ten_at_once);
+	tcase_add_test(pool, capacity);
+	tcase_add_test(pool, acquire_timeout);
+	tcase_add_test(pool, cancelled_while_waiting);
+	tcase_add_test(pool, disabled);
+	tcase_add_test(pool, bootstrap);
+	tcase_add_test(pool, locked_by_another);
+	tcase_add_test(pool, configurations);
+	tcase_add_test(maintenance, idle_is_stopped_busy_is_not);
+	tcase_add_test(maintenance, adopted_backed_up_and_pruned);
+	tcase_add_test(maintenance, failed_backup_blocks_pruning);
+	tcase_add_test(killed, host_is_killed);
+	return t_main("pool", cases, T_COUNT(cases));
+}
