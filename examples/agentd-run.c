@@ -37,7 +37,7 @@ enum {
 };
 
 struct options {
-	const char *backend, *image, *workdir, *policy_file, *context_file, *params_file;
+	const char *backend, *image, *resolver, *workdir, *policy_file, *context_file, *params_file;
 	const char *result_file, *events_file;
 	const char *session, *pool_file;
 	const char *grants; /* an option that only widens, for the error message */
@@ -442,6 +442,8 @@ enum option_id {
 	OPT_SESSION,
 	OPT_POOL,
 	OPT_ALLOW_HOST,
+	OPT_DENY_HOST,
+	OPT_RESOLVER,
 	OPT_NET,
 	OPT_LAYER,
 	OPT_PROTECT,
@@ -486,6 +488,8 @@ static const struct option long_options[] = {
 	{ "exec", required_argument, NULL, OPT_EXEC },
 	{ "deny", required_argument, NULL, OPT_DENY },
 	{ "allow-host", required_argument, NULL, OPT_ALLOW_HOST },
+	{ "deny-host", required_argument, NULL, OPT_DENY_HOST },
+	{ "resolver", required_argument, NULL, OPT_RESOLVER },
 	{ "net", required_argument, NULL, OPT_NET },
 	{ "layer", required_argument, NULL, OPT_LAYER },
 	{ "protect", required_argument, NULL, OPT_PROTECT },
@@ -543,6 +547,8 @@ static const char help_text[] =
 	"                          allow reading, writing too, executing too; or hide\n"
 	"  --net MODE              none (default), allow or full\n"
 	"  --allow-host HOST[:PORT]  allow one host; implies --net allow\n"
+	"  --deny-host HOST        deny one that is allowed otherwise\n"
+	"  --resolver ADDRESS      name server for allowed hosts (default: the system's)\n"
 	"  --protect NAME          nothing may change NAME in a writable directory\n"
 	"  --no-protect            change also what is protected by default\n"
 	"  --layer NAME=STRICTNESS  required (default), degradable or off\n"
@@ -591,6 +597,7 @@ static void apply_option(struct options *options, int id, const char *name, cons
 					    { "full", AGENTD_NET_FULL },
 					    { NULL, 0 } };
 	struct agentd_limits *limits = &options->limits;
+	agentd_error *err = NULL;
 
 	switch (id) {
 	case OPT_BACKEND:
@@ -634,6 +641,13 @@ static void apply_option(struct options *options, int id, const char *name, cons
 		break;
 	case OPT_ALLOW_HOST:
 		allow_host(options, value);
+		break;
+	case OPT_DENY_HOST:
+		check(agentd_policy_deny_host(options->policy, value, &err), "--deny-host", value,
+		      &err);
+		break;
+	case OPT_RESOLVER:
+		options->resolver = value;
 		break;
 	case OPT_NET:
 		options->net = parse_word(name, value, nets);
@@ -1450,7 +1464,8 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 						  .log = run->events ? on_runner_log : NULL,
 						  .log_userdata = run,
 						  .log_level = AGENTD_LOG_DEBUG,
-						  .microvm_image = options->image };
+						  .microvm_image = options->image,
+						  .net_resolver = options->resolver };
 	struct agentd_exec_opts exec_opts = { .size = sizeof(exec_opts),
 					      .limits = &options->limits };
 	agentd_sink *sink = make_sink(run);

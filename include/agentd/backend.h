@@ -194,6 +194,13 @@ AGENTD_API void agentd_task_metric(agentd_task *task, int32_t metric, uint64_t v
  *  it, so that a process-based backend need not. Must be non-blocking. Ownership
  *  moves to the library, also on failure. */
 AGENTD_API int agentd_task_attach_fd(agentd_task *task, agentd_stream stream, int32_t fd);
+/** Hand over a listening TCP socket in the network of a command that may reach some hosts
+ *  only (agentd_spec_net() is AGENTD_NET_ALLOWLIST): the library serves on it, as a proxy
+ *  for HTTP and SOCKS5, what the policies allow, until the task is over. Once per task,
+ *  before agentd_task_started(). Nothing else may lead out of that network, which is the
+ *  backend's to see to, as are the variables that tell the command of the proxy. Ownership
+ *  moves to the library, also on failure. */
+AGENTD_API int agentd_task_attach_net(agentd_task *task, int32_t fd);
 /** For the receipt: a layer, AGENTD_LAYER_*, how or why. A later call for the
  *  same layer replaces the earlier one. */
 AGENTD_API void agentd_task_protection(agentd_task *task, const char *layer, int32_t state,

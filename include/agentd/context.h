@@ -32,6 +32,55 @@ AGENTD_API void agentd_context_unref(agentd_context *ctx);
 /** Freezes the policy and keeps a reference. NULL: a new policy's defaults. */
 AGENTD_API int agentd_context_set_policy(agentd_context *ctx, agentd_policy *policy,
 					 agentd_error **reterr);
+
+/** A question: may this command reach a host that no rule of the policies decides about?
+ *  Reference counted. [unref: any thread] */
+typedef struct agentd_ask agentd_ask;
+
+/* Answers. */
+enum {
+	AGENTD_ASK_DENY = 0,
+	AGENTD_ASK_ONCE = 1,   /**< this connection, and those that wait for the same answer */
+	AGENTD_ASK_CONTEXT = 2 /**< also later ones, of every command of this context */
+};
+
+/** Called on the loop thread. ask is borrowed: take a reference to answer later. */
+typedef void (*agentd_ask_fn)(agentd_ask *ask, void *userdata);
+
+/** Whom to ask. Zero means "default" in every member but ask. */
+struct agentd_ask_opts {
+	uint32_t size;       /**< sizeof(struct agentd_ask_opts) */
+	uint32_t timeout_ms; /**< time for an answer; 0: 60000. The command's own limits
+				    *   go on meanwhile. */
+	int32_t fallback;    /**< what holds without one: AGENTD_ASK_DENY or _ONCE */
+	uint32_t reserved0;  /**< must be 0 */
+	agentd_ask_fn ask;   /**< required */
+	void *userdata;
+	agentd_destroy_fn destroy; /**< may be NULL */
+};
+
+/** Ask the host program about hosts that the policy of this context says nothing about, in
+ *  mode AGENTD_NET_ALLOWLIST. It is not asked about what a rule denies, what the runner's
+ *  policy does not allow, and addresses that only a rule can allow (loopback, private,
+ *  link-local and their like), nor does an answer allow a name that leads to such. opts is
+ *  copied; on failure destroy is not called. NULL: nobody is asked, and they are denied. */
+AGENTD_API int agentd_context_set_ask(agentd_context *ctx, const struct agentd_ask_opts *opts,
+				      agentd_error **reterr);
+/** Take another reference; returns ask. [any thread] */
+AGENTD_API agentd_ask *agentd_ask_ref(agentd_ask *ask);
+/** Drop a reference. [any thread] */
+AGENTD_API void agentd_ask_unref(agentd_ask *ask);
+/** Name or address, normalised. Borrowed from ask. */
+AGENTD_API const char *agentd_ask_host(const agentd_ask *ask);
+/** 1 to 65535. */
+AGENTD_API int32_t agentd_ask_port(const agentd_ask *ask);
+/** Whose command it is; NULL once the question is answered, or its command is over.
+ *  Borrowed. */
+AGENTD_API agentd_exec *agentd_ask_exec(const agentd_ask *ask);
+/** Answer, AGENTD_ASK_*; also from inside of the callback. AGENTD_ERR_STATE: the question
+ *  is over (answered, timed out with its command gone). AGENTD_ERR_LIMIT: allowed, but the
+ *  context remembers no more hosts. */
+AGENTD_API int agentd_ask_answer(agentd_ask *ask, int32_t answer, agentd_error **reterr);
 /** Limits of this context; they only lower what the policies say. */
 AGENTD_API int agentd_context_set_limits(agentd_context *ctx, const struct agentd_limits *limits,
 					 agentd_error **reterr);

@@ -53,7 +53,11 @@ enum {
 	AGENTD_METRIC_STDOUT_BYTES = 4,      /**< produced */
 	AGENTD_METRIC_STDERR_BYTES = 5,      /**< produced */
 	AGENTD_METRIC_DROPPED_BYTES = 6,     /**< produced, not delivered */
-	AGENTD_METRIC_STARTUP_NS = 7         /**< from agentd_exec_start() to started */
+	AGENTD_METRIC_STARTUP_NS = 7,        /**< from agentd_exec_start() to started */
+	/* Only with a network of allowed hosts: */
+	AGENTD_METRIC_NET_CONNECTIONS = 8,    /**< made to a host */
+	AGENTD_METRIC_NET_SENT_BYTES = 9,     /**< by the command */
+	AGENTD_METRIC_NET_RECEIVED_BYTES = 10 /**< by the command */
 };
 
 /* State of one layer in the receipt. */

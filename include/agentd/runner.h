@@ -58,6 +58,10 @@ struct agentd_runner_opts {
 	uint32_t microvm_uid; /**< whom QEMU runs as when the host program is root; nobody else
 			       *   should; 0: 65531 */
 	uint32_t microvm_gid; /**< the same, its group; 0: 65531 */
+	/* Networks of allowed hosts (AGENTD_NET_ALLOWLIST). */
+	const char *net_resolver; /**< name server that alone is asked for addresses:
+				   *   "ADDRESS" or "ADDRESS:PORT"; NULL: the machine's
+				   *   (/etc/resolv.conf) and /etc/hosts */
 };
 
 /** A runner on opts->event_base. Starts the helper process (about 1 ms); every

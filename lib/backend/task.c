@@ -210,6 +210,16 @@ int agentd_task_attach_fd(agentd_task *task, agentd_stream stream, int32_t fd)
 	return task->listener->attach_fd(task, stream, fd);
 }
 
+int agentd_task_attach_net(agentd_task *task, int32_t fd)
+{
+	if (!task || !task->running || fd < 0) {
+		if (fd >= 0)
+			close(fd);
+		return AGENTD_ERR_INVALID;
+	}
+	return task->listener->attach_net(task, fd);
+}
+
 void agentd_task_protection(agentd_task *task, const char *layer, int32_t state, const char *reason)
 {
 	if (task && task->running && layer)

@@ -76,6 +76,7 @@ static void state_free(struct ad_context_state *state)
 	free_token(state->token);
 	ad_util_closep(&state->netns);
 	agentd_policy_unref(state->policy);
+	ad_ask_state_unref(state->ask);
 	free(state);
 }
 
@@ -147,6 +148,7 @@ static int state_copy(const struct ad_context_state *from, struct ad_context_sta
 	if (!to)
 		return ad_fail_nomem(reterr);
 	to->policy = agentd_policy_ref(from->policy);
+	to->ask = ad_ask_state_ref(from->ask);
 	to->limits = from->limits;
 	to->expires_unix_ms = from->expires_unix_ms;
 	if (!copy_items(to, from) || !copy_text(&to->backend, from->backend) ||
@@ -268,6 +270,23 @@ int agentd_context_set_policy(agentd_context *ctx, agentd_policy *policy, agentd
 	agentd_policy_ref(policy);
 	agentd_policy_unref(state->policy);
 	state->policy = policy;
+	return 0;
+}
+
+int agentd_context_set_ask(agentd_context *ctx, const struct agentd_ask_opts *opts,
+			   agentd_error **reterr)
+{
+	struct ad_context_state *state = NULL;
+	struct ad_ask_state *ask = NULL;
+	AD_KEEP_ERRNO;
+	int r = writable(ctx, &state, reterr);
+
+	if (r == 0 && opts)
+		r = ad_ask_state_new(opts, &ask, reterr);
+	if (r < 0)
+		return r;
+	ad_ask_state_unref(state->ask);
+	state->ask = ask;
 	return 0;
 }
 

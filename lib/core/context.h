@@ -8,6 +8,13 @@
 
 #include "util/util.h"
 
+/* Whom to ask about hosts; see net.c. */
+struct ad_ask_state;
+int ad_ask_state_new(const struct agentd_ask_opts *opts, struct ad_ask_state **ret,
+		     agentd_error **reterr);
+struct ad_ask_state *ad_ask_state_ref(struct ad_ask_state *state);
+void ad_ask_state_unref(struct ad_ask_state *state);
+
 struct ad_context_env {
 	char *name;
 	char *value; /* NULL: not in the environment */
@@ -26,8 +33,9 @@ struct ad_context_mount {
  * it: a setter of a shared one works on a copy. */
 struct ad_context_state {
 	ad_refcount refs;
-	int netns;             /* descriptor, or -1 */
-	agentd_policy *policy; /* frozen, or NULL */
+	int netns;                /* descriptor, or -1 */
+	agentd_policy *policy;    /* frozen, or NULL */
+	struct ad_ask_state *ask; /* or NULL */
 	struct agentd_limits limits;
 	char *backend, *rootfs, *workdir, *trace_id;         /* each may be NULL */
 	char *token;                                         /* NULL: no credentials */

@@ -17,7 +17,9 @@
 #include "sink/sink.h"
 #include "util/util.h"
 
+struct ad_egress;
 struct ad_launcher;
+struct ad_resolver;
 
 #define AD_NS_PER_MS UINT64_C(1000000)
 #define AD_NEVER UINT64_MAX
@@ -33,8 +35,9 @@ struct agentd_runner {
 	struct ad_loop *loop;
 	struct ad_launcher *launcher; /* NULL once it is gone */
 	struct ad_registry registry;
-	struct ad_list pools; /* made for it */
-	agentd_pool *pool;    /* that sessions come from, or NULL */
+	struct ad_list pools;         /* made for it */
+	agentd_pool *pool;            /* that sessions come from, or NULL */
+	struct ad_resolver *resolver; /* for networks of allowed hosts */
 	agentd_policy *policy;
 	agentd_policy *no_policy; /* what a context without a policy has */
 	agentd_log_fn log;
@@ -74,7 +77,7 @@ struct ad_receipt {
 	size_t count, cap;
 };
 
-enum { AD_METRIC_COUNT = 8 }; /* AGENTD_METRIC_* are below */
+enum { AD_METRIC_COUNT = 11 }; /* AGENTD_METRIC_* are below */
 
 struct agentd_result {
 	ad_refcount refs;
@@ -138,6 +141,8 @@ struct agentd_exec {
 	void *spec_memory[4];        /* argv, environment, mounts, volume */
 	struct ad_pool_lease lease;  /* of the session */
 	struct ad_stream streams[2]; /* stdout, stderr */
+	struct ad_egress *egress;    /* its network, or NULL */
+	struct ad_list asks;         /* open questions about that */
 	struct ad_defer step;        /* next thing to do, from the loop */
 	struct ad_timer timer;       /* the earliest of the times below */
 	int32_t pid;
@@ -207,6 +212,12 @@ void ad_streams_finish(agentd_exec *exec);
 /* The backend is done: what it delivered itself is all there is. */
 void ad_streams_end_pushed(agentd_exec *exec);
 void ad_streams_discard(agentd_exec *exec); /* close without reading */
+
+/* ---- net.c */
+/* Serve a listening socket in the command's network. Takes it, also on failure. */
+int ad_exec_net_attach(agentd_exec *exec, int fd);
+/* Everything is closed, and counted. Idempotent. */
+void ad_exec_net_close(agentd_exec *exec);
 
 /* ---- record.c: log records with their fields */
 enum { AD_FIELD_MAX = 12 };

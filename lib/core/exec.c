@@ -280,6 +280,7 @@ static void release(agentd_exec *exec)
 	ad_timer_stop(&exec->timer);
 	ad_defer_cancel(&exec->step);
 	ad_streams_discard(exec);
+	ad_exec_net_close(exec);
 	ad_task_release(&exec->task);
 	/* Of a session that lost a command nothing good can be expected. */
 	ad_pool_release(&exec->lease, exec->task.given_up || exec->task_lost);
@@ -309,6 +310,7 @@ static void finish(agentd_exec *exec)
 	exec->setup_until = exec->deadline = exec->heartbeat_at = exec->kill_at =
 		exec->drain_until = exec->lost_at = AD_NEVER;
 	ad_streams_finish(exec);
+	ad_exec_net_close(exec);
 	exec->dropped += ad_sink_abandon(exec->binding);
 	fill_result(exec, result);
 	result->context = ad_context_state_ref(exec->context);
@@ -560,6 +562,11 @@ static int on_attach_fd(agentd_task *task, agentd_stream stream, int fd)
 	return ad_stream_attach(exec_of(task), stream, fd);
 }
 
+static int on_attach_net(agentd_task *task, int fd)
+{
+	return ad_exec_net_attach(exec_of(task), fd);
+}
+
 static void on_protection(agentd_task *task, const char *layer, int32_t state, const char *reason)
 {
 	agentd_exec *exec = exec_of(task);
@@ -617,6 +624,7 @@ static void on_closed(agentd_task *task)
 
 	exec->task_over = true;
 	exec->lost_at = AD_NEVER;
+	ad_exec_net_close(exec);
 	ad_streams_end_pushed(exec);
 	exec->drain_until = later(ad_exec_now(), exec->runner->drain_ns);
 	if (!exec->exited && !exec->error)
@@ -634,6 +642,7 @@ static void on_failed(agentd_task *task, agentd_error *err)
 	exec->task_over = true;
 	exec->task_lost = code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_PROTOCOL;
 	exec->lost_at = exec->setup_until = AD_NEVER;
+	ad_exec_net_close(exec);
 	if (!exec->started_at && (code == AGENTD_ERR_DENIED || code == AGENTD_ERR_UNSUPPORTED)) {
 		exec->plan.refused_cause = AGENTD_CAUSE_ISOLATION;
 		agentd_error_unref(exec->plan.refusal);
@@ -675,6 +684,7 @@ static const struct ad_task_listener task_listener = {
 	.stdin_drained = on_stdin_drained,
 	.metric = on_metric,
 	.attach_fd = on_attach_fd,
+	.attach_net = on_attach_net,
 	.protection = on_protection,
 	.denied = on_denied,
 	.limit_hit = on_limit_hit,
@@ -1019,6 +1029,7 @@ static agentd_exec *exec_new(agentd_runner *runner)
 	snprintf(exec->id, sizeof(exec->id), "%s-%llu", runner->id_prefix,
 		 (unsigned long long)++runner->next_id);
 	ad_list_init(&exec->link);
+	ad_list_init(&exec->asks);
 	ad_streams_init(exec);
 	ad_timer_init(&exec->timer, runner->loop, timer_fired, exec);
 	ad_defer_init(&exec->step, runner->loop, ad_exec_step, exec);

@@ -235,6 +235,9 @@ static struct json_object *metrics_json(const agentd_result *result, bool *ok)
 		{ AGENTD_METRIC_STDERR_BYTES, "stderr_bytes" },
 		{ AGENTD_METRIC_DROPPED_BYTES, "dropped_bytes" },
 		{ AGENTD_METRIC_STARTUP_NS, "startup_ns" },
+		{ AGENTD_METRIC_NET_CONNECTIONS, "net_connections" },
+		{ AGENTD_METRIC_NET_SENT_BYTES, "net_sent_bytes" },
+		{ AGENTD_METRIC_NET_RECEIVED_BYTES, "net_received_bytes" },
 	};
 	struct json_object *json = ad_json_object();
 

@@ -11,6 +11,7 @@
 #include "backend/microvm/microvm.h"
 #include "backend/sandbox/sandbox.h"
 #include "core/core.h"
+#include "egress/egress.h"
 #include "launch/launch.h"
 
 #define DIGEST_TEXT_(x) #x
@@ -50,6 +51,7 @@ static void destroy(agentd_runner *runner)
 	ad_registry_close(&runner->registry);
 	if (runner->launcher)
 		ad_launcher_free(runner->launcher);
+	ad_resolver_free(runner->resolver);
 	if (runner->loop) {
 		ad_defer_cancel(&runner->settle);
 		ad_loop_free(runner->loop);
@@ -375,6 +377,9 @@ static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, ag
 	if (r < 0)
 		return r;
 	ad_defer_init(&runner->settle, runner->loop, settle, runner);
+	r = ad_resolver_new(runner->loop, opts->net_resolver, &runner->resolver, reterr);
+	if (r < 0)
+		return r;
 	r = ad_launcher_new(runner->loop, opts->helper_path, &runner->launcher, reterr);
 	if (r == 0 && opts->helper_path) {
 		runner->helper_path = strdup(opts->helper_path);

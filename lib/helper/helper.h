@@ -202,6 +202,7 @@ struct supervise {
 	bool in_session;
 	struct protection *protection;
 	int helper_pidfd, landlock;
+	int network; /* listening socket that the library is to have, or -1 */
 };
 
 #define SIGNAL_ORDER (SIGRTMIN)

@@ -481,6 +481,7 @@ static void start_on_host(struct job *job, const struct ad_msg_spawn *spawn,
 		.slot = &h.shared.slots[job->slot],
 		.helper = h.shared.helper,
 		.landlock = -1,
+		.network = -1,
 	};
 	pid_t pid;
 

@@ -6,12 +6,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -189,11 +191,43 @@ bool reaper_unpack(const struct ad_sys_msg *message, struct reaper_request *ret)
 	return ad_msg_spawn_decode(&ret->spawn, bytes, len);
 }
 
-/* What needs no request. */
-static bool prepare(const struct reaper *reaper, struct fault *fault)
+/* ---- network */
+
+/* On the loopback address, in the network we are in: a descriptor or -errno. Who has no
+ * rights cannot take a port below 1024 that we give up. */
+static int listen_on(uint16_t port)
 {
+	const struct sockaddr_in addr = {
+		.sin_family = AF_INET,
+		.sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+
+	if (sock < 0)
+		return -errno;
+	if (bind(sock, (const struct sockaddr *)&addr, sizeof(addr)) == 0 &&
+	    listen(sock, SOMAXCONN) == 0)
+		return sock;
+	r = -errno;
+	close(sock);
+	return r;
+}
+
+/* What needs no request. */
+static bool prepare(const struct reaper *reaper, int *ret_network, struct fault *fault)
+{
+	uint16_t port = reaper->sandbox->spec->profile.proxy_port;
+
 	if (reaper->net >= 0 && setns(reaper->net, CLONE_NEWNET) < 0)
 		return fault_set(fault, AD_STAGE_LAYER, AD_LAYER_NETNS, errno, "setns");
+	if (port) {
+		/* In a network that others are in it would be theirs as well. */
+		*ret_network = reaper->net >= 0 ? listen_on(port) : -EINVAL;
+		if (*ret_network < 0)
+			return fault_set(fault, AD_STAGE_LAYER, AD_LAYER_NETNS, -*ret_network,
+					 "listening");
+	}
 	return private_mounts(reaper->sandbox, fault);
 }
 
@@ -213,7 +247,7 @@ static bool confine(const struct sandbox *sandbox, struct supervise *job, int to
 }
 
 static _Noreturn void go_on(const struct reaper *reaper, const struct ad_sys_msg *message,
-			    bool prepared, struct fault *fault)
+			    bool prepared, int network, struct fault *fault)
 {
 	const struct zygote_request *request = message->data;
 	struct protection protection = { 0 };
@@ -228,6 +262,7 @@ static _Noreturn void go_on(const struct reaper *reaper, const struct ad_sys_msg
 		.protection = &protection,
 		.helper_pidfd = reaper->shared->helper_pidfd,
 		.landlock = -1,
+		.network = network,
 	};
 
 	if (!reaper_unpack(message, &in))
@@ -246,13 +281,14 @@ void reaper_run(const struct reaper *reaper)
 	static uint8_t buf[ZYGOTE_REQUEST_MAX];
 	struct ad_sys_msg own = { .data = buf, .cap = sizeof(buf) };
 	struct fault fault = { 0 };
-	bool prepared = prepare(reaper, &fault);
+	int network = -1;
+	bool prepared = prepare(reaper, &network, &fault);
 
 	if (reaper->request)
-		go_on(reaper, reaper->request, prepared, &fault);
+		go_on(reaper, reaper->request, prepared, network, &fault);
 	/* The zygote is gone, and nobody needs us. */
 	if (ad_sys_recv(reaper->wait, &own, 0) <= 0)
 		_exit(0);
 	close(reaper->wait);
-	go_on(reaper, &own, prepared, &fault);
+	go_on(reaper, &own, prepared, network, &fault);
 }

@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -105,7 +106,7 @@ static void report_limit(struct state *state, enum ad_msg_limit limit, bool fata
 static void report_started(const struct state *state, const struct pipes *pipes)
 {
 	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = state->job->spawn->job };
-	int fds[3];
+	int fds[4];
 	size_t count = 0;
 
 	msg.u.started.pid = state->main;
@@ -118,6 +119,10 @@ static void report_started(const struct state *state, const struct pipes *pipes)
 	if (pipes->host[STDIN_FILENO] >= 0) {
 		msg.u.started.flags |= AD_STARTED_STDIN;
 		fds[count++] = pipes->host[STDIN_FILENO];
+	}
+	if (state->job->network >= 0) {
+		msg.u.started.flags |= AD_STARTED_NETWORK;
+		fds[count++] = state->job->network;
 	}
 	report(&msg, fds, count);
 }
@@ -284,6 +289,10 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	/* It is this command's, not that of what it left behind, or of the next. */
 	if (job->in_session)
 		unlink(SANDBOX_TOKEN);
+	/* Nobody is left to connect. The library may hold it a while longer, and the network
+	 * is to be as it was for the next command. */
+	if (job->network >= 0)
+		shutdown(job->network, SHUT_RDWR);
 	if (job->sandbox)
 		protect_end(job->protection, tell_moved, state);
 	report(&msg, NULL, 0);

@@ -108,6 +108,9 @@ struct ad_job_events {
 	 * merged; stdin_fd -1 unless asked for). The receiver owns them. */
 	void (*started)(struct ad_job *job, int32_t pid, int stdin_fd, int stdout_fd, int stderr_fd,
 			const struct ad_launch_receipt *receipt, void *userdata);
+	/* Before started: the listening socket in the command's network, if its profile has a
+	 * proxy_port. The receiver owns it. Required then. */
+	void (*network)(struct ad_job *job, int fd, void *userdata);
 	/* Could not be started, or the helper was lost under it (failure NULL). Last event.
 	 * Owns err. */
 	void (*failed)(struct ad_job *job, agentd_error *err,

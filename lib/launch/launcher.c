@@ -54,7 +54,7 @@ struct ad_job {
 	struct ad_launcher *launcher; /* NULL once over */
 	uint32_t id;
 	enum job_state state;
-	bool merge_stderr, stdin_open, sandboxed, session;
+	bool merge_stderr, stdin_open, sandboxed, networked, session;
 	uint32_t layers_wanted; /* 1 << enum ad_layer: not without */
 	bool kill_unsent;
 	uint64_t killed_at; /* 0: not */
@@ -521,10 +521,11 @@ static bool check_layers(struct ad_job *job, const struct ad_msg_receipt *receip
 static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_sys_msg *in)
 {
 	uint32_t wanted = (job->merge_stderr || job->session ? 0 : AD_STARTED_STDERR) |
-			  (job->stdin_open ? AD_STARTED_STDIN : 0);
-	size_t count = 1u + (job->merge_stderr ? 0 : 1) + (job->stdin_open ? 1 : 0), next = 1;
+			  (job->stdin_open ? AD_STARTED_STDIN : 0) |
+			  (job->networked ? AD_STARTED_NETWORK : 0);
+	size_t count = 1u + !job->merge_stderr + job->stdin_open + job->networked, next = 1;
 	struct ad_launch_receipt receipt;
-	int err_fd = -1, in_fd = -1;
+	int err_fd = -1, in_fd = -1, network = -1;
 	int32_t pid = msg->u.started.pid;
 
 	if (job->session)
@@ -551,7 +552,9 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	if (!job->merge_stderr)
 		err_fd = in->fds[next++];
 	if (job->stdin_open)
-		in_fd = in->fds[next];
+		in_fd = in->fds[next++];
+	if (job->networked)
+		network = in->fds[next];
 	in->fd_count = 0;
 	job->state = JOB_RUNNING;
 	fill_receipt(&receipt, &msg->u.started.receipt);
@@ -559,6 +562,8 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	 * does. */
 	if (job->sandboxed)
 		pid = in->has_creds ? in->pid : 0;
+	if (network >= 0)
+		job->events->network(job, network, job->userdata);
 	job->events->started(job, pid, in_fd, in->fds[0], err_fd, &receipt, job->userdata);
 	return true;
 }
@@ -934,6 +939,7 @@ int ad_job_start(struct ad_launcher *launcher, const struct ad_launch_request *r
 	job->stdin_open = request->stdin_open;
 	job->sandboxed = request->sandbox || request->session;
 	job->session = request->is_session;
+	job->networked = request->sandbox && request->sandbox->profile->proxy_port != 0;
 	job->layers_wanted = request->sandbox ? layers_wanted(request->sandbox) :
 			     request->session ? request->session->layers_wanted :
 						0;

@@ -48,7 +48,7 @@ static bool bit(const uint8_t *addr, unsigned int i)
 	return addr[i / 8] >> (7 - i % 8) & 1;
 }
 
-static bool same_bits(const uint8_t *a, const uint8_t *b, unsigned int count)
+bool ad_host_same_bits(const uint8_t *a, const uint8_t *b, unsigned int count)
 {
 	for (unsigned int i = 0; i < count; i++) {
 		if (bit(a, i) != bit(b, i))
@@ -206,7 +206,7 @@ bool ad_host_covers(const struct ad_host_pattern *a, const struct ad_host_patter
 	if (a->family != b->family)
 		return false;
 	if (a->family)
-		return a->prefix <= b->prefix && same_bits(a->addr, b->addr, a->prefix);
+		return a->prefix <= b->prefix && ad_host_same_bits(a->addr, b->addr, a->prefix);
 	if (a->wildcard)
 		return name_within(b->wildcard ? b->text + 2 : b->text, a->text + 2);
 	return !b->wildcard && strcmp(a->text, b->text) == 0;

@@ -83,6 +83,46 @@ const struct ad_policy_host *ad_policy_host_at(const agentd_policy *policy, size
 size_t ad_policy_protected_count(const agentd_policy *policy);
 const char *ad_policy_protected_at(const agentd_policy *policy, size_t i);
 
+/* ---- hosts that a command wants to reach */
+
+struct in_addr;
+struct in6_addr;
+
+enum { AD_NET_HOST_SIZE = 256 }; /* a normalised name or address and its NUL */
+
+struct ad_net_host {
+	char text[AD_NET_HOST_SIZE];
+	int family;       /* AF_INET, AF_INET6, or 0 for a name */
+	uint8_t addr[16]; /* network byte order */
+};
+
+/* From what a client wrote (no port, no brackets), with the same spelling as in rules:
+ * lower case, no trailing dot, IPv4 in whatever notation inet_aton(3) takes as four
+ * decimal numbers, IPv4 mapped to IPv6 as IPv4. False: it is no host. */
+bool ad_net_host_parse(struct ad_net_host *ret, const char *text);
+void ad_net_host_from_in(struct ad_net_host *ret, const struct in_addr *addr);
+void ad_net_host_from_in6(struct ad_net_host *ret, const struct in6_addr *addr);
+/* What is special about an address, or NULL: loopback, link-local, private, ... Such ones
+ * must be named by an address or block in the policy. */
+const char *ad_net_special(const struct ad_net_host *address);
+
+enum ad_net_verdict { AD_NET_ALLOWED, AD_NET_DENIED, AD_NET_UNDECIDED };
+
+struct ad_net_answer {
+	enum ad_net_verdict verdict;
+	char rule[AD_NET_HOST_SIZE + 64]; /* which, in words */
+};
+
+/* May this be reached under policy, within ceiling (which may be the same)? UNDECIDED: no
+ * rule is about it, and ceiling has nothing against it. */
+void ad_net_check(const agentd_policy *ceiling, const agentd_policy *policy,
+		  const struct ad_net_host *host, uint16_t port, struct ad_net_answer *ret);
+/* The same for what a name that is allowed led to: then only what is special needs to be
+ * named, and what is denied stays so. */
+bool ad_net_check_resolved(const agentd_policy *ceiling, const agentd_policy *policy,
+			   const struct ad_net_host *address, uint16_t port,
+			   struct ad_net_answer *ret);
+
 /* Does `policy` ask for no more than `ceiling` allows? Else AGENTD_ERR_DENIED
  * naming the rule: a path not covered, a network mode wider, an allowed host the
  * ceiling does not allow. (Limits, isolation, environment and protections are

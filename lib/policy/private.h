@@ -10,7 +10,7 @@
 
 enum {
 	AD_POLICY_RULES_MAX = 4096, /* of one kind: what is searched linearly stays short */
-	AD_POLICY_HOST_SIZE = 256,  /* a normalised pattern and its NUL */
+	AD_POLICY_HOST_SIZE = AD_NET_HOST_SIZE,
 };
 
 /* A host pattern, taken apart. */
@@ -26,6 +26,8 @@ struct ad_host_pattern {
 int ad_host_parse(const char *text, struct ad_host_pattern *ret, agentd_error **reterr);
 /* Is everything that b matches matched by a? */
 bool ad_host_covers(const struct ad_host_pattern *a, const struct ad_host_pattern *b);
+/* The first count bits of two addresses. */
+bool ad_host_same_bits(const uint8_t *a, const uint8_t *b, unsigned int count);
 /* The JSON form: "host", "host:443", "host:8000-8100", "[v6]:443". */
 int ad_host_split_ports(const char *text, char *host, size_t size, uint16_t *first, uint16_t *last,
 			agentd_error **reterr);

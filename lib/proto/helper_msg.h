@@ -29,7 +29,7 @@ enum ad_msg_type {
 	AD_MSG_SIGNAL = 4,
 	/* helper and supervisors to library */
 	AD_MSG_HELLO = 16,
-	AD_MSG_STARTED = 17, /* descriptors: stdout, then as flags say stderr, stdin */
+	AD_MSG_STARTED = 17, /* descriptors: stdout, then as flags say stderr, stdin, network */
 	AD_MSG_FAILED = 18,  /* last */
 	AD_MSG_LIMIT = 19,
 	AD_MSG_EXITED = 20,
@@ -157,7 +157,12 @@ struct ad_msg_receipt {
 
 enum ad_msg_denied_kind { AD_MSG_DENIED_SYSCALL, AD_MSG_DENIED_PATH, AD_MSG_DENIED_KINDS };
 
-enum { AD_STARTED_STDERR = 1, AD_STARTED_STDIN = 2, AD_STARTED_FLAGS = 3 };
+enum {
+	AD_STARTED_STDERR = 1,
+	AD_STARTED_STDIN = 2,
+	AD_STARTED_NETWORK = 4, /* the listening socket of ad_profile.proxy_port */
+	AD_STARTED_FLAGS = 7
+};
 
 struct ad_msg_usage {
 	uint64_t cpu_ns, memory_peak;

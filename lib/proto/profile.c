@@ -5,7 +5,7 @@
 
 #include "proto/wire.h"
 
-enum { FIXED = 3 * 4 + 8 + 2 + AD_LAYER_COUNT + 2 * 4 };
+enum { FIXED = 3 * 4 + 8 + 2 + 2 + AD_LAYER_COUNT + 2 * 4 };
 
 size_t ad_profile_size(const struct ad_profile *profile)
 {
@@ -34,6 +34,7 @@ size_t ad_profile_encode(const struct ad_profile *profile, uint8_t *buf)
 	at = put(at, profile->prewarm, 4);
 	at = put(at, profile->tmp_bytes, 8);
 	at = put(at, profile->host_net, 1);
+	at = put(at, profile->proxy_port, 2);
 	at = put(at, profile->workdir_access, 1);
 	for (size_t i = 0; i < AD_LAYER_COUNT; i++)
 		at = put(at, profile->strict[i], 1);
@@ -74,6 +75,7 @@ bool ad_profile_decode(struct ad_profile *ret, const uint8_t *buf, size_t len)
 	ret->prewarm = get_u32(&in);
 	ret->tmp_bytes = get(&in, 8);
 	ret->host_net = get_below(&in, 1, 2) == 1;
+	ret->proxy_port = (uint16_t)get_below(&in, 2, UINT16_MAX + 1);
 	ret->workdir_access = get_u8_below(&in, AD_ACCESS_ALL + 1);
 	for (size_t i = 0; i < AD_LAYER_COUNT; i++)
 		ret->strict[i] = get_u8_below(&in, AD_STRICT_COUNT);

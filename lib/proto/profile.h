@@ -49,6 +49,9 @@ struct ad_profile {
 	uint32_t prewarm;   /* sandboxes to keep ready */
 	uint64_t tmp_bytes; /* of the private temporary file system */
 	bool host_net;      /* the host's network; else an empty one */
+	/* TCP port on 127.0.0.1 that a socket listens on, in each command's own network, for
+	 * the library to serve; 0: none. */
+	uint16_t proxy_port;
 	uint8_t workdir_access;
 	uint8_t strict[AD_LAYER_COUNT];
 	size_t path_count, name_count;

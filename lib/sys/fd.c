@@ -134,25 +134,37 @@ ssize_t ad_sys_memfd_size(int fd)
 	return st.st_size > SSIZE_MAX ? -EFBIG : (ssize_t)st.st_size;
 }
 
-ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
+void ad_sys_sigpipe_hold(struct ad_sys_sigpipe *state)
+{
+	sigset_t pending;
+
+	sigemptyset(&state->set);
+	sigaddset(&state->set, SIGPIPE);
+	/* One that was pending before is not ours to take away. */
+	state->was_pending = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+	pthread_sigmask(SIG_BLOCK, &state->set, &state->old);
+}
+
+void ad_sys_sigpipe_release(struct ad_sys_sigpipe *state, bool raised)
 {
 	static const struct timespec zero = { 0 };
-	sigset_t pipe_set, old, pending;
-	bool was_pending;
+
+	if (raised && !state->was_pending) {
+		while (sigtimedwait(&state->set, NULL, &zero) < 0 && errno == EINTR)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &state->old, NULL);
+}
+
+ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
+{
+	struct ad_sys_sigpipe state;
 	ssize_t n;
 
-	sigemptyset(&pipe_set);
-	sigaddset(&pipe_set, SIGPIPE);
-	/* One that was pending before is not ours to take away. */
-	was_pending = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
-	pthread_sigmask(SIG_BLOCK, &pipe_set, &old);
+	ad_sys_sigpipe_hold(&state);
 	n = write(fd, data, len);
 	if (n < 0)
 		n = -errno;
-	if (n == -EPIPE && !was_pending) {
-		while (sigtimedwait(&pipe_set, NULL, &zero) < 0 && errno == EINTR)
-			;
-	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ad_sys_sigpipe_release(&state, n == -EPIPE);
 	return n;
 }

@@ -35,6 +35,13 @@ int ad_sys_memfd_sealed(const char *name, const void *data, size_t len);
 ssize_t ad_sys_memfd_size(int fd);
 /* write(2) that never raises SIGPIPE in the process, whatever its disposition. */
 ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len);
+/* The same around other calls: of those in between one may raise it, by failing with EPIPE. */
+struct ad_sys_sigpipe {
+	sigset_t set, old;
+	bool was_pending;
+};
+void ad_sys_sigpipe_hold(struct ad_sys_sigpipe *state);
+void ad_sys_sigpipe_release(struct ad_sys_sigpipe *state, bool raised);
 
 /* ---- messages with descriptors */
 

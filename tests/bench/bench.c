@@ -507,8 +507,8 @@ static void allow_programs(agentd_policy *policy)
 	}
 }
 
-void bench_runner_open(struct bench_runner *runner, struct event_base *base, const char *backend,
-		       uint32_t prewarm, uint32_t max_running)
+static void open_runner(struct bench_runner *runner, struct event_base *base, const char *backend,
+			uint32_t prewarm, uint32_t max_running, int32_t net)
 {
 	struct agentd_sink_ops sink_ops = { .size = sizeof(sink_ops),
 					    .started = on_started,
@@ -531,6 +531,7 @@ void bench_runner_open(struct bench_runner *runner, struct event_base *base, con
 	bench_must(agentd_policy_set_min_isolation(runner->policy, AGENTD_ISOLATION_NONE, &err),
 		   "policy", &err);
 	bench_must(agentd_policy_set_limits(runner->policy, &limits, &err), "policy", &err);
+	bench_must(agentd_policy_set_net(runner->policy, net, &err), "policy", &err);
 	allow_programs(runner->policy);
 	opts.event_base = runner->base;
 	opts.policy = runner->policy;
@@ -557,6 +558,17 @@ void bench_runner_use_session(struct bench_runner *runner)
 	bench_must(agentd_runner_set_pool(runner->runner, pool, &err), "pool", &err);
 	agentd_pool_unref(pool);
 	bench_must(agentd_context_set_session(runner->ctx, id, NULL, NULL, &err), "session", &err);
+}
+
+void bench_runner_open(struct bench_runner *runner, struct event_base *base, const char *backend,
+		       uint32_t prewarm, uint32_t max_running)
+{
+	open_runner(runner, base, backend, prewarm, max_running, AGENTD_NET_NONE);
+}
+
+void bench_runner_open_net(struct bench_runner *runner, int32_t net)
+{
+	open_runner(runner, NULL, "sandbox", 0, 1, net);
 }
 
 void bench_runner_set_argv(struct bench_runner *runner, const char *const *argv)

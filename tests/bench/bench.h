@@ -117,6 +117,8 @@ void bench_runner_open(struct bench_runner *runner, struct event_base *base, con
 		       uint32_t prewarm, uint32_t max_running);
 /* Commands of a sandbox runner in one persistent session from now on. */
 void bench_runner_use_session(struct bench_runner *runner);
+/* In a sandbox with this network, AGENTD_NET_*. */
+void bench_runner_open_net(struct bench_runner *runner, int32_t net);
 void bench_runner_set_argv(struct bench_runner *runner, const char *const *argv);
 /* Borrowed, until it has finished. */
 agentd_exec *bench_runner_start(struct bench_runner *runner, uint32_t flags); /* AGENTD_EXEC_* */

@@ -18,6 +18,7 @@ SIZES = ("64 MiB of memory", "200 descriptors")
 AGENTD = ("agentd, host", "agentd, sandbox")
 # These may be missing where they are not installed, or are not let do their work.
 PEERS = {"libuv", "GLib", "Python subprocess", "unshare", "bwrap", "crun", "minijail0", "nsjail"}
+PROXY = "agentd, CONNECT"
 MEMORY = ("memory of the host program, each", "memory of helper and supervisors, each")
 
 
@@ -45,6 +46,13 @@ def expected():
         for subject in ("posix_spawn", *AGENTD):
             for metric in ("launch, each", "end, each"):
                 yield "many", case, subject, metric
+    for subject in ("splice relay", PROXY):
+        yield "net", "one connection", subject, "throughput"
+    for metric in ("memory of the host program, each, idle",
+                   "memory of the host program, each, stuck", "lateness of a timer, all busy"):
+        yield "net", "500 tunnels", PROXY, metric
+    for subject in ("agentd, sandbox", "agentd, sandbox, allowed hosts"):
+        yield "net", "static true", subject, "start to finish"
     for subject in AGENTD:
         for metric in MEMORY:
             yield "many", "50 at once", subject, metric
@@ -71,6 +79,8 @@ def problem(key, row):
     # What it is compared with is measured everywhere.
     compared = row["bench"] != "many" or row["metric"] not in MEMORY
     if row["bench"] == "blocked" and row["metric"] != "start":
+        compared = False
+    if row["bench"] == "net" and row["metric"] != "throughput":
         compared = False
     return bad_number(row, "ratio") or None if compared else None
 

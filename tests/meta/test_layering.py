@@ -20,10 +20,11 @@ ALLOWED = {
     "proto": SYS,
     "policy": BASE,
     "sink": BASE,
+    "egress": BASE | {"policy"},
     "launch": LAUNCH,
     "backend": LAUNCH | {"launch", "cache"},
     "pool": LAUNCH | {"launch", "backend"},
-    "core": LAUNCH | {"launch", "backend", "pool"},
+    "core": LAUNCH | {"launch", "backend", "egress", "pool"},
     "probe": LAUNCH | {"launch", "cache"},
     # Programs of their own, static, and a part of one: they share only what needs no
     # library.
@@ -35,6 +36,7 @@ ALLOWED = {
 FOREIGN = {
     ("json",): r"json(-c/.*|_.*)?\.h|json\.h",
     ("loop",): r"event2/.*|event\.h|evutil\.h",
+    ("egress",): r"ares(_.*)?\.h",
     ("archive", "backup"): r"archive\.h|archive_entry\.h",
     ("helper",): r"seccomp\.h",
 }
@@ -86,7 +88,7 @@ tap.check_empty(unknown, "every folder of lib/ has its place in the order")
 tap.check_empty(quoted, 'internal includes are written "folder/file.h"')
 tap.check_empty(upwards, "includes go only downwards")
 tap.check_empty(private, "of other folders only <folder>.h is included")
-tap.check_empty(foreign, "json-c is included only by json/, libevent by loop/, libarchive by archive/ and backup/, libseccomp by helper/")
+tap.check_empty(foreign, "json-c is included only by json/, libevent by loop/, c-ares by egress/, libarchive by archive/ and backup/, libseccomp by helper/")
 
 bad = []
 for path in sources("include"):

@@ -500,7 +500,9 @@ class Where(Case):
         self.assert_usage(self.run_host("--params", params, "echo y"), "--params")
 
     def test_rules_the_host_backend_does_not_enforce_are_accepted(self):
-        done = self.run_host("--read", "/etc", "--write", ".", "--exec", "/usr", "--deny",
+        self.assertEqual(self.run_host("--net", "allow", "true").returncode, 126)
+        done = self.run_host("--layer", "netns=degradable",
+                             "--read", "/etc", "--write", ".", "--exec", "/usr", "--deny",
                              "/etc/shadow", "--allow-host", "example.org:443", "--allow-host",
                              "*.example.org", "--allow-host", "[2001:db8::1]:80",
                              "--allow-host", "example.net:8000-8100",
@@ -508,7 +510,8 @@ class Where(Case):
                              "echo x")
         self.assertEqual((done.returncode, done.stdout), (0, b"x\n"), done.stderr)
         for net in ("none", "allow", "full"):
-            self.assertEqual(self.run_host("--net", net, "true").returncode, 0)
+            done = self.run_host("--layer", "netns=degradable", "--net", net, "true")
+            self.assertEqual(done.returncode, 0)
 
 
 class Output(Case):

@@ -41,11 +41,12 @@ static struct ad_msg_receipt good_receipt(void)
 }
 
 /* STARTED, with text on the command's standard output. */
-static void started(uint32_t job, uint32_t flags, const struct ad_msg_receipt *receipt,
-		    const char *text, size_t len)
+static void started(uint32_t job, uint32_t flags, bool network,
+		    const struct ad_msg_receipt *receipt, const char *text, size_t len)
 {
 	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = job };
-	int out[2], err[2], fds[2];
+	int out[2], err[2], fds[3];
+	size_t count = flags & AD_SPAWN_MERGE_STDERR ? 1 : 2;
 
 	if (pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0)
 		exit(1);
@@ -59,7 +60,17 @@ static void started(uint32_t job, uint32_t flags, const struct ad_msg_receipt *r
 	msg.u.started.pid = 2;
 	msg.u.started.flags = flags & AD_SPAWN_MERGE_STDERR ? 0 : AD_STARTED_STDERR;
 	msg.u.started.receipt = *receipt;
-	say(&msg, fds, flags & AD_SPAWN_MERGE_STDERR ? 1 : 2);
+	if (network) {
+		int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		if (sock < 0 || listen(sock, 1) < 0)
+			exit(1);
+		msg.u.started.flags |= AD_STARTED_NETWORK;
+		fds[count++] = sock;
+	}
+	say(&msg, fds, count);
+	if (network)
+		close(fds[count - 1]);
 	close(out[0]);
 	close(out[1]);
 	close(err[0]);
@@ -161,7 +172,8 @@ static void show(const struct ad_msg_spawn *spawn, const char **env, const int *
 	ad_profile_fill(&profile, paths, names);
 	put("uid %u gid %u prewarm %u tmp %llu\n", profile.uid, profile.gid, profile.prewarm,
 	    (unsigned long long)profile.tmp_bytes);
-	put("host_net %d workdir %u\nstrict ", profile.host_net, profile.workdir_access);
+	put("host_net %d workdir %u\nproxy_port %u\nstrict ", profile.host_net,
+	    profile.workdir_access, profile.proxy_port);
 	for (int i = 0; i < AD_LAYER_COUNT; i++)
 		put("%u", profile.strict[i]);
 	put("\n");
@@ -171,6 +183,14 @@ static void show(const struct ad_msg_spawn *spawn, const char **env, const int *
 		put("name %s\n", names[i]);
 	free(paths);
 	free(names);
+}
+
+static bool is_networked(const struct ad_msg_spawn *spawn)
+{
+	struct ad_profile profile;
+
+	return spawn->profile && ad_profile_decode(&profile, spawn->profile, spawn->profile_len) &&
+	       profile.proxy_port != 0;
 }
 
 static uint32_t number(const char *arg)
@@ -183,11 +203,12 @@ static void act(const struct ad_msg_spawn *spawn, const char **argv, const char 
 {
 	struct ad_msg_receipt receipt = good_receipt();
 	uint32_t job = spawn->job, flags = spawn->flags;
+	bool network = is_networked(spawn);
 	const char *what = argv[0];
 
 	if (strcmp(what, "show") == 0) {
 		show(spawn, env, fds, count, large);
-		started(job, flags, &receipt, text, text_len);
+		started(job, flags, network, &receipt, text, text_len);
 		ended(job, 0);
 	} else if (strcmp(what, "fail") == 0) {
 		failed(job, number(argv[1]), number(argv[2]), (int)number(argv[3]), argv[4]);
@@ -196,12 +217,12 @@ static void act(const struct ad_msg_spawn *spawn, const char **argv, const char 
 
 		receipt.layers[layer] = (uint8_t)number(argv[2]);
 		receipt.layer_errno[layer] = (uint16_t)number(argv[3]);
-		started(job, flags, &receipt, "", 0);
+		started(job, flags, network, &receipt, "", 0);
 		ended(job, 0);
 	} else if (strcmp(what, "denied") == 0) {
 		struct ad_msg msg = { .type = AD_MSG_LIMIT, .job = job };
 
-		started(job, flags, &receipt, "", 0);
+		started(job, flags, network, &receipt, "", 0);
 		denied(job, AD_MSG_DENIED_PATH, ".git/hooks");
 		denied(job, AD_MSG_DENIED_SYSCALL, "mount");
 		msg.u.limit.limit = AD_MSG_LIMIT_SYSCALL;

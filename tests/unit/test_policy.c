@@ -886,10 +886,207 @@ START_TEST(test_within_denied)
 }
 END_TEST
 
+/* ---- what a client writes, and what it may reach */
+
+static const struct {
+	const char *text, *normal; /* NULL: no host */
+} targets[] = {
+	{ "Example.ORG.", "example.org" },
+	{ "XN--BCHER-KVA.example", "xn--bcher-kva.example" },
+	{ "127.0.0.1", "127.0.0.1" },
+	{ "127.1", "127.0.0.1" },
+	{ "0x7f.1", "127.0.0.1" },
+	{ "0x7F000001", "127.0.0.1" },
+	{ "2130706433", "127.0.0.1" },
+	{ "017700000001", "127.0.0.1" },
+	{ "0177.0.0.01.", "127.0.0.1" },
+	{ "::FFFF:127.0.0.1", "127.0.0.1" },
+	{ "::ffff:7f00:1", "127.0.0.1" },
+	{ "0:0:0:0:0:0:0:1", "::1" },
+	{ "2001:DB8::1", "2001:db8::1" },
+	{ "dead.beef", "dead.beef" },
+	{ "", NULL },
+	{ ".", NULL },
+	{ "1.2.3.4.5", NULL },
+	{ "256.1.1.1", NULL },
+	{ "4294967296", NULL },
+	{ "0x", NULL },
+	{ "a.0x7f", NULL },
+	{ "*", NULL },
+	{ "*.example.org", NULL },
+	{ "10.0.0.0/8", NULL },
+	{ "a..b", NULL },
+	{ "a b", NULL },
+	{ "127.0.0.1 x", NULL },
+	{ "b\xc3\xbc"
+	  "cher.example",
+	  NULL },
+	{ "fe80::1%eth0", NULL },
+	{ "[::1]", NULL },
+	{ "::1::", NULL },
+};
+
+START_TEST(test_target)
+{
+	struct ad_net_host host;
+	bool ok = ad_net_host_parse(&host, targets[_i].text);
+
+	ck_assert_msg(ok == (targets[_i].normal != NULL), "\"%s\"", targets[_i].text);
+	if (ok)
+		ck_assert_str_eq(host.text, targets[_i].normal);
+}
+END_TEST
+
+static const struct {
+	const char *address;
+	bool special;
+} addresses[] = {
+	{ "127.0.0.2", true },         { "10.1.2.3", true },    { "172.16.0.1", true },
+	{ "172.31.255.255", true },    { "172.32.0.1", false }, { "192.168.7.7", true },
+	{ "169.254.169.254", true },   { "100.64.0.1", true },  { "100.128.0.1", false },
+	{ "0.0.0.0", true },           { "224.0.0.1", true },   { "255.255.255.255", true },
+	{ "168.63.129.16", true },     { "8.8.8.8", false },    { "192.0.2.1", true },
+	{ "198.18.0.1", true },        { "::1", true },         { "::", true },
+	{ "fe80::1", true },           { "fc00::1", true },     { "fd00:ec2::254", true },
+	{ "ff02::1", true },           { "2001:db8::1", true }, { "2606:4700::1111", false },
+	{ "2002:7f00:1::", true },     { "2001::1", true },     { "64:ff9b::7f00:1", true },
+	{ "64:ff9b::808:808", false }, { "4000::1", true },     { "::ffff:10.0.0.1", true },
+};
+
+START_TEST(test_special)
+{
+	struct ad_net_host host;
+
+	ck_assert(ad_net_host_parse(&host, addresses[_i].address));
+	ck_assert_msg((ad_net_special(&host) != NULL) == addresses[_i].special, "%s: %s",
+		      addresses[_i].address, ad_net_special(&host));
+}
+END_TEST
+
+static agentd_policy *policy_of(const char *json)
+{
+	agentd_policy *policy = NULL;
+
+	ck_assert_int_eq(agentd_policy_from_json(json, strlen(json), &policy, NULL), 0);
+	return policy;
+}
+
+#define RULES                                                                                      \
+	"{\"net\":{\"mode\":\"allow\",\"allow\":[\"example.org:443\",\"*.pkg.test:8000-8010\","    \
+	"\"10.1.0.0/16:80\",\"2606:4700::/32\",\"9.9.9.9\"],"                                      \
+	"\"deny\":[\"bad.pkg.test\",\"10.1.9.0/24\",\"1.1.1.0/24\"]}}"
+
+static const struct {
+	const char *host;
+	uint16_t port;
+	enum ad_net_verdict verdict, open; /* under a ceiling of the same rules, and a full one */
+	const char *rule;
+} verdicts[] = {
+	{ "example.org", 443, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow example.org" },
+	{ "EXAMPLE.org.", 443, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow example.org" },
+	{ "example.org", 444, AD_NET_UNDECIDED, AD_NET_UNDECIDED, "not in the allow-list" },
+	{ "www.example.org", 443, AD_NET_UNDECIDED, AD_NET_UNDECIDED, "not in the allow-list" },
+	{ "example.org.evil.test", 443, AD_NET_UNDECIDED, AD_NET_UNDECIDED, "not in" },
+	{ "pkg.test", 8000, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow *.pkg.test" },
+	{ "a.b.pkg.test", 8010, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow *.pkg.test" },
+	{ "a.pkg.test", 8011, AD_NET_UNDECIDED, AD_NET_UNDECIDED, "not in" },
+	{ "xpkg.test", 8000, AD_NET_UNDECIDED, AD_NET_UNDECIDED, "not in" },
+	{ "bad.pkg.test", 8000, AD_NET_DENIED, AD_NET_DENIED, "deny bad.pkg.test" },
+	{ "10.1.2.3", 80, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow 10.1.0.0/16" },
+	{ "10.1.2.3", 81, AD_NET_DENIED, AD_NET_DENIED, "not named by the policy: private" },
+	{ "0xa.0x1.0x203", 80, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow 10.1.0.0/16" },
+	{ "10.1.9.1", 80, AD_NET_DENIED, AD_NET_DENIED, "deny 10.1.9.0/24" },
+	{ "64:ff9b::0101:0101", 80, AD_NET_DENIED, AD_NET_DENIED, "deny 1.1.1.0/24" },
+	{ "9.9.9.9", 1, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow 9.9.9.9" },
+	{ "::ffff:9.9.9.9", 1, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow 9.9.9.9" },
+	{ "9.9.9.10", 1, AD_NET_UNDECIDED, AD_NET_UNDECIDED, "not in the allow-list" },
+	{ "2606:4700::1", 1, AD_NET_ALLOWED, AD_NET_ALLOWED, "allow 2606:4700::/32" },
+	{ "127.0.0.1", 911, AD_NET_DENIED, AD_NET_DENIED, "loopback" },
+};
+
+START_TEST(test_verdict)
+{
+	agentd_policy *policy = policy_of(RULES),
+		      *full = policy_of("{\"net\":{\"mode\":\"full\",\"deny\":[\"no.test\"]}}"),
+		      *none = policy_of("{}"),
+		      *some = policy_of("{\"net\":{\"mode\":\"allow\","
+					"\"allow\":[\"*.test\"]}}");
+	struct ad_net_answer answer;
+	struct ad_net_host host;
+
+	ck_assert(ad_net_host_parse(&host, verdicts[_i].host));
+	ad_net_check(policy, policy, &host, verdicts[_i].port, &answer);
+	ck_assert_int_eq(answer.verdict, verdicts[_i].verdict);
+	ck_assert_msg(strstr(answer.rule, verdicts[_i].rule) != NULL, "%s", answer.rule);
+	ad_net_check(full, policy, &host, verdicts[_i].port, &answer);
+	ck_assert_int_eq(answer.verdict, verdicts[_i].open);
+	/* A ceiling that does not allow leaves nothing to be asked. */
+	ad_net_check(none, policy, &host, verdicts[_i].port, &answer);
+	ck_assert_int_eq(answer.verdict, AD_NET_DENIED);
+	ad_net_check(some, policy, &host, verdicts[_i].port, &answer);
+	ck_assert_int_eq(answer.verdict == AD_NET_ALLOWED,
+			 verdicts[_i].verdict == AD_NET_ALLOWED && strstr(host.text, ".test"));
+	if (!strstr(host.text, ".test"))
+		ck_assert_int_eq(answer.verdict, AD_NET_DENIED);
+	agentd_policy_unref(policy);
+	agentd_policy_unref(full);
+	agentd_policy_unref(none);
+	agentd_policy_unref(some);
+}
+END_TEST
+
+/* A name that is allowed leads anywhere on the Internet, and to what else is named. */
+START_TEST(test_resolved)
+{
+	static const struct {
+		const char *address;
+		uint16_t port;
+		bool allowed;
+	} cases[] = {
+		{ "8.8.8.8", 443, true },
+		{ "2606:4700::1", 443, true },
+		{ "2a00:1450::1", 443, true },
+		{ "127.0.0.1", 443, false },
+		{ "::1", 443, false },
+		{ "169.254.169.254", 80, false },
+		{ "10.1.2.3", 80, true },
+		{ "10.1.2.3", 443, false },
+		{ "10.2.0.1", 80, false },
+		{ "10.1.9.9", 80, false },
+		{ "1.1.1.1", 443, false },
+		{ "64:ff9b::101:101", 443, false },
+		{ "64:ff9b::a00:1", 443, false },
+		{ "64:ff9b::808:808", 443, true },
+		{ "::ffff:127.0.0.1", 443, false },
+	};
+	agentd_policy *policy = policy_of(RULES),
+		      *full = policy_of("{\"net\":{\"mode\":\"full\",\"deny\":[\"8.8.0.0/16\"]}}");
+	struct ad_net_answer answer;
+	struct ad_net_host host;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		ck_assert(ad_net_host_parse(&host, cases[i].address));
+		ck_assert_msg(ad_net_check_resolved(policy, policy, &host, cases[i].port,
+						    &answer) == cases[i].allowed,
+			      "%s: %s", cases[i].address, answer.rule);
+		ck_assert_int_eq(answer.verdict == AD_NET_ALLOWED, cases[i].allowed);
+	}
+	ck_assert(ad_net_host_parse(&host, "8.8.8.8"));
+	ck_assert(!ad_net_check_resolved(full, policy, &host, 443, &answer));
+	ck_assert_str_eq(answer.rule, "deny 8.8.0.0/16");
+	agentd_policy_unref(policy);
+	agentd_policy_unref(full);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tc = tcase_create("policy");
 
+	tcase_add_loop_test(tc, test_target, 0, (int)(sizeof(targets) / sizeof(targets[0])));
+	tcase_add_loop_test(tc, test_special, 0, (int)(sizeof(addresses) / sizeof(addresses[0])));
+	tcase_add_loop_test(tc, test_verdict, 0, (int)(sizeof(verdicts) / sizeof(verdicts[0])));
+	tcase_add_test(tc, test_resolved);
 	tcase_add_test(tc, test_limits_init);
 	tcase_add_test(tc, test_limits_table);
 	tcase_add_test(tc, test_limits_merge);

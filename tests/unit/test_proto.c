@@ -376,6 +376,7 @@ static struct ad_profile some_profile(void)
 		.prewarm = UINT32_MAX,
 		.tmp_bytes = UINT64_MAX,
 		.host_net = true,
+		.proxy_port = 911,
 		.workdir_access = AD_ACCESS_ALL,
 		.path_count = sizeof(some_paths) / sizeof(some_paths[0]),
 		.name_count = sizeof(some_names) / sizeof(some_names[0]),
@@ -419,6 +420,7 @@ static void check_profile(const struct ad_profile *sent)
 	ck_assert_uint_eq(got.prewarm, sent->prewarm);
 	ck_assert_uint_eq(got.tmp_bytes, sent->tmp_bytes);
 	ck_assert_int_eq(got.host_net, sent->host_net);
+	ck_assert_uint_eq(got.proxy_port, sent->proxy_port);
 	ck_assert_uint_eq(got.workdir_access, sent->workdir_access);
 	ck_assert_mem_eq(got.strict, sent->strict, sizeof(got.strict));
 	for (size_t i = 0; i < got.path_count; i++) {
@@ -478,7 +480,8 @@ END_TEST
 /* Offsets in an encoded profile. */
 enum {
 	PROFILE_HOST_NET = 3 * 4 + 8,
-	PROFILE_WORKDIR,
+	PROFILE_PROXY_PORT,
+	PROFILE_WORKDIR = PROFILE_PROXY_PORT + 2,
 	PROFILE_STRICT,
 	PROFILE_COUNTS = PROFILE_STRICT + AD_LAYER_COUNT,
 	PROFILE_ACCESS = PROFILE_COUNTS + 2 * 4,

@@ -241,6 +241,31 @@ START_TEST(token_and_netns)
 }
 END_TEST
 
+/* The listening socket that comes with STARTED is served, and the command told of it. */
+START_TEST(allowed_hosts)
+{
+	set_policy("{\"min_isolation\": \"none\", \"net\": {\"mode\": \"allow\"},"
+		   " \"protections\": {\"netns\": \"off\"}}");
+	show();
+	CK_SHOWN("host_net 0 workdir 7");
+	CK_SHOWN("proxy_port 911");
+	CK_SHOWN("strict 00000000000010"); /* whatever the policy says of the network layer */
+	CK_SHOWN("env HTTPS_PROXY=http://127.0.0.1:911");
+	CK_SHOWN("env no_proxy=localhost,127.0.0.1,::1");
+	t_run_free(&run);
+	ck_assert_int_eq(agentd_context_set_env(world->ctx, "HTTPS_PROXY", "mine", NULL), 0);
+	show();
+	CK_SHOWN("env HTTPS_PROXY=mine");
+	ck_assert_uint_eq(lines_with("env HTTPS_PROXY"), 1);
+	t_run_free(&run);
+	set_policy("{\"min_isolation\": \"none\"}");
+	show();
+	CK_SHOWN("proxy_port 0");
+	ck_assert_uint_eq(lines_with("env HTTP_PROXY"), 0);
+	t_run_free(&run);
+}
+END_TEST
+
 /* Beyond what fits in one message: its own descriptor comes first. */
 START_TEST(large_requests)
 {
@@ -297,13 +322,19 @@ START_TEST(not_supported)
 	static const char *const argv[] = { "show", NULL };
 	const agentd_error *err;
 
+	int netns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+
 	set_policy("{\"min_isolation\": \"none\", \"net\": {\"mode\": \"allow\"}}");
+	ck_assert_int_eq(agentd_context_set_netns(world->ctx, netns, NULL), 0);
 	run_argv(argv);
 	t_expect_cause(&run, AGENTD_CAUSE_ISOLATION);
 	err = agentd_result_error(run.result);
 	ck_assert_int_eq(agentd_error_code(err), AGENTD_ERR_UNSUPPORTED);
-	ck_assert_ptr_nonnull(strstr(agentd_error_message(err), "network"));
+	ck_assert_str_eq(agentd_error_pointer(err), "/netns");
+	ck_assert_ptr_nonnull(strstr(agentd_error_message(err), "network of allowed hosts"));
 	t_run_free(&run);
+	ck_assert_int_eq(agentd_context_set_netns(world->ctx, -1, NULL), 0);
+	close(netns);
 	set_policy("{}");
 	ck_assert_int_eq(agentd_context_set_rootfs(world->ctx, "/usr", NULL), 0);
 	run_argv(argv);
@@ -554,6 +585,7 @@ int main(void)
 	tcase_add_test(tc, paths_and_layers);
 	tcase_add_test(tc, workdir_under_a_rule);
 	tcase_add_test(tc, token_and_netns);
+	tcase_add_test(tc, allowed_hosts);
 	tcase_add_test(tc, large_requests);
 	tcase_add_test(tc, many_at_once);
 	tcase_add_test(tc, not_supported);

@@ -28,7 +28,6 @@ static void host_report(agentd_task *task, const agentd_spec *spec,
 {
 	char text[128];
 
-	(void)spec;
 	ad_local_rlimits_text(limits, text, sizeof(text));
 	agentd_task_protection(task, "rlimits", AGENTD_LAYER_ENFORCED, text);
 	snprintf(text, sizeof(text), "uid %u, gid %u: the host program's", receipt->uid,
@@ -37,6 +36,9 @@ static void host_report(agentd_task *task, const agentd_spec *spec,
 	for (size_t i = 0; i < AD_COUNT(absent_layers); i++)
 		agentd_task_protection(task, absent_layers[i], AGENTD_LAYER_ABSENT,
 				       confines_nothing);
+	if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		agentd_task_protection(task, "network", AGENTD_LAYER_ABSENT,
+				       "the host's: the allow-list is not enforced");
 }
 
 static void host_report_best(agentd_backend_report *report, const struct ad_launch_receipt *best)
@@ -78,6 +80,11 @@ static int32_t host_task_start(void *self, agentd_task *task, const agentd_spec 
 {
 	const char *missing = unsupported(spec);
 
+	if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST &&
+	    agentd_spec_protection(spec, "netns") == AGENTD_PROTECTION_REQUIRED)
+		return ad_fail(reterr, AGENTD_ERR_DENIED, NULL,
+			       "the host backend cannot keep a command to the allowed hosts; use "
+			       "the sandbox, or make the policy's protection \"netns\" degradable");
 	if (missing)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
 			       "the host backend does not support %s", missing);

@@ -49,12 +49,14 @@ static bool named(const char *const *strv, const char *var)
 }
 
 const char **ad_local_environment_merge(const struct ad_local_environment *environment,
-					const char *extra, const char *const *wanted)
+					const char *const *extra, const char *const *wanted)
 {
 	static const char *const none[] = { NULL };
 	const char *const *theirs = wanted ? wanted : none;
+	const char *const *more = extra ? extra : none;
 	size_t count = ad_strv_len(theirs), at = 0;
-	const char **ret = reallocarray(NULL, environment->count + count + 2, sizeof(*ret));
+	const char **ret = reallocarray(NULL, environment->count + ad_strv_len(more) + count + 1,
+					sizeof(*ret));
 
 	if (!ret)
 		return NULL;
@@ -62,8 +64,10 @@ const char **ad_local_environment_merge(const struct ad_local_environment *envir
 		if (!named(theirs, environment->vars[i]))
 			ret[at++] = environment->vars[i];
 	}
-	if (extra && !named(theirs, extra))
-		ret[at++] = extra;
+	for (; *more; more++) {
+		if (!named(theirs, *more))
+			ret[at++] = *more;
+	}
 	for (; *theirs; theirs++) {
 		if (strchr(*theirs, '='))
 			ret[at++] = *theirs;

@@ -29,10 +29,10 @@ struct ad_local_environment {
 int ad_local_environment_init(struct ad_local_environment *environment,
 			      const struct ad_local_default *defaults, size_t count);
 void ad_local_environment_free(struct ad_local_environment *environment);
-/* Those of ours and extra (NULL: none), as far as wanted does not name them, then
- * wanted: a vector to be freed, that borrows its strings. NULL: out of memory. */
+/* Those of ours and extra (NULL-terminated, or NULL), as far as wanted does not name them,
+ * then wanted: a vector to be freed, that borrows its strings. NULL: out of memory. */
 const char **ad_local_environment_merge(const struct ad_local_environment *environment,
-					const char *extra, const char *const *wanted);
+					const char *const *extra, const char *const *wanted);
 
 /* ---- receipt */
 
@@ -79,7 +79,7 @@ void ad_local_clear(struct ad_local *local);
  * session: the job that it runs in, then without a sandbox of its own; or NULL. */
 int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const agentd_spec *spec,
 			    const struct ad_launch_sandbox *sandbox, const struct ad_job *session,
-			    const char *extra, void **ret_state, agentd_error **reterr);
+			    const char *const *extra, void **ret_state, agentd_error **reterr);
 /* What a specification says of limits, as a request. */
 void ad_local_fill_limits(const agentd_spec *spec, struct ad_launch_request *ret);
 

@@ -25,6 +25,7 @@ struct local_task {
 	bool stdin_open, started, close_stdin, told_again;
 	int stdin_fd; /* or -1 */
 	struct ad_io writable;
+	int network_error; /* 0, or why there is none */
 };
 
 /* ---- stdin: written straight into the pipe */
@@ -83,6 +84,14 @@ int32_t ad_local_task_close_stdin(void *state)
 
 /* ---- what the job reports */
 
+static void job_network(struct ad_job *job, int fd, void *userdata)
+{
+	struct local_task *self = userdata;
+
+	(void)job;
+	self->network_error = agentd_task_attach_net(self->task, fd);
+}
+
 static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdout_fd, int stderr_fd,
 			const struct ad_launch_receipt *receipt, void *userdata)
 {
@@ -105,11 +114,14 @@ static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdou
 	ad_local_report(self->task, &self->limits, receipt);
 	self->kind->report(self->task, self->spec, &self->limits, receipt);
 	agentd_task_started(self->task, pid);
-	if (r < 0) {
+	if (r < 0 || self->network_error < 0) {
 		/* Freeing the task kills the job. */
-		agentd_task_failed(self->task, agentd_error_create(r, 0,
-								   "the output of the "
-								   "command cannot be read"));
+		agentd_task_failed(self->task,
+				   agentd_error_create(r < 0 ? r : self->network_error, 0,
+						       r < 0 ? "the output of the command cannot "
+							       "be read" :
+							       "the network of the command cannot "
+							       "be served"));
 		return;
 	}
 	if (self->told_again)
@@ -179,6 +191,7 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 }
 
 static const struct ad_job_events job_events = {
+	.network = job_network,
 	.started = job_started,
 	.failed = job_failed,
 	.denied = job_denied,
@@ -218,7 +231,7 @@ static void fill_request(const agentd_spec *spec, struct ad_launch_request *ret)
 
 int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const agentd_spec *spec,
 			    const struct ad_launch_sandbox *sandbox, const struct ad_job *session,
-			    const char *extra, void **ret_state, agentd_error **reterr)
+			    const char *const *extra, void **ret_state, agentd_error **reterr)
 {
 	struct ad_launch_request request;
 	struct local_task *state = calloc(1, sizeof(*state));

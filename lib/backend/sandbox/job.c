@@ -50,6 +50,7 @@ int ad_sandbox_job_start(const struct ad_sandbox_opts *opts, const agentd_spec *
 	if (sandbox_profile_init(&profile, spec, opts) < 0)
 		return ad_fail_nomem(reterr);
 	profile.profile.host_net = false;
+	profile.profile.proxy_port = 0;
 	profile.profile.prewarm = 0;
 	r = add_program(&profile, argv[0]) ?
 		    ad_job_start(opts->launcher, &request, events, userdata, ret, reterr) :

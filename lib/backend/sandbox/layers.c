@@ -188,6 +188,10 @@ static void report_network(agentd_task *task, const agentd_spec *spec, int32_t n
 	else if (agentd_spec_net(spec) == AGENTD_NET_FULL)
 		agentd_task_protection(task, "network", AGENTD_LAYER_ABSENT,
 				       "the policy allows the host's network");
+	else if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		agentd_task_protection(task, "network", netns,
+				       "the policy's hosts, through a proxy that checks names and "
+				       "addresses");
 	else
 		agentd_task_protection(task, "network", netns,
 				       netns == AGENTD_LAYER_ENFORCED ?

@@ -19,6 +19,9 @@ _Static_assert((int)AD_ACCESS_READ == AGENTD_ACCESS_READ &&
 
 uint8_t sandbox_strictness(const agentd_spec *spec, enum ad_layer layer)
 {
+	/* Without a network of its own a command would have the host's, and all of it. */
+	if (layer == AD_LAYER_NETNS && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		return AD_STRICT_REQUIRED;
 	if (layer == AD_LAYER_USERNS || layer == AD_LAYER_MOUNTNS || layer == AD_LAYER_PIDNS)
 		return AD_STRICT_REQUIRED;
 	return (uint8_t)agentd_spec_protection(spec, ad_policy_layers[layer]);
@@ -56,6 +59,9 @@ int sandbox_profile_init(struct sandbox_profile *ret, const agentd_spec *spec,
 			.tmp_bytes = opts->tmp_bytes,
 			.host_net = agentd_spec_net(spec) == AGENTD_NET_FULL &&
 				    agentd_spec_netns(spec) < 0,
+			.proxy_port = agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST ?
+					      AD_SANDBOX_PROXY_PORT :
+					      0,
 			.workdir_access = (uint8_t)agentd_spec_workdir_access(spec),
 			.path_count = paths,
 		},

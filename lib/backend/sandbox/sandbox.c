@@ -51,10 +51,10 @@ int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/rootfs",
 			       "the sandbox backend does not support a root file system of one's "
 			       "own; allow the paths that commands need");
-	if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
-		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
-			       "the sandbox backend does not support a network of allowed hosts "
-			       "yet; the network modes are \"none\" and \"full\"");
+	if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST && agentd_spec_netns(spec) >= 0)
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/netns",
+			       "a network of allowed hosts is the sandbox's own: it cannot be a "
+			       "network namespace of the context's");
 	if (!agentd_spec_workdir(spec))
 		return ad_fail(reterr, AGENTD_ERR_INVALID, "/workdir", "there is no workdir");
 	if (agentd_spec_workdir_access(spec) == 0)
@@ -62,6 +62,30 @@ int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 			       "the policy denies the working directory \"%s\"",
 			       agentd_spec_workdir(spec));
 	return 0;
+}
+
+/* How programs are told of the proxy. Not all of them know the same names. ALL_PROXY is HTTP
+ * as well: Python's httpx fails at once where it cannot do SOCKS. */
+#define PROXY "http://127.0.0.1:" AD_SANDBOX_PROXY_PORT_TEXT
+#define INSIDE "localhost,127.0.0.1,::1"
+static const char *const proxy_env[] = {
+	"HTTP_PROXY=" PROXY,  "http_proxy=" PROXY, "HTTPS_PROXY=" PROXY,
+	"https_proxy=" PROXY, "ALL_PROXY=" PROXY,  "all_proxy=" PROXY,
+	"NO_PROXY=" INSIDE,   "no_proxy=" INSIDE,  "NODE_USE_ENV_PROXY=1",
+};
+
+/* Variables that depend on what is asked for, NULL-terminated. */
+static void extra_env(const agentd_spec *spec, const char *ret[AD_COUNT(proxy_env) + 2])
+{
+	size_t count = 0;
+
+	if (agentd_spec_credentials_fd(spec) >= 0)
+		ret[count++] = "AGENTD_TOKEN_FILE=" AD_PROFILE_TOKEN;
+	for (size_t i = 0; i < AD_COUNT(proxy_env); i++) {
+		if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+			ret[count++] = proxy_env[i];
+	}
+	ret[count] = NULL;
 }
 
 static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_spec *spec,
@@ -76,20 +100,19 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 	};
 	const struct sandbox_session *session = agentd_spec_session(spec);
 	const struct ad_job *in = NULL;
+	const char *extra[AD_COUNT(proxy_env) + 2];
 	int r = sandbox_check(spec, reterr);
 
 	if (r < 0)
 		return r;
+	extra_env(spec, extra);
 	if (sandbox_profile_init(&profile, spec, &sandbox->opts) < 0)
 		return ad_fail_nomem(reterr);
 	if (session)
 		r = sandbox_session_enter(session, spec, &profile, &in, reterr);
 	if (r == 0)
 		r = ad_local_task_start(&sandbox->local, task, spec, in ? NULL : &request, in,
-					request.credentials_fd >= 0 ?
-						"AGENTD_TOKEN_FILE=" AD_PROFILE_TOKEN :
-						NULL,
-					ret_state, reterr);
+					extra, ret_state, reterr);
 	sandbox_profile_free(&profile);
 	return r;
 }
@@ -101,6 +124,11 @@ static int32_t session_start(void *self, agentd_task *task, const agentd_spec *s
 	struct sandbox_session *session = NULL;
 	int r = sandbox_check(spec, reterr);
 
+	/* The proxy's socket would have to be another for each command. */
+	if (r == 0 && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		r = ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
+			    "sessions of the sandbox backend do not support a network of allowed "
+			    "hosts yet; the network modes are \"none\" and \"full\"");
 	if (r == 0)
 		r = sandbox_session_start(&sandbox->opts, task, spec, &session, reterr);
 	*ret_session = session;

@@ -14,6 +14,10 @@ enum {
 	AD_SANDBOX_UID = 65530, /* and the group, unless the runner's options say */
 	AD_SANDBOX_PREWARM_MAX = 64
 };
+/* Where the proxy of a network of allowed hosts listens, inside: a port that no command may
+ * take, for it has no rights. */
+enum { AD_SANDBOX_PROXY_PORT = 911 };
+#define AD_SANDBOX_PROXY_PORT_TEXT "911"
 #define AD_SANDBOX_TMP_BYTES (UINT64_C(1) << 30)
 
 /* userdata at registration; copied. */
