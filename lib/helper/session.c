@@ -58,6 +58,7 @@ static _Noreturn void supervise_request(const struct session *session,
 		.protection = &protection,
 		.helper_pidfd = session->job->helper_pidfd,
 		.landlock = session->job->landlock,
+		.network = -1,
 	};
 
 	if (!reaper_unpack(message, &in))

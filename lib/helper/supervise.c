@@ -286,6 +286,9 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	if (!usage->peak_is_tree)
 		usage->memory_peak = (uint64_t)rusage.ru_maxrss * 1024;
 	usage->survivors = survivors ? count_survivors(state) : 0;
+	/* It is this command's, not that of what it left behind, or of the next. */
+	if (job->in_session)
+		unlink(SANDBOX_TOKEN);
 	/* Nobody is left to connect. The library may hold it a while longer, and the network
 	 * is to be as it was for the next command. */
 	if (job->network >= 0)

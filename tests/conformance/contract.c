@@ -1109,6 +1109,10 @@ START_TEST(required_members)
 	WITHOUT(task_start);
 	WITHOUT(task_kill);
 	WITHOUT(task_free);
+	/* Sessions: all three members or none. */
+	ops = ops_of("paper");
+	ops.session_free = ops.close;
+	expect_refused(world->runner, &ops, &fake, AGENTD_ERR_INVALID, "session_start");
 	t_world_free(world);
 }
 END_TEST

@@ -14,7 +14,8 @@ import tap
 MESON, BUILD, PREFIX, LIBDIR = sys.argv[1:5]
 SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
 
-EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-guest", "libexec/agentd/agentd-helper"]
+EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-backup", "libexec/agentd/agentd-guest",
+              "libexec/agentd/agentd-helper"]
 EXPECTED = sorted(
     EXECUTABLE
     + [f"include/agentd/{name}" for name in os.listdir(os.path.join(tap.ROOT, "include", "agentd"))]

@@ -324,6 +324,61 @@ START_TEST(private_files_and_fixed_policy)
 }
 END_TEST
 
+/* Each command's own limits hold, and a token is there for its command only. */
+START_TEST(limits_and_tokens)
+{
+	struct place place = open_place("");
+	struct agentd_limits limits = { .size = sizeof(limits), .cpu_time_ms = 300 };
+	const struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits };
+	agentd_context *ctx = t_world_context(place.world);
+	struct t_run run;
+
+	ck_assert_int_eq(agentd_context_set_backend(ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(ctx, A, NULL, NULL, NULL), 0);
+	t_run_init(&run, place.world);
+	run.ctx = ctx;
+	run.exec_opts = &opts;
+	ck_assert_int_eq(t_run_start(&run, "while :; do :; done", 20000), 0);
+	t_run_wait(&run);
+	t_expect_cause(&run, AGENTD_CAUSE_CPU_TIME);
+	t_run_free(&run);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(agentd_context_set_credentials(ctx, i ? "second" : "first", 0,
+								NULL),
+				 0);
+		t_run_init(&run, place.world);
+		run.ctx = ctx;
+		ck_assert_int_eq(t_run_start(&run, "cat $AGENTD_TOKEN_FILE", 20000), 0);
+		t_run_wait(&run);
+		t_expect_out(&run, AGENTD_STDOUT, i ? "second" : "first");
+		t_run_free(&run);
+	}
+	agentd_context_unref(ctx);
+	/* One that has no token finds none. */
+	expect(&place, A, "cat /run/credentials/token 2>/dev/null; echo none", "none\n");
+	close_place(&place);
+}
+END_TEST
+
+/* What must not appear is moved aside when its command is over, not when the session is. */
+START_TEST(protected_names)
+{
+	struct place place = open_place("");
+	struct t_run run;
+
+	expect(&place, A, "mkdir -p .git/hooks; echo ok", "ok\n");
+	stop(&place, A);
+	run_in(&run, &place, A, "echo evil >.git/hooks/pre-commit; echo done");
+	t_expect_out(&run, AGENTD_STDOUT, "done\n");
+	ck_assert_msg(agentd_result_status(run.result) == AGENTD_STATUS_OK ||
+			      run.out_len[AGENTD_STDERR] > 0,
+		      "%s", t_run_story(&run));
+	end_of(&run);
+	expect(&place, A, "test ! -e .git/hooks/pre-commit && echo none", "none\n");
+	close_place(&place);
+}
+END_TEST
+
 /* A command that ends its own supervisor ends the session, and nothing is left of it. */
 START_TEST(supervisor_is_killed)
 {
@@ -780,6 +835,8 @@ int main(int argc, char **argv)
 	if (in_sandbox()) {
 		tcase_add_test(sessions, timeout_ends_the_command_only);
 		tcase_add_test(sessions, private_files_and_fixed_policy);
+		tcase_add_test(sessions, limits_and_tokens);
+		tcase_add_test(sessions, protected_names);
 		tcase_add_test(sessions, supervisor_is_killed);
 	}
 	tcase_add_test(pool, first_come_first_served);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The small examples do what their comments say. EXAMPLE_RUN, EXAMPLE_STREAM and
-EXAMPLE_SERVER name the programs."""
+"""The small examples do what their comments say. EXAMPLE_RUN, EXAMPLE_STREAM,
+EXAMPLE_SESSION and EXAMPLE_SERVER name the programs."""
 
 import os
 import re
@@ -49,6 +49,21 @@ class Stream(unittest.TestCase):
         # pipe of at most 1 MiB and one piece in flight still hold at the exit.
         self.assertGreaterEqual(int(lines[1][2]), 32)
         self.assertGreater(float(lines[1][3]), 0.5)
+
+
+class Session(unittest.TestCase):
+    def test_files_and_processes(self):
+        with tempfile.TemporaryDirectory(prefix="agentd-run-") as dir:
+            pool = os.path.join(dir, "pool.json")
+            with open(pool, "w", encoding="utf-8") as file:
+                file.write('{"enabled": true, "backend": "sandbox", "volume_root": "%s/v"}' % dir)
+            done = subprocess.run([os.environ["EXAMPLE_SESSION"], pool,
+                                   "123e4567-e89b-12d3-a456-426614174000"],
+                                  stdout=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(done.stdout, "[ok, session kept]\nhello\nstill running\n"
+                         "[ok, session kept]\nhello\nit ended with the session\n"
+                         "[ok, session kept]\n")
+        self.assertEqual(done.returncode, 0)
 
 
 class Server(unittest.TestCase):

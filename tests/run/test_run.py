@@ -663,6 +663,45 @@ class Stdin(Case):
         self.assertIn(b"standard input", done.stderr)
 
 
+class Sessions(Case):
+    ID = "123e4567-e89b-12d3-a456-426614174000"
+
+    def run_in(self, pool, *args):
+        file, path = self.path("pool.json"), self.path("result.json")
+        with open(file, "w", encoding="utf-8") as out:
+            json.dump(pool, out)
+        done = self.run_raw("--pool", file, "--result", path, *args)
+        return done, self.read_result(path) if os.path.exists(path) else None
+
+    def test_files_stay(self):
+        pool = {"enabled": True, "backend": "sandbox", "volume_root": self.path("sessions")}
+        done, result = self.run_in(pool, "--session", self.ID, "pwd; echo 'hello vm' >state.txt")
+        self.assertEqual(done.stdout.decode(),
+                         self.path("sessions") + f"/{self.ID}/volume\n", done.stderr)
+        self.assertEqual(self.layer(result, "session")["state"], "enforced")
+        done, result = self.run_in(pool, "--session", self.ID.upper(), "cat state.txt")
+        self.assertEqual((done.returncode, done.stdout), (0, b"hello vm\n"), done.stderr)
+        done, result = self.run_in(pool, "cat state.txt")
+        self.assertEqual(done.returncode, 1)
+        self.assertIsNone(self.layer(result, "session"))
+
+    def test_fallback_is_seen_and_refused(self):
+        done, result = self.run_in({"enabled": False}, "--session", self.ID, "echo here")
+        self.assertEqual((done.returncode, done.stdout), (0, b"here\n"))
+        self.assertIn(b"falling back to ephemeral sandbox", done.stderr)
+        self.assertEqual(self.layer(result, "session")["state"], "absent")
+        self.assertIn("VM pool is disabled", self.layer(result, "session")["reason"])
+        done, result = self.run_in({"enabled": False, "fallback": False}, "--session", self.ID,
+                                   "echo here")
+        self.assertEqual((done.returncode, done.stdout), (126, b""))
+        self.assertEqual((result["status"], result["cause"]), ("denied", "isolation"))
+
+    def test_usage(self):
+        self.assert_usage(self.run_raw("--session", "7", "true"), "UUID")
+        done, _ = self.run_in({"enabled": True}, "--session", self.ID, "true")
+        self.assert_usage(done, "--pool", "volume_root")
+
+
 class Limits(Case):
     def test_output_is_cut_exactly(self):
         done, result = self.result("--output-bytes", "100K", "head -c 1000000 /dev/zero; exit 4")

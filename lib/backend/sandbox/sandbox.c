@@ -98,9 +98,9 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 		.credentials_fd = agentd_spec_credentials_fd(spec),
 		.netns_fd = agentd_spec_netns(spec),
 	};
-	const char *extra[AD_COUNT(proxy_env) + 2];
 	const struct sandbox_session *session = agentd_spec_session(spec);
 	const struct ad_job *in = NULL;
+	const char *extra[AD_COUNT(proxy_env) + 2];
 	int r = sandbox_check(spec, reterr);
 
 	if (r < 0)
@@ -124,9 +124,11 @@ static int32_t session_start(void *self, agentd_task *task, const agentd_spec *s
 	struct sandbox_session *session = NULL;
 	int r = sandbox_check(spec, reterr);
 
+	/* The proxy's socket would have to be another for each command. */
 	if (r == 0 && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
-		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/net/mode",
-			       "a session has no network of allowed hosts: \"none\" or \"full\"");
+		r = ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
+			    "sessions of the sandbox backend have no network of allowed hosts; "
+			    "the network modes are \"none\" and \"full\"");
 	if (r == 0)
 		r = sandbox_session_start(&sandbox->opts, task, spec, &session, reterr);
 	*ret_session = session;
