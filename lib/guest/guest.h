@@ -75,7 +75,9 @@ struct outlet {
 	enum ad_guest_stream stream;
 	bool open; /* END is still to be sent */
 	size_t start, end;
-	uint8_t data[AD_GUEST_DATA_MAX];
+	/* With its header what one write to a virtio port takes: 32 KiB (Linux,
+	 * drivers/char/virtio_console.c, port_fops_write). */
+	uint8_t data[AD_GUEST_DATA_MAX - AD_GUEST_HEADER];
 };
 
 /* fd: non-blocking. The owner hears of the end by task_check(). */

@@ -15,6 +15,8 @@
 enum { AD_GUEST_VERSION = 1 };
 
 enum {
+	/* Of each frame: length of the body 4, type 1, stream 1, zero 2, task 4. */
+	AD_GUEST_HEADER = 12,
 	/* Of one DATA frame: at 32 KiB a virtio-serial port is at its fastest (measured). */
 	AD_GUEST_DATA_MAX = 32 * 1024,
 	AD_GUEST_TEXT_MAX = 1024, /* texts, with their NUL */

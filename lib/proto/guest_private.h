@@ -10,9 +10,6 @@
 
 /* ---- form */
 
-/* Length of the body 4, type 1, stream 1, zero 2, task 4. */
-enum { AD_GUEST_HEADER = 12 };
-
 struct ad_guest_header {
 	uint32_t len;
 	uint16_t zero;

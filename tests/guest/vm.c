@@ -104,8 +104,8 @@ static _Noreturn void become_qemu(const char *image, int sock, int root)
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	execlp(QEMU, QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M",
 	       "microvm,x-option-roms=off,isa-serial=off,pit=off,pic=off,rtc=on", "-accel",
-	       "tcg,tb-size=64", "-cpu", "max", "-smp", "1", "-m", "256M", "-kernel", kernel,
-	       "-initrd", initramfs, "-append", append, "-chardev", chardev, "-device",
+	       "tcg,tb-size=64", "-cpu", "max,-erms,-fsrm", "-smp", "1", "-m", "256M", "-kernel",
+	       kernel, "-initrd", initramfs, "-append", append, "-chardev", chardev, "-device",
 	       "virtio-serial-device,max_ports=2", "-device",
 	       "virtserialport,chardev=agent,name=agent.0", "-add-fd", fdset, "-drive",
 	       "file=/dev/fdset/1,if=none,id=root,format=raw,readonly=on", "-device",
