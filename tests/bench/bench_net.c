@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -414,9 +415,11 @@ static void bench_throughput(struct proxy *proxy, const struct receiver *receive
 
 static uint64_t own_memory(void)
 {
-	static const char *const names[] = { "RssAnon:", NULL };
+	static const char *const names[] = { "Anonymous:", NULL };
 
-	return bench_proc_kb("/proc/self/status", names);
+	/* What was freed earlier would be taken first. */
+	malloc_trim(0);
+	return bench_proc_kb("/proc/self/smaps_rollup", names);
 }
 
 struct ticker {

@@ -353,6 +353,32 @@ START_TEST(tunnel)
 }
 END_TEST
 
+/* To write to who is gone raises SIGPIPE, which would end the host program. */
+START_TEST(peer_that_goes_away)
+{
+	int client, other;
+
+	begin(0, false);
+	for (int i = 0; i < 5; i++) {
+		client = client_new(connect_text("127.0.0.1", server_port));
+		hear(client, "200 Connection established\r\n\r\n");
+		other = accept(server, NULL, NULL);
+		ck_assert_int_ge(other, 0);
+		close(other);
+		ck_assert(at_end(client));
+		/* The first is answered with a reset, the second finds that. */
+		for (int j = 0; j < 4; j++) {
+			send(client, "anybody?", 8, MSG_NOSIGNAL);
+			turn(10);
+		}
+		close(client);
+		turn(2);
+	}
+	ck_assert_uint_eq(ad_egress_counts(egress)->connections, 5);
+	end();
+}
+END_TEST
+
 /* What a client sends beyond its request's body never gets out. */
 START_TEST(one_request_per_connection)
 {
@@ -504,6 +530,7 @@ int main(void)
 	tcase_add_test(tc, request_socks);
 	tcase_add_test(tc, request_socks_with_a_password);
 	tcase_add_test(tc, tunnel);
+	tcase_add_test(tc, peer_that_goes_away);
 	tcase_add_test(tc, one_request_per_connection);
 	tcase_add_test(tc, refused_hosts);
 	tcase_add_test(tc, name_that_nobody_knows);
