@@ -4,6 +4,7 @@
 Arguments: meson, the build directory, its prefix and libdir.
 """
 
+import importlib.util
 import os
 import stat
 import sys
@@ -12,6 +13,8 @@ import tempfile
 import tap
 
 MESON, BUILD, PREFIX, LIBDIR = sys.argv[1:5]
+if importlib.util.find_spec("pytest") is None:
+    tap.skip("python3-pytest is not installed")
 SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
 
 EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-backup", "libexec/agentd/agentd-guest",
@@ -147,4 +150,16 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
                 needed = tap.run(["readelf", "-d", program]).stdout
                 tap.check("[libagentd.so.0]" in needed, f"{name}: needs libagentd.so.0")
                 tap.check("json" not in needed, f"{name}: does not need json-c")
+
+    # ---- the Python package, with what is installed
+
+    tests = good(
+        "the Python package's tests pass",
+        [sys.executable, "-B", "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider",
+         os.path.join(tap.ROOT, "examples", "python")],
+        env={**library_path, "PYTHONPATH": os.path.join(tap.ROOT, "examples", "python"),
+             "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=scratch,
+    )
+    print("# " + "\n# ".join(tests.stdout.splitlines()[-1:]))
 tap.finish()

@@ -1,0 +1,605 @@
+# SPDX-License-Identifier: MIT
+"""Run shell commands on behalf of AI agents: libagentd for Python.
+
+    import agentd
+    result = agentd.run("make 2>&1 | tail", timeout=60)
+    result = await agentd.run_async("make", timeout=60)
+
+Each Runner has one thread, which runs the library's loop; every call to the library that
+is bound to the loop is made there. A Runner may be used from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import collections
+import concurrent.futures
+import ctypes
+import itertools
+import json
+import os
+import threading
+import weakref
+from ctypes import byref, c_char_p, c_size_t, c_void_p
+from dataclasses import dataclass
+from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Sequence, Union
+
+from . import _lib
+from ._lib import LIB as _c
+
+__all__ = [
+    "AgentdError", "Context", "Execution", "Policy", "Result", "Runner",
+    "STDERR", "STDOUT", "run", "run_async", "version",
+]
+
+STDOUT, STDERR = 1, 2
+READ, WRITE, EXEC = 1, 2, 4
+ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
+
+Command = Union[str, Sequence[str]]
+OutputFn = Callable[[int, bytes], None]
+
+_ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
+# Bytes that wait for an iterator before the command has to.
+_WINDOW = 1 << 20
+
+
+class AgentdError(Exception):
+    """What the library could not do. How a command ended is never one: see Result."""
+
+    def __init__(self, message: str, code: int, pointer: str = "", os_errno: int = 0) -> None:
+        super().__init__(message)
+        self.code = code  #: AGENTD_ERR_*
+        self.pointer = pointer  #: JSON pointer of the offending input, or ""
+        self.os_errno = os_errno  #: errno of the system call that failed, or 0
+
+
+def _try(function: Any, *args: Any) -> int:
+    """Call function(*args, reterr)."""
+    err = c_void_p()
+    code: int = function(*args, byref(err))
+    if code >= 0:
+        return code
+    if not err:
+        raise AgentdError(_c.agentd_strerror(code).decode(), code)
+    try:
+        raise AgentdError(
+            _c.agentd_error_message(err).decode(errors="replace"),
+            code,
+            _c.agentd_error_pointer(err).decode(errors="replace"),
+            _c.agentd_error_os_errno(err),
+        )
+    finally:
+        _c.agentd_error_unref(err)
+
+
+def _new(function: Any, *args: Any) -> c_void_p:
+    ret = c_void_p()
+    _try(function, *args, byref(ret))
+    return ret
+
+
+def _text(value: Union[str, os.PathLike[str]]) -> bytes:
+    data = os.fsencode(value)
+    if b"\0" in data:
+        raise ValueError(f"embedded null character: {value!r}")
+    return data
+
+
+def version() -> str:
+    """Version of the loaded library."""
+    return str(_c.agentd_version_string().decode())
+
+
+class Policy:
+    """What is allowed. A new one denies everything and asks for a sandbox; `document` has
+    the members of agentd_policy(5)."""
+
+    def __init__(self, document: Optional[Mapping[str, Any]] = None) -> None:
+        if document is None:
+            self._ptr = _new(_c.agentd_policy_new)
+        else:
+            data = json.dumps(document).encode()
+            self._ptr = _new(_c.agentd_policy_from_json, data, len(data))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_policy_unref(self._ptr)
+
+    @classmethod
+    def system(cls) -> Policy:
+        """A sandbox in which the system's programs can be run."""
+        policy = cls()
+        for path in _SYSTEM:
+            if os.path.isdir(path):
+                policy.allow_path(path, READ | EXEC)
+        return policy
+
+    @classmethod
+    def none(cls) -> Policy:
+        """Accepts no isolation: for the backend "host"."""
+        policy = cls()
+        policy.set_min_isolation(ISOLATION_NONE)
+        return policy
+
+    def allow_path(self, path: Union[str, os.PathLike[str]], access: int) -> None:
+        _try(_c.agentd_policy_allow_path, self._ptr, _text(path), access)
+
+    def deny_path(self, path: Union[str, os.PathLike[str]]) -> None:
+        _try(_c.agentd_policy_deny_path, self._ptr, _text(path))
+
+    def set_min_isolation(self, isolation: int) -> None:
+        _try(_c.agentd_policy_set_min_isolation, self._ptr, isolation)
+
+
+class Context:
+    """Where and as whom commands run. `document` has the members of agentd_context(5)."""
+
+    def __init__(
+        self,
+        document: Optional[Mapping[str, Any]] = None,
+        *,
+        policy: Optional[Policy] = None,
+        workdir: Union[str, os.PathLike[str], None] = None,
+        backend: Optional[str] = None,
+        env: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        if document is None:
+            self._ptr = _new(_c.agentd_context_new)
+        else:
+            data = json.dumps(document).encode()
+            self._ptr = _new(_c.agentd_context_from_json, data, len(data))
+        if policy is not None:
+            _try(_c.agentd_context_set_policy, self._ptr, policy._ptr)
+        if workdir is not None:
+            _try(_c.agentd_context_set_workdir, self._ptr, _text(workdir))
+        if backend is not None:
+            _try(_c.agentd_context_set_backend, self._ptr, _text(backend))
+        for name, value in (env or {}).items():
+            _try(_c.agentd_context_set_env, self._ptr, _text(name), _text(value))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_context_unref(self._ptr)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended; `document` is all of docs/result.schema.json."""
+
+    status: str
+    cause: str
+    exit_code: Optional[int]
+    signal: Optional[int]
+    backend: str
+    stdout: bytes
+    stderr: bytes
+    document: Mapping[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
+    text, length = c_void_p(), c_size_t()
+    _try(_c.agentd_result_to_json, ptr, byref(text), byref(length))
+    try:
+        document = json.loads(ctypes.string_at(text.value or 0, length.value))
+    finally:
+        _c.agentd_free(text)
+    members = ("status", "cause", "exit_code", "signal", "backend")
+    return Result(
+        **{name: document[name] for name in members},
+        stdout=b"".join(kept[STDOUT]),
+        stderr=b"".join(kept[STDERR]),
+        document=document,
+    )
+
+
+# Executions that the library may still call for, by the userdata of their sink.
+_alive: dict[int, Execution] = {}
+_numbers = itertools.count(1)
+
+
+@_lib.OUTPUT_FN
+def _on_output(_exec: int, stream: int, data: int, length: int, number: int) -> int:
+    return _alive[number]._output(stream, ctypes.string_at(data, length))
+
+
+@_lib.FINISHED_FN
+def _on_finished(_exec: int, result: int, number: int) -> None:
+    _alive.pop(number)._finished(result)
+
+
+_sink_ops = _lib.SinkOps(
+    size=ctypes.sizeof(_lib.SinkOps), output=_on_output, finished=_on_finished
+)
+
+
+class Execution:
+    """One command. Made by Runner.start()."""
+
+    def __init__(self, runner: Runner, on_output: Optional[OutputFn], stream: bool) -> None:
+        self._runner = runner
+        self._on_output = on_output
+        self._stream = stream
+        self._kept: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        self._exec = c_void_p()
+        self._future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+        self._change = threading.Condition()
+        self._chunks: collections.deque[tuple[int, bytes]] = collections.deque()
+        self._waiting = 0
+        self._paused: set[int] = set()
+        self._over = False
+        self._notify: Optional[Callable[[], None]] = None
+        self._failure: Optional[BaseException] = None
+
+    # on the loop's thread
+
+    def _begin(self, context: Context, params: c_void_p) -> None:
+        number = next(_numbers)
+        sink = _new(_c.agentd_sink_new, byref(_sink_ops), number)
+        _alive[number] = self
+        try:
+            _try(
+                _c.agentd_exec_start, self._runner._ptr, context._ptr, params, sink, None,
+                byref(self._exec),
+            )
+        except BaseException:
+            del _alive[number]
+            raise
+        finally:
+            _c.agentd_sink_unref(sink)
+
+    def _output(self, stream: int, data: bytes) -> int:
+        if self._on_output is not None:
+            try:
+                self._on_output(stream, data)
+            except BaseException as failure:
+                self._failure = failure
+                return _ERR_USER
+            return 0
+        if not self._stream:
+            self._kept[stream].append(data)
+            return 0
+        with self._change:
+            self._chunks.append((stream, data))
+            self._waiting += len(data)
+            pause = self._waiting >= _WINDOW
+            if pause:
+                self._paused.add(stream)
+            self._tell()
+        return 1 if pause else 0
+
+    def _finished(self, ptr: int) -> None:
+        try:
+            result, failure = _result(ptr, self._kept), self._failure
+        except BaseException as caught:
+            result, failure = None, caught
+        _c.agentd_exec_unref(self._exec)
+        self._exec = c_void_p()
+        with self._change:
+            self._over = True
+            self._tell()
+        if failure is not None:
+            self._future.set_exception(failure)
+        elif result is not None:
+            self._future.set_result(result)
+
+    def _tell(self) -> None:
+        self._change.notify_all()
+        if self._notify is not None:
+            self._notify()
+
+    def _resume(self) -> None:
+        with self._change:
+            streams, self._paused = self._paused, set()
+        for stream in streams:
+            if self._exec:
+                _c.agentd_exec_resume(self._exec, stream)
+
+    # on any thread
+
+    def _call(self, function: Any) -> None:
+        def call() -> None:
+            if self._exec:
+                function(self._exec)
+
+        try:
+            self._runner._post(call)
+        except AgentdError:
+            if not self._over and not self._runner._closed:
+                raise
+
+    def cancel(self) -> None:
+        """Ask it to end, and end it after a grace. Nothing if it has ended."""
+        self._call(_c.agentd_exec_cancel)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._call(_c.agentd_exec_kill)
+
+    def wait(self, timeout: Optional[float] = None) -> Result:
+        """How it ended; TimeoutError (of concurrent.futures) if it has not by then. An
+        exception of on_output is raised here."""
+        if threading.current_thread() is self._runner._thread:
+            raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+        return self._future.result(timeout)
+
+    async def wait_async(self) -> Result:
+        """The same for asyncio; cancelling the task cancels the command."""
+        try:
+            return await asyncio.shield(asyncio.wrap_future(self._future))
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def _take(self) -> Optional[tuple[int, bytes]]:
+        """Under _change: the next piece of output."""
+        if not self._chunks:
+            return None
+        chunk = self._chunks.popleft()
+        self._waiting -= len(chunk[1])
+        return chunk
+
+    def _went_on(self) -> None:
+        if self._paused and self._waiting < _WINDOW // 2:
+            self._call(lambda _exec: self._resume())
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """(stream, bytes) as it comes, of a command started with stream=True; a slow reader
+        makes the command wait, one that stops reading cancels it."""
+        try:
+            while True:
+                with self._change:
+                    self._change.wait_for(lambda: self._chunks or self._over)
+                    chunk = self._take()
+                if chunk is None:
+                    return
+                self._went_on()
+                yield chunk
+        finally:
+            self._abandon()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """The same for asyncio."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify() -> None:
+            try:
+                loop.call_soon_threadsafe(ready.set)
+            except RuntimeError:  # that loop is closed: nobody waits
+                pass
+
+        with self._change:
+            self._notify = notify
+        try:
+            while True:
+                with self._change:
+                    ready.clear()
+                    chunk, over = self._take(), self._over
+                if chunk is not None:
+                    self._went_on()
+                    yield chunk
+                elif over:
+                    return
+                else:
+                    await ready.wait()
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Nobody reads any more."""
+        with self._change:
+            self._notify = None
+            self._chunks.clear()
+            self._waiting = 0
+            self._stream = False
+            over = self._over
+        if not over:
+            self.cancel()
+            self._call(lambda _exec: self._resume())
+
+
+class Runner:
+    """The engine, with a thread of its own. Close it, or use it in a `with` statement."""
+
+    def __init__(
+        self,
+        policy: Optional[Policy] = None,
+        *,
+        helper_path: Optional[str] = None,
+        max_running: int = 0,
+        max_queued: int = 0,
+    ) -> None:
+        self._closed = True
+        self._gone = False
+        self._lock = threading.Lock()
+        self._calls: collections.deque[Callable[[], None]] = collections.deque()
+        self._policy = policy if policy is not None else Policy.system()
+        self._opts = _lib.RunnerOpts(
+            size=ctypes.sizeof(_lib.RunnerOpts),
+            policy=self._policy._ptr,
+            max_running=max_running,
+            max_queued=max_queued,
+            helper_path=None if helper_path is None else _text(helper_path),
+        )
+        self._ptr = c_void_p()
+        started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=self._main, args=(started,), name="agentd", daemon=True
+        )
+        self._thread.start()
+        started.result()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _main(self, started: concurrent.futures.Future[None]) -> None:
+        self._loop = c_void_p()
+        try:
+            self._loop = _new(_c.agentd_loop_new)
+            self._opts.event_base = _c.agentd_loop_event_base(self._loop)
+            self._ptr = _new(_c.agentd_runner_new, byref(self._opts))
+        except BaseException as failure:
+            _c.agentd_loop_unref(self._loop)
+            started.set_exception(failure)
+            return
+        self._closed = False
+        _runners.add(self)
+        started.set_result(None)
+        while not self._gone:
+            _try(_c.agentd_loop_run, self._loop, -1)
+            while self._calls:
+                self._calls.popleft()()
+        _c.agentd_runner_unref(self._ptr)
+        with self._lock:
+            _c.agentd_loop_unref(self._loop)
+            self._loop = c_void_p()
+
+    def _post(self, call: Callable[[], None]) -> None:
+        with self._lock:
+            if self._closed:
+                raise AgentdError("the runner is closed", _ERR_STATE)
+            self._calls.append(call)
+            _c.agentd_loop_wakeup(self._loop)
+
+    def close(self, grace: float = 2.0) -> None:
+        """End what runs, after a grace in seconds, and the thread. Idempotent."""
+
+        @_lib.RUNNER_FN
+        def done(_runner: int, _userdata: int) -> None:
+            self._gone = True
+            _c.agentd_loop_wakeup(self._loop)
+
+        def shutdown() -> None:
+            _c.agentd_runner_shutdown(self._ptr, int(grace * 1000), done, None)
+
+        if threading.current_thread() is self._thread:
+            raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._calls.append(shutdown)
+                _c.agentd_loop_wakeup(self._loop)
+        self._thread.join()
+
+    def start(
+        self,
+        command: Command,
+        *,
+        timeout: Optional[float] = None,
+        context: Optional[Context] = None,
+        on_output: Optional[OutputFn] = None,
+        stream: bool = False,
+    ) -> Execution:
+        """Start a script (str) or a program with its arguments (a sequence). timeout is in
+        seconds; None: the library's 30. Output is kept for the result, or goes to
+        on_output(stream, bytes) on the runner's thread, or with stream=True to an iterator.
+        What cannot be started for reasons of the library is raised by Execution.wait().
+        """
+        if on_output is not None and stream:
+            raise ValueError("on_output and stream exclude each other")
+        if timeout is not None and timeout <= 0:
+            raise ValueError(f"timeout is not above 0: {timeout}")
+        if context is None:
+            context = Context(policy=self._policy, workdir=os.getcwd())
+        timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
+        if isinstance(command, str):
+            params = _new(_c.agentd_params_new_shell, _text(command), timeout_ms)
+        else:
+            argv = (c_char_p * (len(command) + 1))(*map(_text, command), None)
+            params = _new(_c.agentd_params_new_argv, argv, timeout_ms)
+        execution = Execution(self, on_output, stream)
+
+        def begin() -> None:
+            try:
+                execution._begin(context, params)
+            except BaseException as failure:
+                with execution._change:
+                    execution._over = True
+                    execution._tell()
+                execution._future.set_exception(failure)
+            finally:
+                _c.agentd_params_unref(params)
+
+        try:
+            self._post(begin)
+        except AgentdError:
+            _c.agentd_params_unref(params)
+            raise
+        return execution
+
+    def run(
+        self,
+        command: Command,
+        *,
+        timeout: Optional[float] = None,
+        context: Optional[Context] = None,
+        on_output: Optional[OutputFn] = None,
+    ) -> Result:
+        """Start and wait."""
+        execution = self.start(command, timeout=timeout, context=context, on_output=on_output)
+        try:
+            return execution.wait()
+        except KeyboardInterrupt:
+            execution.cancel()
+            raise
+
+    async def run_async(
+        self,
+        command: Command,
+        *,
+        timeout: Optional[float] = None,
+        context: Optional[Context] = None,
+        on_output: Optional[OutputFn] = None,
+    ) -> Result:
+        """Start and wait, without blocking asyncio's loop."""
+        return await self.start(
+            command, timeout=timeout, context=context, on_output=on_output
+        ).wait_async()
+
+
+_runners: weakref.WeakSet[Runner] = weakref.WeakSet()
+_default: Optional[Runner] = None
+_default_lock = threading.Lock()
+
+
+def _forked() -> None:
+    """In a forked child: the runners, and their threads, stayed with the parent."""
+    global _default, _default_lock
+    for runner in list(_runners):
+        runner._lock = threading.Lock()
+        runner._closed = True
+    _default, _default_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _runner() -> Runner:
+    """The one of run() and run_async(): made by the first, ends with the interpreter."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Runner()
+            atexit.register(_default.close)
+        return _default
+
+
+def run(command: Command, *, timeout: Optional[float] = None,
+        context: Optional[Context] = None) -> Result:
+    """Run a command in a sandbox with the system's programs and the working directory."""
+    return _runner().run(command, timeout=timeout, context=context)
+
+
+async def run_async(command: Command, *, timeout: Optional[float] = None,
+                    context: Optional[Context] = None) -> Result:
+    """The same for asyncio."""
+    return await _runner().run_async(command, timeout=timeout, context=context)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""The C functions this package uses, as ctypes sees them."""
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+
+LIB = ctypes.CDLL("libagentd.so.0")
+
+_OUT = POINTER(c_void_p)
+
+
+class RunnerOpts(ctypes.Structure):
+    """struct agentd_runner_opts."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("event_base", c_void_p),
+        ("policy", c_void_p),
+        ("log", c_void_p),
+        ("log_userdata", c_void_p),
+        ("log_level", c_int32),
+        ("max_running", c_uint32),
+        ("max_queued", c_uint32),
+        ("heartbeat_ms", c_uint32),
+        ("drain_ms", c_uint32),
+        ("reserved0", c_uint32),
+        ("helper_path", c_char_p),
+        ("sandbox_tmp_bytes", c_uint64),
+        ("sandbox_uid", c_uint32),
+        ("sandbox_gid", c_uint32),
+        ("sandbox_prewarm", c_uint32),
+        ("reserved1", c_uint32),
+        ("microvm_image", c_char_p),
+        ("microvm_monitor", c_char_p),
+        ("microvm_guest", c_char_p),
+        ("microvm_memory_bytes", c_uint64),
+        ("microvm_workdir_bytes", c_uint64),
+        ("microvm_uid", c_uint32),
+        ("microvm_gid", c_uint32),
+    ]
+
+
+OUTPUT_FN = ctypes.CFUNCTYPE(c_int32, c_void_p, c_int32, c_void_p, c_size_t, c_void_p)
+FINISHED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+RUNNER_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+
+
+class SinkOps(ctypes.Structure):
+    """struct agentd_sink_ops."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("reserved0", c_uint32),
+        ("started", c_void_p),
+        ("output", OUTPUT_FN),
+        ("stdin_drained", c_void_p),
+        ("log", c_void_p),
+        ("denied", c_void_p),
+        ("exited", c_void_p),
+        ("finished", FINISHED_FN),
+        ("destroy", c_void_p),
+    ]
+
+
+_PROTOTYPES = {
+    "agentd_loop_new": (c_int, _OUT, _OUT),
+    "agentd_loop_event_base": (c_void_p, c_void_p),
+    "agentd_loop_run": (c_int, c_void_p, c_int64, _OUT),
+    "agentd_loop_wakeup": (c_int, c_void_p),
+    "agentd_loop_unref": (None, c_void_p),
+    "agentd_runner_new": (c_int, POINTER(RunnerOpts), _OUT, _OUT),
+    "agentd_runner_shutdown": (c_int, c_void_p, c_uint32, RUNNER_FN, c_void_p),
+    "agentd_runner_unref": (None, c_void_p),
+    "agentd_policy_new": (c_int, _OUT, _OUT),
+    "agentd_policy_from_json": (c_int, c_char_p, c_size_t, _OUT, _OUT),
+    "agentd_policy_allow_path": (c_int, c_void_p, c_char_p, c_uint32, _OUT),
+    "agentd_policy_deny_path": (c_int, c_void_p, c_char_p, _OUT),
+    "agentd_policy_set_min_isolation": (c_int, c_void_p, c_int32, _OUT),
+    "agentd_policy_unref": (None, c_void_p),
+    "agentd_context_new": (c_int, _OUT, _OUT),
+    "agentd_context_from_json": (c_int, c_char_p, c_size_t, _OUT, _OUT),
+    "agentd_context_set_policy": (c_int, c_void_p, c_void_p, _OUT),
+    "agentd_context_set_workdir": (c_int, c_void_p, c_char_p, _OUT),
+    "agentd_context_set_backend": (c_int, c_void_p, c_char_p, _OUT),
+    "agentd_context_set_env": (c_int, c_void_p, c_char_p, c_char_p, _OUT),
+    "agentd_context_unref": (None, c_void_p),
+    "agentd_params_new_shell": (c_int, c_char_p, c_uint64, _OUT, _OUT),
+    "agentd_params_new_argv": (c_int, POINTER(c_char_p), c_uint64, _OUT, _OUT),
+    "agentd_params_unref": (None, c_void_p),
+    "agentd_sink_new": (c_int, POINTER(SinkOps), c_void_p, _OUT, _OUT),
+    "agentd_sink_unref": (None, c_void_p),
+    "agentd_exec_start": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, _OUT, _OUT),
+    "agentd_exec_cancel": (c_int, c_void_p),
+    "agentd_exec_kill": (c_int, c_void_p),
+    "agentd_exec_resume": (c_int, c_void_p, c_int32),
+    "agentd_exec_unref": (None, c_void_p),
+    "agentd_result_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
+    "agentd_free": (None, c_void_p),
+    "agentd_strerror": (c_char_p, c_int),
+    "agentd_error_code": (c_int, c_void_p),
+    "agentd_error_os_errno": (c_int, c_void_p),
+    "agentd_error_message": (c_char_p, c_void_p),
+    "agentd_error_pointer": (c_char_p, c_void_p),
+    "agentd_error_unref": (None, c_void_p),
+    "agentd_version_string": (c_char_p,),
+}
+for _name, (_returns, *_takes) in _PROTOTYPES.items():
+    _function = getattr(LIB, _name)
+    _function.restype = _returns
+    _function.argtypes = _takes

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""The Python package, with whatever libagentd the loader finds."""
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+import time
+
+import pytest
+
+import agentd
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with agentd.Runner(agentd.Policy.none()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ctx():
+    return agentd.Context(
+        policy=agentd.Policy.none(), workdir="/", backend="host", env={"GREETING": "hello", "HOME": "/"}
+    )
+
+
+def rss():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_result(runner, ctx):
+    result = runner.run('echo "$GREETING"; echo oops >&2; exit 3', context=ctx)
+    assert (result.status, result.cause, result.exit_code) == ("error", "exited", 3)
+    assert (result.stdout, result.stderr) == (b"hello\n", b"oops\n")
+    assert not result.ok and result.backend == "host"
+
+
+def test_argv_is_not_parsed_by_a_shell(runner, ctx):
+    result = runner.run(["/bin/echo", "$HOME; a  b"], context=ctx)
+    assert result.ok and result.stdout == b"$HOME; a  b\n"
+
+
+def test_timeout(runner, ctx):
+    begin = time.monotonic()
+    result = runner.run("sleep 60", timeout=0.2, context=ctx)
+    assert (result.status, result.cause) == ("timeout", "timeout")
+    assert time.monotonic() - begin < 30
+
+
+def test_errors_have_code_and_pointer():
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.Policy({"limits": {"mem_bytes": "much"}})
+    assert caught.value.code == -1
+    assert caught.value.pointer == "/limits/mem_bytes"
+    assert str(caught.value)
+    agentd.Policy({"limits": {"mem_bytes": 1 << 30}})
+
+
+def test_what_cannot_start_raises(runner):
+    none = agentd.Policy.none()
+    with pytest.raises(agentd.AgentdError) as caught:
+        runner.run("true", context=agentd.Context(policy=none, workdir="/", backend="paper"))
+    assert caught.value.code == -7 and "paper" in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_bad_timeout(runner, ctx, timeout):
+    with pytest.raises(ValueError):
+        runner.run("true", timeout=timeout, context=ctx)
+
+
+def test_bad_command(runner, ctx):
+    with pytest.raises(ValueError):
+        runner.run("true\0", context=ctx)
+    with pytest.raises(agentd.AgentdError):
+        runner.run([], context=ctx)
+
+
+def test_helper_that_is_missing():
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.Runner(helper_path="/usr/no/such/helper")
+    assert "/usr/no/such/helper" in str(caught.value)
+
+
+def test_callback(runner, ctx):
+    seen = []
+    result = runner.run(
+        "echo a; echo b >&2", context=ctx, on_output=lambda *piece: seen.append(piece)
+    )
+    assert result.ok and result.stdout == b""
+    assert sorted(seen) == [(agentd.STDOUT, b"a\n"), (agentd.STDERR, b"b\n")]
+
+
+def test_exception_in_callback_ends_the_command(runner, ctx):
+    def fails(stream, data):
+        raise KeyError(stream)
+
+    with pytest.raises(KeyError):
+        runner.run("echo a; sleep 60", context=ctx, on_output=fails)
+
+
+def test_waiting_inside_a_callback_is_refused(runner, ctx):
+    def waits(stream, data):
+        runner.run("true", context=ctx)
+
+    with pytest.raises(agentd.AgentdError) as caught:
+        runner.run("echo a", context=ctx, on_output=waits)
+    assert caught.value.code == -4
+
+
+def test_iterator_streams_and_paces(runner, ctx):
+    execution = runner.start("echo first; sleep 0.5; head -c 4000000 /dev/zero", context=ctx, stream=True)
+    begin, pieces, most = time.monotonic(), [], 0
+    for stream, data in execution:
+        pieces.append(data)
+        if len(pieces) < 4:
+            time.sleep(0.2)
+        most = max(most, execution._waiting)
+    assert pieces[0] == b"first\n"
+    assert sum(map(len, pieces)) == 6 + 4000000
+    assert 0 < most < (1 << 20) + 262144
+    assert execution.wait(10).ok and time.monotonic() > begin
+
+
+def test_iterator_left_early_cancels(runner, ctx):
+    execution = runner.start("yes", context=ctx, stream=True)
+    for _ in execution:
+        break
+    assert execution.wait(30).cause == "canceled"
+
+
+def test_cancel_from_another_thread(runner, ctx):
+    execution = runner.start("sleep 60", context=ctx)
+    threading.Timer(0.1, execution.cancel).start()
+    assert execution.wait(30).cause == "canceled"
+    execution.cancel()
+    execution.kill()
+
+
+def test_wait_times_out(runner, ctx):
+    execution = runner.start("sleep 60", context=ctx)
+    with pytest.raises(concurrent.futures.TimeoutError):
+        execution.wait(0.05)
+    execution.kill()
+    assert execution.wait(30).cause == "canceled"
+
+
+def test_asyncio_runs_beside_others(runner, ctx):
+    async def main():
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.01)
+                ticks += 1
+
+        ticker = asyncio.create_task(tick())
+        results = await asyncio.gather(
+            *(runner.run_async(f"sleep 0.3; echo {i}", context=ctx) for i in range(3))
+        )
+        ticker.cancel()
+        return ticks, [r.stdout for r in results]
+
+    ticks, outputs = asyncio.run(main())
+    assert outputs == [b"0\n", b"1\n", b"2\n"]
+    assert ticks > 5
+
+
+def test_asyncio_iteration(runner, ctx):
+    async def main():
+        execution = runner.start("for i in 1 2 3; do echo $i; sleep 0.05; done", context=ctx, stream=True)
+        text = b"".join([data async for _, data in execution])
+        return text, await execution.wait_async()
+
+    text, result = asyncio.run(main())
+    assert text == b"1\n2\n3\n" and result.ok
+
+
+def test_task_cancel_cancels_the_command(runner, ctx):
+    execution = runner.start("sleep 60", context=ctx)
+
+    async def main():
+        task = asyncio.create_task(execution.wait_async())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert execution.wait(30).cause == "canceled"
+
+
+def test_waiting_takes_no_cpu_time(runner, ctx):
+    before = time.process_time()
+    assert runner.run("sleep 1", context=ctx).ok
+    assert time.process_time() - before < 0.3
+
+
+def test_closed_runner_and_its_commands(ctx):
+    runner = agentd.Runner(agentd.Policy.none())
+    execution = runner.start("sleep 60", context=ctx)
+    runner.close(grace=0)
+    runner.close()
+    assert execution.wait(0).cause == "canceled"
+    with pytest.raises(agentd.AgentdError) as caught:
+        runner.run("true", context=ctx)
+    assert caught.value.code == -3
+    assert not runner._thread.is_alive()
+
+
+def test_forked_child_keeps_off(runner, ctx):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            runner.run("true", context=ctx)
+        except agentd.AgentdError as error:
+            os._exit(0 if error.code == -3 else 2)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert runner.run("true", context=ctx).ok
+
+
+def test_default_is_a_sandbox(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("here\n")
+    monkeypatch.chdir(tmp_path)
+    result = agentd.run("cat file; test ! -e /proc/1/root/etc/hostname && test ! -e /srv && echo inside")
+    if result.cause == "isolation":
+        pytest.skip(f"SKIP-CANNOT: {result.document['error']}")
+    assert result.ok and result.backend == "sandbox"
+    assert result.stdout == b"here\ninside\n"
+    assert asyncio.run(agentd.run_async("cat file")).stdout == b"here\n"
+
+
+def test_many_runs_leave_nothing(runner, ctx):
+    def some(count):
+        for _ in range(count):
+            assert runner.run(["/bin/true"], context=ctx).ok
+
+    some(100)
+    fds, memory = len(os.listdir("/proc/self/fd")), rss()
+    some(int(os.environ.get("AGENTD_TEST_RUNS", "200")))
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert rss() - memory < 1 << 20
+    assert not agentd._alive
