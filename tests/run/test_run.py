@@ -267,7 +267,7 @@ class Refusals(Case):
         self.assert_usage(self.run_host("--"), "no command")
 
     def test_unknown_options(self):
-        for option in ("--session", "--pool", "--probe", "--nosuch", "-x"):
+        for option in ("--probe", "--nosuch", "-x"):
             self.assert_usage(self.run_host(option, "touch ran"), option.lstrip("-"))
         self.assertEqual(os.listdir(self.dir), [])
 
@@ -666,12 +666,16 @@ class Stdin(Case):
 class Sessions(Case):
     ID = "123e4567-e89b-12d3-a456-426614174000"
 
-    def run_in(self, pool, *args):
-        file, path = self.path("pool.json"), self.path("result.json")
+    def pool(self, config):
+        file = self.path("pool.json")
         with open(file, "w", encoding="utf-8") as out:
-            json.dump(pool, out)
-        done = self.run_raw("--pool", file, "--result", path, *args)
-        return done, self.read_result(path) if os.path.exists(path) else None
+            json.dump(config, out)
+        return "--pool", file
+
+    def run_in(self, pool, *args):
+        path = self.path("result.json")
+        done = self.run_raw(*self.pool(pool), "--result", path, *args)
+        return done, self.read_result(path)
 
     def test_files_stay(self):
         pool = {"enabled": True, "backend": "sandbox", "volume_root": self.path("sessions")}
@@ -698,8 +702,10 @@ class Sessions(Case):
 
     def test_usage(self):
         self.assert_usage(self.run_raw("--session", "7", "true"), "UUID")
-        done, _ = self.run_in({"enabled": True}, "--session", self.ID, "true")
-        self.assert_usage(done, "--pool", "volume_root")
+        for option in ("--session", "--pool"):
+            self.assert_usage(self.run_raw(option), option.lstrip("-"))
+        self.assert_usage(self.run_raw(*self.pool({"enabled": True}), "--session", self.ID, "true"),
+                          "--pool", "volume_root")
 
 
 class Limits(Case):
