@@ -17,8 +17,11 @@ enum {
 	/* A command takes seconds and much memory: fewer of a kind, not all at once, and
 	 * deadlines are stretched. */
 	CONF_COSTLY = 8,
-	CONF_BRIEF = 16, /* one command for each rule, where the others say the same of it */
-	CONF_READER = 32 /* tells when nobody reads a command's stdin any more */
+	CONF_BRIEF = 16,  /* one command for each rule, where the others say the same of it */
+	CONF_READER = 32, /* tells when nobody reads a command's stdin any more */
+	/* refuses to run when a limit is asked for that it does not enforce; it does enforce
+	 * file_bytes and open_files_max */
+	CONF_REFUSES = 64
 };
 
 struct conf_backend {

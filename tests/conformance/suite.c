@@ -971,16 +971,30 @@ START_TEST(limits_accepted)
 	limits.file_bytes = 1 << 20;
 	limits.open_files_max = 64;
 	limits.pids_max = 256;
+	if (conf->features & CONF_REFUSES) {
+		t_run_init(&run, world);
+		run.exec_opts = &opts;
+		ck_assert_int_eq(t_run_start(&run, "echo never", 0), 0);
+		t_run_wait(&run);
+		t_expect_status(&run, AGENTD_STATUS_DENIED);
+		t_expect_cause(&run, AGENTD_CAUSE_ISOLATION);
+		ck_assert_ptr_nonnull(
+			strstr(agentd_error_message(agentd_result_error(run.result)), "pids_max"));
+		ck_assert_int_eq(run.started, 0);
+		t_run_free(&run);
+		limits.cpu_time_ms = 0;
+		limits.pids_max = 0;
+	}
 	t_run_init(&run, world);
 	run.exec_opts = &opts;
 	ck_assert_int_eq(t_run_start(&run, "ulimit -n; echo ok", 0), 0);
 	t_run_wait(&run);
 	t_expect_status(&run, AGENTD_STATUS_OK);
-	if (conf->features & CONF_LIMITS)
+	if (conf->features & (CONF_LIMITS | CONF_REFUSES))
 		t_expect_out(&run, AGENTD_STDOUT, "64\nok\n");
 	t_run_free(&run);
 
-	if (conf->features & CONF_LIMITS) {
+	if (conf->features & (CONF_LIMITS | CONF_REFUSES)) {
 		limits.file_bytes = 65536;
 		t_run_init(&run, world);
 		run.exec_opts = &opts;

@@ -247,6 +247,7 @@ static agentd_policy *world_policy(const struct t_world *world)
 
 	/* A machine's working directory is carried by a process in a sandbox. */
 	if (!world->opts.backend || (strcmp(world->opts.backend, "sandbox") != 0 &&
+				     strcmp(world->opts.backend, "bwrap") != 0 &&
 				     strcmp(world->opts.backend, "microvm") != 0))
 		return policy;
 	for (size_t i = 0; i < T_COUNT(programs); i++) {
