@@ -19,6 +19,7 @@ AGENTD = ("agentd, host", "agentd, sandbox")
 # These may be missing where they are not installed, or are not let do their work.
 PEERS = {"libuv", "GLib", "Python subprocess", "unshare", "bwrap", "crun", "minijail0", "nsjail"}
 PROXY = "agentd, CONNECT"
+MACHINE = "running machine"
 MEMORY = ("memory of the host program, each", "memory of helper and supervisors, each")
 
 
@@ -54,6 +55,12 @@ def expected():
         yield "net", "500 tunnels", PROXY, metric
     for subject in ("agentd, sandbox", "agentd, sandbox, allowed hosts"):
         yield "net", "static true", subject, "start to finish"
+    yield "vm", "boot", "machine", "start to ready"
+    yield "vm", "nothing", MACHINE, "round trip"
+    yield "vm", "idle", MACHINE, "memory of the monitor"
+    for case in ("/bin/true", "bash -c :"):
+        for subject in ("posix_spawn", MACHINE):
+            yield "vm", case, subject, "start to finish"
     for subject in AGENTD:
         for metric in MEMORY:
             yield "many", "50 at once", subject, metric
@@ -71,7 +78,12 @@ def problem(key, row):
     if row is None:
         return f"{key}: missing"
     if "cannot" in row:
-        excused = row["subject"] in PEERS or (row["metric"] == MEMORY[1] and os.geteuid() != 0)
+        excused = (
+            row["subject"] in PEERS
+            or (row["metric"] == MEMORY[1] and os.geteuid() != 0)
+            # Where there is no monitor or no image.
+            or (row["bench"] == "vm" and row["cannot"].startswith("there is no "))
+        )
         return None if excused and row["cannot"] else f"{row}: must run everywhere"
     for member in ("n", "median", "p99"):
         bad = bad_number(row, member)
@@ -80,6 +92,8 @@ def problem(key, row):
     # What it is compared with is measured everywhere.
     compared = row["bench"] != "many" or row["metric"] not in MEMORY
     if row["bench"] == "blocked" and row["metric"] != "start":
+        compared = False
+    if row["bench"] == "vm" and row["metric"] != "start to finish":
         compared = False
     if row["bench"] == "net" and row["metric"] != "throughput":
         compared = False

@@ -185,7 +185,7 @@ static void message(const struct ad_guest_msg *msg, void *userdata)
 		break;
 	case AD_GUEST_LOG:
 		vm->logs++;
-		printf("# log: %s\n", msg->u.log.text);
+		fprintf(stderr, "# log: %s\n", msg->u.log.text);
 		break;
 	case AD_GUEST_STARTED:
 		task->started = true;
@@ -284,7 +284,7 @@ static void pump(struct vm *vm, int timeout_ms)
 	if (n > 0 && vm->first_byte_at == 0)
 		vm->first_byte_at = vm_now();
 	if (n > 0 && !ad_guest_link_feed(vm->link, data, (size_t)n)) {
-		printf("# the link broke: %s\n", ad_guest_link_error(vm->link));
+		fprintf(stderr, "# the link broke: %s\n", ad_guest_link_error(vm->link));
 		vm->gone = true;
 	}
 	flush(vm);
