@@ -103,7 +103,8 @@ struct agentd_backend_report {
 
 struct ad_backend {
 	struct ad_list link;
-	struct agentd_backend_ops ops; /* ours: members the backend lacks are NULL */
+	/* Ours: members the backend lacks are NULL, times it does not say are the defaults. */
+	struct agentd_backend_ops ops;
 	char *name;
 	struct ad_strlist aliases;
 	void *self;

@@ -6,7 +6,13 @@
 /* Up to here every backend must come, whatever it was compiled against. */
 #define OPS_SIZE_0_1_REQUIRED ((uint32_t)offsetof(struct agentd_backend_ops, task_signal))
 
-enum { NAME_MAX_BYTES = 32 };
+enum {
+	NAME_MAX_BYTES = 32,
+	/* What reports neither started nor failed for this long is given up; */
+	SETUP_MAX_MS = 30000,
+	/* so is what does not report closed for this long after a kill. */
+	CLOSE_MAX_MS = 10000
+};
 
 char *ad_backend_normalize(const char *name)
 {
@@ -191,6 +197,10 @@ int ad_registry_add(struct ad_registry *registry, const struct agentd_backend_op
 	/* The caller's strings may go away now. */
 	backend->ops.name = backend->name;
 	backend->ops.aliases = NULL;
+	if (!backend->ops.setup_max_ms)
+		backend->ops.setup_max_ms = SETUP_MAX_MS;
+	if (!backend->ops.close_max_ms)
+		backend->ops.close_max_ms = CLOSE_MAX_MS;
 	r = backend->ops.open(userdata, base, &backend->self);
 	if (r < 0) {
 		ad_fail(reterr, r, NULL, "backend \"%s\" could not be opened: %s", backend->name,

@@ -17,10 +17,6 @@
 #include "sys/sys.h"
 
 #define GRACE_DEFAULT_MS 2000
-/* A backend that reports neither started nor failed for this long is given up. */
-#define SETUP_MAX_MS 30000
-/* So is one that does not report closed for this long after a kill. */
-#define CLOSE_MAX_MS 10000
 
 uint64_t ad_exec_now(void)
 {
@@ -336,14 +332,11 @@ static void finish_soon(agentd_exec *exec)
 
 static void kill_task(agentd_exec *exec)
 {
-	const struct agentd_backend_ops *ops = &exec->plan.backend->ops;
-	uint64_t now = ad_exec_now();
-
 	exec->kill_at = AD_NEVER;
 	if (!exec->killed) {
 		exec->killed = true;
-		exec->lost_at =
-			later(now, ms_to_ns(ops->close_max_ms ? ops->close_max_ms : CLOSE_MAX_MS));
+		exec->lost_at = later(ad_exec_now(),
+				      ms_to_ns(exec->plan.backend->ops.close_max_ms));
 	}
 	(void)ad_task_kill(&exec->task);
 }
@@ -710,9 +703,7 @@ static void fail_to_start(agentd_exec *exec, int code, agentd_error *err)
 
 static uint64_t setup_until(const agentd_exec *exec)
 {
-	const struct agentd_backend_ops *ops = &exec->plan.backend->ops;
-
-	return later(ad_exec_now(), ms_to_ns(ops->setup_max_ms ? ops->setup_max_ms : SETUP_MAX_MS));
+	return later(ad_exec_now(), ms_to_ns(exec->plan.backend->ops.setup_max_ms));
 }
 
 static bool probe_is_awaited(agentd_exec *exec)

@@ -21,7 +21,6 @@
 #define NS_PER_S UINT64_C(1000000000)
 #define MAINTAIN_NS (60 * NS_PER_S)
 enum { STOP_GRACE_MS = 5000, ID_BYTES = 36, SAID_MAX = 1024, PREPARE_MAX_S = 600 };
-enum { SETUP_MAX_MS = 30000, CLOSE_MAX_MS = 10000 }; /* as of commands */
 
 enum state { STOPPED, STARTING, PREPARING, READY, STOPPING };
 
@@ -499,10 +498,7 @@ static int start_session(struct ad_pool_entry *entry, agentd_error **reterr)
 	volume_touch(&entry->volume);
 	r = ad_spec_copy(&entry->spec, first->spec, reterr);
 	if (r == 0)
-		r = ad_timer_start(&entry->timer,
-				   (backend->ops.setup_max_ms ? backend->ops.setup_max_ms :
-								(uint32_t)SETUP_MAX_MS) *
-					   NS_PER_MS);
+		r = ad_timer_start(&entry->timer, backend->ops.setup_max_ms * NS_PER_MS);
 	if (r == 0) {
 		entry->state = STARTING;
 		entry->over = entry->stuck = entry->was_ready = false;
@@ -775,15 +771,12 @@ static void prepare(struct ad_pool_entry *entry)
 
 static void stop_session(struct ad_pool_entry *entry, uint32_t grace_ms)
 {
-	const struct agentd_backend_ops *ops = &entry->task.backend->ops;
+	const uint64_t close_max_ms = entry->task.backend->ops.close_max_ms;
 
 	if (entry->state != STOPPING) {
 		entry->state = STOPPING;
 		begin_work(entry->pool);
-		(void)ad_timer_start(&entry->timer,
-				     (grace_ms + (uint64_t)(ops->close_max_ms ? ops->close_max_ms :
-										CLOSE_MAX_MS)) *
-					     NS_PER_MS);
+		(void)ad_timer_start(&entry->timer, (grace_ms + close_max_ms) * NS_PER_MS);
 	}
 	(void)ad_session_stop(&entry->task, grace_ms);
 }
