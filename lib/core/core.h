@@ -195,6 +195,7 @@ void ad_exec_abandon(agentd_exec *exec);
 /* Look at everything and go on: kill, drain, finish, arm the timer. */
 void ad_exec_settle(agentd_exec *exec);
 uint64_t ad_exec_now(void);
+void ad_exec_set_metric(agentd_exec *exec, int32_t metric, uint64_t value);
 
 /* ---- stream.c */
 void ad_streams_init(agentd_exec *exec);

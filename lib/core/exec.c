@@ -33,7 +33,7 @@ static uint64_t ms_to_ns(uint64_t ms)
 	return ms > AD_NEVER / AD_NS_PER_MS ? AD_NEVER : ms * AD_NS_PER_MS;
 }
 
-static void set_metric(agentd_exec *exec, int32_t metric, uint64_t value)
+void ad_exec_set_metric(agentd_exec *exec, int32_t metric, uint64_t value)
 {
 	if (metric <= 0 || metric >= AD_METRIC_COUNT)
 		return;
@@ -193,13 +193,14 @@ static void fill_result(agentd_exec *exec, agentd_result *result)
 		result->error = agentd_error_ref(exec->plan.refusal);
 	else if (result->cause != AGENTD_CAUSE_EXITED)
 		result->error = AD_STEAL(exec->error);
-	set_metric(exec, AGENTD_METRIC_STDOUT_BYTES, exec->streams[0].bytes);
-	set_metric(exec, AGENTD_METRIC_STDERR_BYTES, exec->streams[1].bytes);
-	set_metric(exec, AGENTD_METRIC_DROPPED_BYTES, exec->dropped);
+	ad_exec_set_metric(exec, AGENTD_METRIC_STDOUT_BYTES, exec->streams[0].bytes);
+	ad_exec_set_metric(exec, AGENTD_METRIC_STDERR_BYTES, exec->streams[1].bytes);
+	ad_exec_set_metric(exec, AGENTD_METRIC_DROPPED_BYTES, exec->dropped);
 	if (exec->started_at) {
-		set_metric(exec, AGENTD_METRIC_WALL_NS,
-			   end > exec->begun_at ? end - exec->begun_at : 0);
-		set_metric(exec, AGENTD_METRIC_STARTUP_NS, exec->started_at - exec->created_at);
+		ad_exec_set_metric(exec, AGENTD_METRIC_WALL_NS,
+				   end > exec->begun_at ? end - exec->begun_at : 0);
+		ad_exec_set_metric(exec, AGENTD_METRIC_STARTUP_NS,
+				   exec->started_at - exec->created_at);
 	}
 	memcpy(result->metrics, exec->metrics, sizeof(result->metrics));
 	result->metrics_known = exec->metrics_known;
@@ -547,7 +548,7 @@ static void on_stdin_drained(agentd_task *task)
 static void on_metric(agentd_task *task, int32_t metric, uint64_t value)
 {
 	if (metric == AGENTD_METRIC_CPU_NS || metric == AGENTD_METRIC_MEMORY_PEAK_BYTES)
-		set_metric(exec_of(task), metric, value);
+		ad_exec_set_metric(exec_of(task), metric, value);
 }
 
 static int on_attach_fd(agentd_task *task, agentd_stream stream, int fd)

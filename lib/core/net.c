@@ -272,9 +272,6 @@ int ad_exec_net_attach(agentd_exec *exec, int fd)
 
 void ad_exec_net_close(agentd_exec *exec)
 {
-	static const int32_t metrics[] = { AGENTD_METRIC_NET_CONNECTIONS,
-					   AGENTD_METRIC_NET_SENT_BYTES,
-					   AGENTD_METRIC_NET_RECEIVED_BYTES };
 	const struct ad_egress_counts *counts;
 
 	while (!ad_list_empty(&exec->asks))
@@ -282,10 +279,8 @@ void ad_exec_net_close(agentd_exec *exec)
 	if (!exec->egress)
 		return;
 	counts = ad_egress_counts(exec->egress);
-	exec->metrics[metrics[0]] = counts->connections;
-	exec->metrics[metrics[1]] = counts->sent;
-	exec->metrics[metrics[2]] = counts->received;
-	for (size_t i = 0; i < AD_COUNT(metrics); i++)
-		exec->metrics_known |= 1u << metrics[i];
+	ad_exec_set_metric(exec, AGENTD_METRIC_NET_CONNECTIONS, counts->connections);
+	ad_exec_set_metric(exec, AGENTD_METRIC_NET_SENT_BYTES, counts->sent);
+	ad_exec_set_metric(exec, AGENTD_METRIC_NET_RECEIVED_BYTES, counts->received);
 	ad_egress_free(AD_STEAL(exec->egress));
 }
