@@ -100,9 +100,7 @@ struct agentd_pool {
 
 static void advance(struct ad_pool_entry *entry);
 static void close_output(struct ad_pool_entry *entry);
-static void detach(agentd_pool *pool);
 static void pool_free(agentd_pool *pool);
-static void end_work(agentd_pool *pool, agentd_error *err);
 static void stop_session(struct ad_pool_entry *entry, uint32_t grace_ms);
 
 static void say(const agentd_pool *pool, int32_t level, const char *message, const char *session,
@@ -872,23 +870,21 @@ static void backed_up(struct ad_pool_entry *entry, agentd_error *err)
 
 static void back_up(struct ad_pool_entry *entry)
 {
-	ad_autobuf struct ad_buf file = { 0 }, part = { 0 }, from = { 0 };
+	ad_autobuf struct ad_buf file = { 0 }, part = { 0 };
 	const char *dest = entry->pool->config.backup_destination;
-	const char *args[] = { "pack", NULL, NULL, NULL, NULL };
+	const char *args[] = { "pack", entry->volume.dir, NULL, NULL, NULL };
 	time_t now = time(NULL);
 	struct tm tm;
 	char stamp[32];
 
 	gmtime_r(&now, &tm);
 	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
-	ad_buf_printf(&from, "%s", entry->volume.dir);
 	ad_buf_printf(&part, "%s/.%s.part", dest, entry->id);
 	ad_buf_printf(&file, "%s/%s-%s.tar.zst", dest, entry->id, stamp);
-	if (from.failed || part.failed || file.failed) {
+	if (part.failed || file.failed) {
 		volume_unlock(&entry->volume);
 		return;
 	}
-	args[1] = from.data;
 	args[2] = part.data;
 	args[3] = file.data;
 	work(entry, args, backed_up);
