@@ -22,6 +22,8 @@
 
 extern char **environ;
 
+enum { TICK_US = 2000 };
+
 static char workdir[] = "/tmp/agentd-bench-XXXXXX";
 
 _Noreturn void bench_fail(const char *what, const char *why)
@@ -113,6 +115,41 @@ void bench_sample(struct bench_samples *samples, double value)
 void bench_sample_since(struct bench_samples *samples, uint64_t begin_ns)
 {
 	bench_sample(samples, (double)(bench_now_ns() - begin_ns) / 1e3);
+}
+
+static void ticker_arm(struct bench_ticker *ticker)
+{
+	const struct timeval period = { .tv_usec = TICK_US };
+
+	/* What it counts from: else the beginning of the loop's turn. */
+	event_base_update_cache_time(event_get_base(ticker->event));
+	ticker->due = bench_now_ns() + TICK_US * 1000U;
+	event_add(ticker->event, &period);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *userdata)
+{
+	struct bench_ticker *ticker = userdata;
+
+	(void)fd;
+	(void)what;
+	bench_sample_since(ticker->samples, ticker->due);
+	ticker_arm(ticker);
+}
+
+void bench_ticker_start(struct bench_ticker *ticker, struct event_base *base,
+			struct bench_samples *samples)
+{
+	ticker->samples = samples;
+	ticker->event = evtimer_new(base, on_tick, ticker);
+	if (!ticker->event)
+		bench_fail("timer", "out of memory");
+	ticker_arm(ticker);
+}
+
+void bench_ticker_stop(struct bench_ticker *ticker)
+{
+	event_free(ticker->event);
 }
 
 static int compare(const void *a, const void *b)

@@ -41,6 +41,18 @@ void bench_sample(struct bench_samples *samples, double value);
 /* What took since begin, in us. */
 void bench_sample_since(struct bench_samples *samples, uint64_t begin_ns);
 
+/* A timer of 2 ms on somebody's base: how late is it each time? Embedded, and not moved
+ * between start and stop. */
+struct bench_ticker {
+	struct event *event;
+	uint64_t due;
+	struct bench_samples *samples;
+};
+
+void bench_ticker_start(struct bench_ticker *ticker, struct event_base *base,
+			struct bench_samples *samples);
+void bench_ticker_stop(struct bench_ticker *ticker);
+
 struct bench_row {
 	const char *bench, *where, *subject, *metric, *unit;
 	bool more_is_better;
@@ -97,8 +109,6 @@ double bench_server_ask(struct bench_server *server, const char *const *argv);
 void bench_server_close(struct bench_server *server);
 
 /* ---- the runner that is measured */
-
-struct event_base;
 
 struct bench_runner {
 	struct event_base *base;

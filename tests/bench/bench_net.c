@@ -25,7 +25,7 @@
 
 #include "bench.h"
 
-enum { PIECE = 256 * 1024, TUNNELS = 500, TICK_US = 2000 };
+enum { PIECE = 256 * 1024, TUNNELS = 500 };
 
 /* ---- sockets */
 
@@ -422,31 +422,6 @@ static uint64_t own_memory(void)
 	return bench_proc_kb("/proc/self/smaps_rollup", names);
 }
 
-struct ticker {
-	struct event *event;
-	uint64_t due;
-	struct bench_samples *samples;
-};
-
-static void arm(struct ticker *ticker)
-{
-	const struct timeval period = { .tv_usec = TICK_US };
-
-	event_base_update_cache_time(event_get_base(ticker->event));
-	ticker->due = bench_now_ns() + TICK_US * 1000U;
-	event_add(ticker->event, &period);
-}
-
-static void on_tick(evutil_socket_t fd, short what, void *userdata)
-{
-	struct ticker *ticker = userdata;
-
-	(void)fd;
-	(void)what;
-	bench_sample_since(ticker->samples, ticker->due);
-	arm(ticker);
-}
-
 static void on_told(evutil_socket_t fd, short what, void *userdata)
 {
 	char c;
@@ -478,7 +453,7 @@ static int crowd_open(struct proxy *proxy, int port, bool busy)
 static void bench_crowd(struct proxy *proxy, const struct receiver *receiver, unsigned int ms)
 {
 	struct bench_samples memory = { 0 }, stuck = { 0 }, lateness = { 0 };
-	struct ticker ticker = { .samples = &lateness };
+	struct bench_ticker ticker;
 	int deaf_port, deaf = listen_somewhere(&deaf_port), pid;
 	uint64_t before = own_memory();
 
@@ -495,10 +470,9 @@ static void bench_crowd(struct proxy *proxy, const struct receiver *receiver, un
 	turn_for(proxy->base, 200);
 	pid = crowd_open(proxy, receiver->port, true);
 	turn_for(proxy->base, 100);
-	ticker.event = evtimer_new(proxy->base, on_tick, &ticker);
-	arm(&ticker);
+	bench_ticker_start(&ticker, proxy->base, &lateness);
 	turn_for(proxy->base, ms);
-	event_free(ticker.event);
+	bench_ticker_stop(&ticker);
 	end(pid);
 	turn_for(proxy->base, 200);
 	bench_print(&(struct bench_row){ .bench = "net",

@@ -15,8 +15,6 @@
 
 #include "bench.h"
 
-enum { PERIOD_US = 2000 };
-
 /* ---- the timer */
 
 /* Else libevent reads a clock that moves every few milliseconds only. */
@@ -33,47 +31,17 @@ static struct event_base *precise_base(void)
 	return base;
 }
 
-struct ticker {
-	struct event *event;
-	uint64_t due;
-	unsigned int ticks;
-	struct bench_samples *samples;
-};
-
-static void arm(struct ticker *ticker)
-{
-	const struct timeval period = { .tv_usec = PERIOD_US };
-
-	/* What it counts from: else the beginning of the loop's turn. */
-	event_base_update_cache_time(event_get_base(ticker->event));
-	ticker->due = bench_now_ns() + PERIOD_US * 1000U;
-	event_add(ticker->event, &period);
-}
-
-static void on_tick(evutil_socket_t fd, short what, void *userdata)
-{
-	struct ticker *ticker = userdata;
-
-	(void)fd;
-	(void)what;
-	bench_sample_since(ticker->samples, ticker->due);
-	ticker->ticks++;
-	arm(ticker);
-}
-
 static void tick(struct event_base *base, unsigned int ticks, struct bench_samples *samples)
 {
-	struct ticker ticker = { .samples = samples };
+	size_t until = samples->count + ticks;
+	struct bench_ticker ticker;
 
-	ticker.event = evtimer_new(base, on_tick, &ticker);
-	if (!ticker.event)
-		bench_fail("timer", "out of memory");
-	arm(&ticker);
-	while (ticker.ticks < ticks) {
+	bench_ticker_start(&ticker, base, samples);
+	while (samples->count < until) {
 		if (event_base_loop(base, EVLOOP_ONCE) != 0)
 			bench_fail("event_base_loop", "nothing to wait for");
 	}
-	event_free(ticker.event);
+	bench_ticker_stop(&ticker);
 }
 
 /* ---- what goes on meanwhile */
