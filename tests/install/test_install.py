@@ -156,6 +156,7 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
     tests = good(
         "the Python package's tests pass",
         [sys.executable, "-B", "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider",
+         "--basetemp", os.path.join(scratch, "pytest"),
          os.path.join(tap.ROOT, "examples", "python")],
         env={**library_path, "PYTHONPATH": os.path.join(tap.ROOT, "examples", "python"),
              "PYTHONDONTWRITEBYTECODE": "1"},
