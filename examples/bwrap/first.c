@@ -64,7 +64,7 @@ static char **strings(char **at, const char *end, uint32_t count)
 	return list;
 }
 
-static int limit(int resource, uint64_t value)
+static int limit(__rlimit_resource_t resource, uint64_t value)
 {
 	const struct rlimit limits = { .rlim_cur = value, .rlim_max = value };
 
