@@ -90,6 +90,12 @@ static void start_in(struct t_run *run, struct place *place, const char *id, con
 	ck_assert_int_eq(t_run_start(run, command, timeout_ms), 0);
 }
 
+static void wait_started(struct t_run *run)
+{
+	ck_assert_msg(t_world_loop(run->world, t_slack(20000), &run->started), "%s",
+		      t_run_story(run));
+}
+
 static void end_of(struct t_run *run)
 {
 	agentd_context *ctx = run->ctx;
@@ -457,8 +463,7 @@ START_TEST(capacity)
 	struct t_run a, b;
 
 	start_in(&a, &place, A, "echo begun; sleep 1", 20000);
-	while (!a.started)
-		t_world_loop(place.world, 10, &a.started);
+	wait_started(&a);
 	start_in(&b, &place, B, "echo elsewhere", 20000);
 	t_run_wait(&b);
 	expect_session(&b, false);
@@ -481,12 +486,13 @@ END_TEST
 
 START_TEST(acquire_timeout)
 {
-	struct place place = open_place(", \"acquire_timeout_ms\": 200, \"fallback\": false");
+	/* Long enough for the session's own start on a busy machine. */
+	struct place place = open_place(", \"acquire_timeout_ms\": 3000, \"fallback\": false");
 	struct t_run a, b;
+	char *done;
 
-	start_in(&a, &place, A, "sleep 1", 20000);
-	while (!a.started)
-		t_world_loop(place.world, 10, &a.started);
+	start_in(&a, &place, A, "until [ -e done ]; do sleep 0.05; done", 60000);
+	wait_started(&a);
 	start_in(&b, &place, A, "echo never", 20000);
 	t_run_wait(&b);
 	t_expect_status(&b, AGENTD_STATUS_DENIED);
@@ -495,6 +501,9 @@ START_TEST(acquire_timeout)
 		strstr(agentd_error_message(agentd_result_error(b.result)), "acquire_timeout_ms"));
 	ck_assert_uint_eq(b.out_len[AGENTD_STDOUT], 0);
 	end_of(&b);
+	done = t_format("%s/%s/volume/done", place.root, A);
+	t_write_file(done, "");
+	free(done);
 	t_run_wait(&a);
 	t_expect_status(&a, AGENTD_STATUS_OK);
 	end_of(&a);
@@ -615,8 +624,7 @@ START_TEST(idle_is_stopped_busy_is_not)
 	struct t_run run;
 
 	start_in(&run, &place, A, "sleep 2; echo end", 20000);
-	while (!run.started)
-		t_world_loop(place.world, 10, &run.started);
+	wait_started(&run);
 	t_world_loop(place.world, 1300, NULL);
 	age(&place, A, 100000);
 	ck_assert_ptr_null(maintain(&place));
