@@ -76,8 +76,6 @@ static const char *check_setup(const struct ad_guest_order *order)
 
 static const char *check_ping(const struct ad_guest_order *order, enum ad_guest_role from)
 {
-	if (!order->setup)
-		return "before SETUP";
 	return order->pings[from].open ? "before PONG of the last" : NULL;
 }
 
@@ -204,7 +202,8 @@ const char *ad_guest_order_check(struct ad_guest_order *order, const struct ad_g
 		return order->hello ? "said before" : NULL;
 	if (!order->hello)
 		return "before HELLO";
-	if (from == AD_GUEST_HOST && msg->type != AD_GUEST_SETUP && !order->setup)
+	if (from == AD_GUEST_HOST && msg->type != AD_GUEST_SETUP && msg->type != AD_GUEST_PING &&
+	    !order->setup)
 		return "before SETUP";
 	switch (msg->type) {
 	case AD_GUEST_SETUP:
