@@ -288,12 +288,17 @@ static uint8_t *put_fixed(uint8_t *at, const struct ad_guest_msg *msg)
 	return at;
 }
 
+static bool put_volume(struct ad_buf *out, const char *volume)
+{
+	return ad_buf_append(out, volume ? volume : "", volume ? strlen(volume) + 1 : 1);
+}
+
 /* What follows them. */
 static bool put_rest(struct ad_buf *out, const struct ad_guest_msg *msg, size_t most)
 {
 	switch (msg->type) {
 	case AD_GUEST_SETUP:
-		return ad_buf_append(out, msg->u.setup.volume, strlen(msg->u.setup.volume) + 1);
+		return put_volume(out, msg->u.setup.volume);
 	case AD_GUEST_RUN:
 		return ad_buf_append(out, msg->u.run.workdir, strlen(msg->u.run.workdir) + 1) &&
 		       put_strings(out, msg->u.run.argv, most) &&

@@ -76,6 +76,8 @@ static const char *check_setup(const struct ad_guest_order *order)
 
 static const char *check_ping(const struct ad_guest_order *order, enum ad_guest_role from)
 {
+	if (from == AD_GUEST_AGENT && !order->setup)
+		return "before SETUP";
 	return order->pings[from].open ? "before PONG of the last" : NULL;
 }
 
