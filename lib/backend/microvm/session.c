@@ -19,7 +19,8 @@
 #define DISK "disk.ext4"
 #define DISK_NEW ".disk.new"
 #define VOLUME_BYTES (UINT64_C(1) << 30)
-/* What scripts/build-image makes its empty file system to grow to. */
+/* As scripts/build-image makes its empty file system, and what that can grow to. */
+#define VOLUME_LEAST (UINT64_C(64) << 20)
 #define VOLUME_MOST (UINT64_C(64) << 30)
 #define VOLUME_BLOCK UINT64_C(4096)
 
@@ -53,7 +54,7 @@ static int read_option(const char *key, const struct json_object *value, const c
 	} numbers[] = {
 		{ "memory_bytes", &session->memory_bytes, AD_MICROVM_MEMORY_LEAST,
 		  session->vm->memory_most },
-		{ "volume_bytes", &session->volume.bytes, VOLUME_BLOCK, VOLUME_MOST },
+		{ "volume_bytes", &session->volume.bytes, VOLUME_LEAST, VOLUME_MOST },
 	};
 
 	for (size_t i = 0; i < AD_COUNT(numbers); i++) {
@@ -65,7 +66,7 @@ static int read_option(const char *key, const struct json_object *value, const c
 		if (r == 0 &&
 		    (*numbers[i].to < numbers[i].least || *numbers[i].to > numbers[i].most))
 			r = ad_fail(reterr, AGENTD_ERR_INVALID, pointer,
-				    "must be from %llu to %llu here",
+				    "vm.%s must be from %llu to %llu here", key,
 				    (unsigned long long)numbers[i].least,
 				    (unsigned long long)numbers[i].most);
 		return r;
