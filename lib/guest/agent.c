@@ -146,6 +146,10 @@ static void message(const struct ad_guest_msg *msg, void *userdata)
 	case AD_GUEST_SETUP:
 		set_up(msg);
 		break;
+	case AD_GUEST_WARM:
+		if (!agent.fault.error)
+			boot_warm();
+		break;
 	case AD_GUEST_STOP:
 		stop_machine(msg->u.stop.grace_ms);
 	case AD_GUEST_RUN:

@@ -30,6 +30,8 @@ int boot_port(void);
 bool boot_root(struct fault *fault);
 bool boot_seed(const uint8_t seed[static AD_GUEST_SEED_SIZE], uint64_t realtime_ns,
 	       struct fault *fault);
+/* Run a shell once: what clones of this machine need is in their memory then. */
+void boot_warm(void);
 /* The disk "vol", as large as it is now, at this directory. */
 bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault);
 /* The directory and those above; the last becomes the user's, if it is made. Negative

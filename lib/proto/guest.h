@@ -41,6 +41,7 @@ enum ad_guest_type {
 	AD_GUEST_PUT = 5,  /* begins a task: files into the guest, AD_GUEST_FILES_IN */
 	AD_GUEST_GET = 6,  /* begins a task: what changed since, AD_GUEST_FILES_OUT */
 	AD_GUEST_STOP = 7, /* end all processes, unmount the volume and power off */
+	AD_GUEST_WARM = 8, /* before SETUP: have in memory what commands will need */
 	/* both */
 	AD_GUEST_DATA = 32,
 	AD_GUEST_END = 33,    /* of a stream */

@@ -34,6 +34,7 @@ static const struct ad_guest_kind kinds[] = {
 	[AD_GUEST_PUT] = { "PUT", HOST_SENDS, true, AND_PATH(8 + 4 + 4) },
 	[AD_GUEST_GET] = { "GET", HOST_SENDS, true, AND_PATH(8) },
 	[AD_GUEST_STOP] = { "STOP", HOST_SENDS, EXACTLY(4) },
+	[AD_GUEST_WARM] = { "WARM", HOST_SENDS, EXACTLY(0) },
 	[AD_GUEST_DATA] = { "DATA", BOTH_SEND, true, true, 1, AD_GUEST_DATA_MAX },
 	[AD_GUEST_END] = { "END", BOTH_SEND, true, true, EXACTLY(0) },
 	[AD_GUEST_CREDIT] = { "CREDIT", BOTH_SEND, true, true, EXACTLY(4) },
@@ -281,6 +282,7 @@ static uint8_t *put_fixed(uint8_t *at, const struct ad_guest_msg *msg)
 	case AD_GUEST_LOG:
 		return put(at, (uint32_t)msg->u.log.level, 1);
 	case AD_GUEST_KILL:
+	case AD_GUEST_WARM:
 	case AD_GUEST_DATA:
 	case AD_GUEST_END:
 		break;
@@ -470,6 +472,7 @@ const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_head
 		ret->u.stop.grace_ms = get_u32(&in);
 		break;
 	case AD_GUEST_KILL:
+	case AD_GUEST_WARM:
 		break;
 	}
 	if (in.bad)

@@ -892,6 +892,85 @@ START_TEST(damaged_disk)
 }
 END_TEST
 
+/* A monitor that this shell script stands before. */
+static struct place open_place_behind(const char *script, char **ret_monitor)
+{
+	struct place place = { .world = t_world_new_bare(
+				       &(struct t_world_opts){ .backend = "microvm" }) };
+	char *dir = t_format("%s/%s", place.world->dir, place.world->tag);
+	char *text = t_format("#!/bin/sh\n%s\nexec %s \"$@\"\n", script, place.world->monitor);
+
+	/* Its name and its place are told to the helper; the real one keeps its own. */
+	ck_assert_int_eq(mkdir(dir, 0755), 0);
+	*ret_monitor = t_format("%s/monitor", dir);
+	t_write_file(*ret_monitor, text);
+	ck_assert_int_eq(chmod(*ret_monitor, 0755), 0);
+	place.world->opts.microvm_image = t_image_dir();
+	place.world->opts.microvm_monitor = *ret_monitor;
+	t_world_start(place.world);
+	place.root = t_format("%s/volumes", place.world->dir);
+	place.dest = t_format("%s/backups", place.world->dir);
+	place.pool = add_pool(place.world, place.root, ", \"fallback\": false");
+	free(text);
+	free(dir);
+	return place;
+}
+
+static void expect_vm(struct place *place, const char *id, bool cloned)
+{
+	struct t_run run;
+
+	run_in(&run, place, id, "echo $((6 * 7))");
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	t_expect_out(&run, AGENTD_STDOUT, "42\n");
+	expect_session(&run, true);
+	ck_assert_msg(!strstr(t_run_layer(&run, "vm", NULL), "cloned") == !cloned, "%s",
+		      t_run_story(&run));
+	end_of(&run);
+}
+
+/* Then it boots, as it would without: this session and the next. */
+START_TEST(clone_fails)
+{
+	char *monitor;
+	struct place place = open_place_behind("for arg; do [ \"$arg\" != -incoming ] || exit 3; "
+					       "done",
+					       &monitor);
+
+	expect_vm(&place, A, false);
+	expect_vm(&place, B, false);
+	free(monitor);
+	close_place(&place);
+	place = open_place_behind(":", &monitor);
+	expect_vm(&place, A, true);
+	free(monitor);
+	close_place(&place);
+}
+END_TEST
+
+/* What does not boot at all says so, and leaves the next one its chance. */
+START_TEST(template_fails)
+{
+	char *monitor, *mark;
+	struct place place = open_place_behind("[ -e \"${0%/*}/mark\" ] || { echo broken >&2; "
+					       "exit 3; }",
+					       &monitor);
+	struct t_run run;
+
+	run_in(&run, &place, A, "echo no");
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)), "broken"), "%s",
+		      t_run_story(&run));
+	end_of(&run);
+	mark = t_format("%s/%s/mark", place.world->dir, place.world->tag);
+	t_write_file(mark, "");
+	expect_vm(&place, A, true);
+	free(mark);
+	free(monitor);
+	close_place(&place);
+}
+END_TEST
+
 /* A disk grows, and does not shrink; what is asked for and cannot be is refused. */
 START_TEST(disk_sizes)
 {
@@ -1085,6 +1164,8 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, template_cannot_be_written);
 		tcase_add_test(sessions, damaged_disk);
 		tcase_add_test(sessions, disk_sizes);
+		tcase_add_test(sessions, clone_fails);
+		tcase_add_test(sessions, template_fails);
 		tcase_add_test(killed, monitor_is_killed);
 	}
 	if (in_sandbox()) {

@@ -134,6 +134,7 @@ static const struct step steps[] = {
 	{ AGENT,
 	  { AD_GUEST_HELLO,
 	    .u.hello = { AD_GUEST_VERSION, 0x1122334455667788u, 256ull << 20, "6.1.0-\u00e4" } } },
+	{ HOST, { .type = AD_GUEST_WARM } },
 	{ HOST,
 	  { AD_GUEST_SETUP,
 	    .u.setup = { { 1, 2, 3, [31] = 32 }, 0xfedcba9876543210u, "/vol/\xff", 1000, 1001 } } },
@@ -280,6 +281,7 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 		ck_assert_uint_eq(got->u.stop.grace_ms, sent->u.stop.grace_ms);
 		break;
 	case AD_GUEST_KILL:
+	case AD_GUEST_WARM:
 		break;
 	}
 }
@@ -477,6 +479,10 @@ static const struct arrival arrivals[] = {
 	{ AGENT, GREETED, { .type = AD_GUEST_SETUP }, NULL },
 	{ AGENT, GREETED, { .type = AD_GUEST_STOP }, "before SETUP" },
 	{ AGENT, GREETED, { .type = AD_GUEST_PING }, "" },
+	{ AGENT, GREETED, { .type = AD_GUEST_WARM }, NULL },
+	{ AGENT, NEW, { .type = AD_GUEST_WARM }, "before HELLO" },
+	{ AGENT, SET_UP, { .type = AD_GUEST_WARM }, "after SETUP" },
+	{ HOST, GREETED, { .type = AD_GUEST_WARM }, "goes the other way" },
 	{ AGENT,
 	  GREETED,
 	  { AD_GUEST_RUN, 1, .u.run = { .workdir = "/", .argv = argv, .env = env } },

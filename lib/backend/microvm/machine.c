@@ -35,7 +35,8 @@ static const uint64_t timing_ns = 20 * MICROVM_MS;
 
 /* A clone runs after 0.1 s. */
 static const uint64_t restore_ns = 10000 * MICROVM_MS;
-static const uint64_t save_ns = 10000 * MICROVM_MS;
+/* For the agent to settle: what it runs to that end takes it 5 s at most. */
+static const uint64_t save_ns = 20000 * MICROVM_MS;
 /* Beside the grace of a stop: for the kernel to write what it has. */
 static const uint64_t unmount_ns = 3000 * MICROVM_MS;
 
@@ -195,7 +196,7 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 		break;
 	case SETTLING:
 	case SAVING:
-		fail_text(machine, AGENTD_ERR_TIMEOUT, "no snapshot could be taken within 10 s");
+		fail_text(machine, AGENTD_ERR_TIMEOUT, "no snapshot could be taken within 20 s");
 		break;
 	case READY:
 		/* It was asked to stop. */
@@ -339,11 +340,23 @@ static void send_setup(struct machine *machine)
 /* The agent answers when it has nothing more to do until it is told. */
 static void settle(struct machine *machine)
 {
-	const struct ad_guest_msg ping = { .type = AD_GUEST_PING };
+	const struct ad_guest_msg warm = { .type = AD_GUEST_WARM },
+				  ping = { .type = AD_GUEST_PING };
 
 	machine->state = SETTLING;
-	if (!ad_guest_link_send(machine->link, &ping) ||
+	if (!ad_guest_link_send(machine->link, &warm) ||
+	    !ad_guest_link_send(machine->link, &ping) ||
 	    ad_timer_start(&machine->timer, save_ns) < 0)
+		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+}
+
+/* Under emulation the first message takes a clone long: it is not to be the one that has the
+ * time in it. And one that does not answer is none. */
+static void wake(struct machine *machine)
+{
+	const struct ad_guest_msg ping = { .type = AD_GUEST_PING };
+
+	if (!ad_guest_link_send(machine->link, &ping))
 		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
 }
 
@@ -374,6 +387,8 @@ static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 	snprintf(machine->facts.kernel, sizeof(machine->facts.kernel), "%s", msg->u.hello.kernel);
 	if (machine->use == ENGINE_TEMPLATE)
 		settle(machine);
+	else if (machine->template)
+		wake(machine);
 	else
 		send_setup(machine);
 }
@@ -410,6 +425,8 @@ static void on_message(const struct ad_guest_msg *msg, void *userdata)
 		on_set_up(machine, msg);
 	else if (msg->type == AD_GUEST_PONG && machine->state == SETTLING)
 		save(machine);
+	else if (msg->type == AD_GUEST_PONG && machine->state == RESTORING)
+		send_setup(machine);
 	else
 		machine->events->message(machine, msg, machine->userdata);
 }

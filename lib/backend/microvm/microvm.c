@@ -136,6 +136,7 @@ static int init(struct microvm *vm, const struct ad_microvm_opts *opts)
 	vm->image_dir = opts->image ? strdup(opts->image) : image_default_dir();
 	vm->monitor = strdup(opts->monitor ? opts->monitor : MONITOR);
 	vm->guest = strdup(opts->guest);
+	vm->template_always = opts->snapshots;
 	vm->memory_bytes = opts->memory_bytes;
 	vm->memory_most = most_memory();
 	vm->workdir_bytes = opts->workdir_bytes;
