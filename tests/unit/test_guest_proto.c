@@ -320,7 +320,7 @@ START_TEST(messages_round_trip)
 		ck_assert_msg(!ad_guest_kind(i) || seen[i], "type %u was not tried", i);
 		types += ad_guest_kind(i) != NULL;
 	}
-	ck_assert_uint_eq(types, 21);
+	ck_assert_uint_eq(types, 22);
 	ck_assert_ptr_null(ad_guest_kind(AD_GUEST_LOG + 1));
 	ck_assert_ptr_null(ad_guest_kind(UINT32_MAX));
 }
