@@ -62,6 +62,6 @@ build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-d
 test_packages="bubblewrap g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps strace util-linux
 	curl openssl python3-cffi python3-pycparser python3-pytest python3-venv"
 machine_packages="qemu-system-x86"
-image_packages="apt binutils dpkg erofs-utils lz4 mmdebstrap python3 util-linux"
+image_packages="apt binutils dpkg e2fsprogs erofs-utils lz4 mmdebstrap python3 util-linux"
 tool_commands="git:git make:make gcc:gcc node:nodejs npm:npm cargo:cargo rustc:rustc sqlite3:sqlite3 tar:tar
 	gzip:gzip xz:xz-utils perl:perl awk:mawk sed:sed find:findutils xargs:findutils"

@@ -18,7 +18,12 @@ struct agentd_backend_ops; /* agentd/backend.h */
 typedef void (*agentd_runner_fn)(agentd_runner *runner, void *userdata);
 
 enum {
-	AGENTD_RUNNER_NO_STDERR_LOG = 1 /**< do not repeat stderr as a log record */
+	AGENTD_RUNNER_NO_STDERR_LOG = 1, /**< do not repeat stderr as a log record */
+	/** The backend "microvm": also commands without a session get a clone of a machine
+	 *  that was booted once. The first one takes as long as a boot, the others about a
+	 *  tenth of a second; what a machine touches until it has booted (about 100 MiB)
+	 *  stays in memory. */
+	AGENTD_RUNNER_SNAPSHOTS = 2
 };
 
 /** How to make a runner. Zero means "default" in every member. */

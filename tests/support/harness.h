@@ -40,6 +40,7 @@ bool t_is_small(void);
 bool t_on_valgrind(void);
 /* Is there what virtual machines need? If not, that is skipped (t_skip). */
 bool t_can_host_machines(void);
+const char *t_image_dir(void); /* of the real machines */
 
 /* ---- the process and the machine */
 

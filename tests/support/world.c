@@ -210,7 +210,7 @@ void t_world_note_helpers(struct t_world *world)
 }
 
 /* Also for a user who is not root and has none of their own. */
-static const char *image_dir(void)
+const char *t_image_dir(void)
 {
 	const char *given = getenv("AGENTD_TEST_IMAGE");
 
@@ -219,7 +219,7 @@ static const char *image_dir(void)
 
 bool t_can_host_machines(void)
 {
-	char *image = t_format("%s/image.json", image_dir());
+	char *image = t_format("%s/image.json", t_image_dir());
 	bool can = true;
 
 	if (access(MONITOR, X_OK) < 0) {
@@ -325,7 +325,10 @@ void t_world_start(struct t_world *world)
 {
 	struct agentd_runner_opts opts = {
 		.size = sizeof(opts),
-		.flags = world->opts.runner_flags,
+		.flags = world->opts.runner_flags |
+			 (in_machines(world) && !world->opts.microvm_image ?
+				  AGENTD_RUNNER_SNAPSHOTS :
+				  0),
 		.log = world->opts.no_log ? NULL :
 		       world->opts.log    ? world->opts.log :
 					    world_log,
@@ -338,7 +341,7 @@ void t_world_start(struct t_world *world)
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
 		.microvm_image = world->opts.microvm_image ? world->opts.microvm_image :
-				 in_machines(world)        ? image_dir() :
+				 in_machines(world)        ? t_image_dir() :
 							     "/nowhere",
 		.microvm_guest = world->opts.microvm_guest ? world->opts.microvm_guest :
 							     getenv("AGENTD_TEST_GUEST"),
