@@ -83,14 +83,15 @@ def parse(include):
     return tree.ext[STANDARD.count("\n") :]
 
 
-def _text(node):
+def text_of(node):
+    """A declaration on one line."""
     return re.sub(r"\s+", " ", c_generator.CGenerator().visit(node)).strip()
 
 
 def prototypes(include):
     """[(name, prototype with the names of its parameters)] of all declarations."""
     return [
-        (d.name, _text(d))
+        (d.name, text_of(d))
         for d in parse(include)
         if isinstance(d, c_ast.Decl) and isinstance(d.type, c_ast.FuncDecl)
     ]
@@ -120,15 +121,15 @@ def describe(include, map_path=None):
         _DropNames().visit(decl)
         kind = decl.type
         if isinstance(decl, c_ast.Typedef):
-            lines.append(f"type {_text(decl).removeprefix('typedef ')}")
+            lines.append(f"type {text_of(decl).removeprefix('typedef ')}")
         elif isinstance(kind, c_ast.FuncDecl):
-            lines.append(f"function {_text(decl)}")
+            lines.append(f"function {text_of(decl)}")
         elif isinstance(kind, c_ast.Enum):
             for value in kind.values.enumerators:
                 probes.append(f'printf("constant {value.name} = %lld\\n", (long long){value.name});')
         elif isinstance(kind, c_ast.Struct) and kind.decls:
             for member in kind.decls:
-                text = _text(member).replace("\\", "\\\\").replace('"', '\\"')
+                text = text_of(member).replace("\\", "\\\\").replace('"', '\\"')
                 probes.append(
                     f'printf("member {kind.name}.{member.name} at %zu: {text}\\n", '
                     f"offsetof(struct {kind.name}, {member.name}));"
@@ -137,7 +138,7 @@ def describe(include, map_path=None):
             if kind.name not in defined:
                 lines.append(f"opaque struct {kind.name}")
         else:
-            raise RuntimeError(f"declaration of a kind the baseline does not know: {_text(decl)}")
+            raise RuntimeError(f"declaration of a kind the baseline does not know: {text_of(decl)}")
     macros = cc(["-E", "-dM", "-x", "c", "-I", include, "-"], umbrella(include))
     for name, value in re.findall(r"^#define (AGENTD_\w+) (.+)$", macros, re.M):
         # The version changes with every release, the rest are attributes.
