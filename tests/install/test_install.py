@@ -6,6 +6,7 @@ Arguments: meson, the build directory, its prefix and libdir.
 
 import importlib.util
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -17,6 +18,8 @@ if importlib.util.find_spec("pytest") is None:
     tap.skip("python3-pytest is not installed")
 SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
 
+with open(os.path.join(tap.ROOT, "lib", "agentd.map"), encoding="utf-8") as symbols:
+    MAP = symbols.read()
 EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-backup", "libexec/agentd/agentd-guest",
               "libexec/agentd/agentd-helper"]
 EXPECTED = sorted(
@@ -33,8 +36,10 @@ EXPECTED = sorted(
     + [
         f"share/man/man{name[-1]}/{name}"
         for name in os.listdir(os.path.join(tap.ROOT, "man"))
-        if name[-1].isdigit()
+        if name[-1].isdigit() and name[-1] != "3"
     ]
+    # A page or a link for each function.
+    + [f"share/man/man3/{name}.3" for name in re.findall(r"^\s+(agentd_\w+);$", MAP, re.M)]
 )
 CONSUMERS = [("C99", ["cc", "-std=c99", "-x", "c"]), ("C++17", ["c++", "-std=c++17", "-x", "c++"])]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
