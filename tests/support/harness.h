@@ -111,6 +111,7 @@ struct t_world_opts {
 	int32_t log_level;   /* 0: debug */
 	const char *backend; /* NULL: host; "": none named */
 	bool login_shell;    /* bash -lc, the default of the library; else sh -c */
+	bool paths;          /* the policy names the system's programs and home, for a sandbox */
 	bool no_log;         /* no log callback */
 	agentd_log_fn log;
 	void *log_userdata;
