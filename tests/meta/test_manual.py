@@ -139,10 +139,12 @@ tap.check_empty(
 macros = {f"AGENTD_VERSION_{part}" for part in ("MAJOR", "MINOR", "PATCH")}
 handles = {n for text in declared.values() for n in re.findall(r"\bagentd_\w+", text)}
 titles = {f"{name} {page.file[-1]}" for page in pages for name in page.names}
-names = exported | handles | {*structs, *callbacks} | {page.names[0] for page in pages}
+# What a module of agentd-conformance(1) has.
+modules = {"agentd_conformance_add_backend"}
+names = exported | handles | modules | {*structs, *callbacks} | {page.names[0] for page in pages}
 wrong = []
 for page in pages:
-    text = re.sub(r"^\.(?:Dt|Ev|It Ev) .*$", "", page.text, flags=re.M)
+    text = re.sub(r"^\.(?:Dt|Ev|It Ev|Bl) .*$", "", page.text, flags=re.M)
     wrong += [
         f"{page.file}: there is no {name}({section})"
         for name, section in re.findall(r"^\.(?:It )?Xr (agentd[\w-]*) (\d)", text, re.M)

@@ -43,16 +43,22 @@ struct template *template_ref(struct template *template)
 	return template;
 }
 
+/* Nobody will go on from it. */
+static void drop_memory(struct template *template)
+{
+	if (template->memory >= 0)
+		close(ad_steal_fd(&template->memory));
+	if (template->state_fd >= 0)
+		close(ad_steal_fd(&template->state_fd));
+}
+
 void template_unref(struct template *template)
 {
 	if (!template || --template->refs > 0)
 		return;
 	machine_free(template->machine);
 	image_close(&template->image);
-	if (template->memory >= 0)
-		close(template->memory);
-	if (template->state_fd >= 0)
-		close(template->state_fd);
+	drop_memory(template);
 	ad_buf_free(&template->hello);
 	agentd_error_unref(template->err);
 	free(template);
@@ -84,11 +90,9 @@ static void known_already(struct ad_defer *defer, void *userdata)
 
 static void tell_all(struct template *template)
 {
-	template_ref(template);
 	while (!ad_list_empty(&template->watches))
 		tell(AD_CONTAINER_OF(template->watches.next, struct template_watch, link),
 		     template);
-	template_unref(template);
 }
 
 void template_unwatch(struct template_watch *watch)
@@ -144,16 +148,16 @@ static void machine_died(struct machine *machine, agentd_error *err, void *userd
 		template->state = TEMPLATE_READY;
 	else
 		template->state = booted ? TEMPLATE_BROKEN : TEMPLATE_FAILED;
+	if (template->state != TEMPLATE_READY)
+		drop_memory(template);
 	/* What does not boot would not boot without a template. */
 	if (template->state == TEMPLATE_FAILED)
 		template->err = AD_STEAL(err);
 	agentd_error_unref(err);
+	/* Whoever is told may ask for others, and this one may have to go for them. */
 	template_ref(template);
 	tell_all(template);
 	machine_free(AD_STEAL(template->machine));
-	/* The next one tries again. */
-	if (template->state == TEMPLATE_FAILED)
-		forget(template);
 	template_unref(template);
 }
 
@@ -204,28 +208,31 @@ static struct template *find(const struct microvm *vm, const struct image *image
 	for (struct ad_list *node = vm->templates.next; node != &vm->templates; node = node->next) {
 		struct template *template = AD_CONTAINER_OF(node, struct template, link);
 
-		if (template->memory_bytes == memory_bytes && image_same(&template->image, image))
+		/* One that failed is tried again, as another. */
+		if (template->state != TEMPLATE_FAILED && template->memory_bytes == memory_bytes &&
+		    image_same(&template->image, image))
 			return template;
 	}
 	return NULL;
 }
 
-/* The oldest goes; who uses it has it still. */
+/* The oldest goes, and who failed; who uses it has it still. */
 static void make_room(struct microvm *vm)
 {
 	size_t count = 0;
 
 	for (struct ad_list *node = vm->templates.next; node != &vm->templates; node = node->next)
 		count++;
-	for (struct ad_list *node = vm->templates.next, *next;
-	     node != &vm->templates && count >= TEMPLATES_MAX; node = next) {
+	for (struct ad_list *node = vm->templates.next, *next; node != &vm->templates;
+	     node = next) {
 		struct template *template = AD_CONTAINER_OF(node, struct template, link);
 
 		next = node->next;
-		if (template->state == TEMPLATE_BOOTING)
-			continue;
-		forget(template);
-		count--;
+		if (template->state == TEMPLATE_FAILED ||
+		    (template->state != TEMPLATE_BOOTING && count >= TEMPLATES_MAX)) {
+			forget(template);
+			count--;
+		}
 	}
 }
 
@@ -253,6 +260,7 @@ int template_watch(struct microvm *vm, const struct image *image, uint64_t memor
 void template_broken(struct template *template)
 {
 	template->state = TEMPLATE_BROKEN;
+	drop_memory(template);
 }
 
 void template_free_all(struct microvm *vm)
