@@ -158,6 +158,9 @@ AGENTD_API int32_t agentd_spec_protection(const agentd_spec *spec, const char *l
 AGENTD_API int32_t agentd_spec_net(const agentd_spec *spec);
 /** 1 if a policy insists on KVM where a virtual machine is used. */
 AGENTD_API int32_t agentd_spec_require_kvm(const agentd_spec *spec);
+/** 1 if nothing of what a stopped command has changed may reach the working directory; a
+ *  backend that cannot do that refuses. */
+AGENTD_API int32_t agentd_spec_discard_unfinished(const agentd_spec *spec);
 /** Network namespace to join, or -1. The spec owns the descriptor. */
 AGENTD_API int32_t agentd_spec_netns(const agentd_spec *spec);
 /** Sealed memfd with the token, or -1. The spec owns the descriptor. */

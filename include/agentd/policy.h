@@ -88,6 +88,10 @@ AGENTD_API int agentd_policy_protect_name(agentd_policy *policy, const char *rel
 					  agentd_error **reterr);
 /** Refuse a VM that is only emulated. */
 AGENTD_API int agentd_policy_require_kvm(agentd_policy *policy, agentd_error **reterr);
+/** A command that was stopped (timeout, cancellation, a limit, SIGTERM) leaves the working
+ *  directory as it was. Only a backend that works on a copy of it can do that
+ *  ("microvm"); others refuse. */
+AGENTD_API int agentd_policy_discard_unfinished(agentd_policy *policy, agentd_error **reterr);
 /** Let variables of the host program's environment through by name; a trailing
  *  "*" matches the rest ("LC_*"). */
 AGENTD_API int agentd_policy_allow_env(agentd_policy *policy, const char *name_pattern,

@@ -53,6 +53,12 @@ int32_t agentd_spec_limit_requested(const agentd_spec *spec, const char *limit)
 	return spec && index >= 0 ? (int32_t)((spec->limits_requested >> index) & 1u) : 0;
 }
 
+int32_t agentd_spec_discard_unfinished(const agentd_spec *spec)
+{
+	return spec && (ad_policy_discard_unfinished(spec->policy[0]) ||
+			ad_policy_discard_unfinished(spec->policy[1]));
+}
+
 int32_t agentd_spec_require_kvm(const agentd_spec *spec)
 {
 	return spec &&

@@ -344,6 +344,16 @@ int agentd_policy_require_kvm(agentd_policy *policy, agentd_error **reterr)
 	return 0;
 }
 
+int agentd_policy_discard_unfinished(agentd_policy *policy, agentd_error **reterr)
+{
+	int r = check_writable(policy, reterr);
+
+	if (r < 0)
+		return r;
+	policy->discard_unfinished = true;
+	return 0;
+}
+
 /* Length of the leading part that variables' names are made of. */
 static size_t env_name_len(const char *name)
 {
@@ -423,6 +433,11 @@ int32_t ad_policy_net(const agentd_policy *policy)
 bool ad_policy_require_kvm(const agentd_policy *policy)
 {
 	return or_defaults(policy)->require_kvm;
+}
+
+bool ad_policy_discard_unfinished(const agentd_policy *policy)
+{
+	return or_defaults(policy)->discard_unfinished;
 }
 
 /* A layer nobody can set is required. */

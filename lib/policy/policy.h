@@ -70,6 +70,7 @@ const struct agentd_limits *ad_policy_limits(const agentd_policy *policy);
 int32_t ad_policy_min_isolation(const agentd_policy *policy);
 int32_t ad_policy_net(const agentd_policy *policy);
 bool ad_policy_require_kvm(const agentd_policy *policy);
+bool ad_policy_discard_unfinished(const agentd_policy *policy);
 int32_t ad_policy_protection(const agentd_policy *policy, const char *layer);
 bool ad_policy_env_any(const agentd_policy *policy); /* whether it lets any name through */
 bool ad_policy_env_allowed(const agentd_policy *policy, const char *name);

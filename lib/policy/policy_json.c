@@ -332,6 +332,12 @@ static int read_protect_names(agentd_policy *policy, const struct json_object *v
 	return ad_json_each_item(value, pointer, read_protected_name, policy, reterr);
 }
 
+static int read_discard_unfinished(agentd_policy *policy, const struct json_object *value,
+				   const char *pointer, agentd_error **reterr)
+{
+	return ad_json_get_bool(value, pointer, &policy->discard_unfinished, reterr);
+}
+
 static int read_require_kvm(agentd_policy *policy, const struct json_object *value,
 			    const char *pointer, agentd_error **reterr)
 {
@@ -350,6 +356,7 @@ int ad_policy_from_json_value(const struct json_object *value, const char *point
 		{ "protections", read_protections },
 		{ "protect_names", read_protect_names },
 		{ "require_kvm", read_require_kvm },
+		{ "discard_unfinished", read_discard_unfinished },
 	};
 	agentd_policy *policy;
 	int r;
@@ -529,6 +536,7 @@ int agentd_policy_to_json(const agentd_policy *policy, char **ret, size_t *ret_l
 	     add_names(object, "env", &policy->env, false) && add_limits(object, policy) &&
 	     add_protections(object, policy) &&
 	     add_names(object, "protect_names", &policy->protect, true) &&
-	     (!policy->require_kvm || ad_json_add_bool(object, "require_kvm", true));
+	     (!policy->require_kvm || ad_json_add_bool(object, "require_kvm", true)) &&
+	     (!policy->discard_unfinished || ad_json_add_bool(object, "discard_unfinished", true));
 	return ad_json_to_text(object, ok, ret, ret_len, reterr);
 }

@@ -41,7 +41,7 @@ struct ad_host_rule {
 struct agentd_policy {
 	ad_refcount refs;
 	atomic_bool frozen;
-	bool require_kvm;
+	bool require_kvm, discard_unfinished;
 	int32_t min_isolation, net;
 	int32_t protection[AD_POLICY_LAYER_COUNT];
 	struct agentd_limits limits;

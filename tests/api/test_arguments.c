@@ -155,6 +155,8 @@ START_TEST(null_policy)
 	POLICY(agentd_policy_protect_name(policy, NULL, &err),
 	       agentd_policy_protect_name(policy, NULL, NULL));
 	POLICY(agentd_policy_require_kvm(NULL, &err), agentd_policy_require_kvm(NULL, NULL));
+	POLICY(agentd_policy_discard_unfinished(NULL, &err),
+	       agentd_policy_discard_unfinished(NULL, NULL));
 	POLICY(agentd_policy_allow_env(NULL, "A", &err), agentd_policy_allow_env(NULL, "A", NULL));
 	POLICY(agentd_policy_allow_env(policy, NULL, &err),
 	       agentd_policy_allow_env(policy, NULL, NULL));
@@ -695,6 +697,7 @@ START_TEST(bad_policy_values)
 	REFUSED(AGENTD_ERR_STATE, NULL, agentd_policy_set_protection(policy, "seccomp", 0, &err));
 	REFUSED(AGENTD_ERR_STATE, NULL, agentd_policy_protect_name(policy, "a", &err));
 	REFUSED(AGENTD_ERR_STATE, NULL, agentd_policy_require_kvm(policy, &err));
+	REFUSED(AGENTD_ERR_STATE, NULL, agentd_policy_discard_unfinished(policy, &err));
 	REFUSED(AGENTD_ERR_STATE, NULL, agentd_policy_allow_env(policy, "A", &err));
 	REFUSED(AGENTD_ERR_STATE, NULL, agentd_policy_set_min_isolation(policy, 0, &err));
 	agentd_policy_unref(policy);

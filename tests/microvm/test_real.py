@@ -305,6 +305,21 @@ def partial_work():
         run.ended("timeout", "timeout", "a command that takes too long",
                   run.exit == 124, run.stdout == "said\n")
         tap.check(place.read("part") == "work\n", "leaves what it has done", run.story())
+    with Place() as place:
+        place.write("part", "given\n", 0o666)
+        file = os.path.join(place.base, "policy.json")
+        with open(file, "w", encoding="utf-8") as out:
+            json.dump({"discard_unfinished": True}, out)
+        run = place.run("echo work > part; echo said; sleep 60", "--timeout-ms", "4000",
+                        "--policy", file)
+        run.ended("timeout", "timeout", "one whose unfinished work is not wanted",
+                  run.exit == 124, run.stdout == "said\n")
+        tap.check(place.read("part") == "given\n" and "discarded" in json.dumps(run.result["receipt"]),
+                  "leaves nothing, and the receipt says so", run.story())
+        run = place.run("echo work > part", "--policy", file)
+        run.ended("ok", "exited", "one that ends by itself", run.exit == 0)
+        tap.check(place.read("part") == "work\n", "leaves what it has done all the same",
+                  run.story())
 
 
 # ---- the machine, from inside

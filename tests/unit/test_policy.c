@@ -231,6 +231,7 @@ START_TEST(test_defaults)
 		ck_assert_int_eq(ad_policy_min_isolation(p), AGENTD_ISOLATION_SANDBOX);
 		ck_assert_int_eq(ad_policy_net(p), AGENTD_NET_NONE);
 		ck_assert(!ad_policy_require_kvm(p));
+		ck_assert(!ad_policy_discard_unfinished(p));
 		ck_assert_int_eq(ad_policy_protection(p, "landlock"), AGENTD_PROTECTION_REQUIRED);
 		ck_assert_int_eq(ad_policy_protection(p, "nonesuch"), AGENTD_PROTECTION_REQUIRED);
 		ck_assert(!ad_policy_env_allowed(p, "PATH"));
@@ -286,6 +287,8 @@ START_TEST(test_setters)
 	ck_assert_str_eq(ad_policy_protected_at(policy, 10), ".envrc");
 	ck_assert_int_eq(agentd_policy_require_kvm(policy, NULL), 0);
 	ck_assert(ad_policy_require_kvm(policy));
+	ck_assert_int_eq(agentd_policy_discard_unfinished(policy, NULL), 0);
+	ck_assert(ad_policy_discard_unfinished(policy));
 	ck_assert_int_eq(agentd_policy_set_limits(policy, &limits, NULL), 0);
 	ck_assert_uint_eq(ad_policy_limits(policy)->pids_max, 7);
 	ck_assert_int_eq(agentd_policy_set_min_isolation(policy, AGENTD_ISOLATION_VM, NULL), 0);
@@ -371,6 +374,7 @@ START_TEST(test_bad_setters)
 	BAD(agentd_policy_protect_name(NULL, "a", &refused), "policy must not be NULL");
 	BAD(agentd_policy_protect_name(policy, NULL, &refused), "relative_path must not be");
 	BAD(agentd_policy_require_kvm(NULL, &refused), "policy must not be NULL");
+	BAD(agentd_policy_discard_unfinished(NULL, &refused), "policy must not be NULL");
 	BAD(agentd_policy_allow_env(NULL, "A", &refused), "policy must not be NULL");
 	BAD(agentd_policy_allow_env(policy, NULL, &refused), "name_pattern must not be NULL");
 	BAD(agentd_policy_set_limits(NULL, &limits, &refused), "policy must not be NULL");
@@ -405,6 +409,7 @@ START_TEST(test_frozen)
 	FROZEN(agentd_policy_set_protection(policy, "netns", 2, &refused));
 	FROZEN(agentd_policy_protect_name(policy, "a", &refused));
 	FROZEN(agentd_policy_require_kvm(policy, &refused));
+	FROZEN(agentd_policy_discard_unfinished(policy, &refused));
 	FROZEN(agentd_policy_allow_env(policy, "A", &refused));
 	FROZEN(agentd_policy_set_limits(policy, &limits, &refused));
 	FROZEN(agentd_policy_set_min_isolation(policy, 0, &refused));
@@ -576,7 +581,7 @@ static const char whole[] =
 	"\"10.0.0.0/8:22\",\"[2001:db8::1]:443\",\"2001:db8::/32\"],\"deny\":[\"bad.example\","
 	"\"::1\"]},\"env\":[\"LC_*\",\"TERM\"],\"limits\":{\"pids_max\":5,\"mem_bytes\":"
 	"\"unlimited\"},\"protections\":{\"landlock\":\"degradable\",\"idmap\":\"off\"},"
-	"\"protect_names\":[\".git/hooks\"],\"require_kvm\":true}";
+	"\"protect_names\":[\".git/hooks\"],\"require_kvm\":true,\"discard_unfinished\":true}";
 
 START_TEST(test_round_trip)
 {
@@ -675,6 +680,7 @@ static const struct {
 	{ "{\"protect_names\":[\"../x\"]}", "/protect_names/0", "\"../x\"" },
 	{ "{\"protect_names\":[null]}", "/protect_names/0", "invalid type: null" },
 	{ "{\"require_kvm\":1}", "/require_kvm", "expected a boolean" },
+	{ "{\"discard_unfinished\":1}", "/discard_unfinished", "expected a boolean" },
 };
 
 START_TEST(test_bad)

@@ -66,6 +66,8 @@ static const char *unsupported(const agentd_spec *spec)
 		return "a root file system";
 	if (agentd_spec_netns(spec) >= 0)
 		return "a network namespace";
+	if (agentd_spec_discard_unfinished(spec))
+		return "discard_unfinished: commands work in the directory itself";
 	if (agentd_spec_credentials_fd(spec) >= 0)
 		return "credentials as a private file";
 	for (size_t i = 0; agentd_spec_mount_at(spec, i, &source, &target, &access) == 0; i++) {

@@ -277,6 +277,10 @@ static int check(const agentd_spec *spec, agentd_error **reterr)
 {
 	int r = microvm_check(spec, reterr);
 
+	if (r == 0 && agentd_spec_discard_unfinished(spec))
+		r = ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
+			    "commands of a session work on its disk itself: what a stopped one has "
+			    "changed cannot be taken back (discard_unfinished)");
 	if (r == 0 && !(agentd_spec_workdir_access(spec) & AGENTD_ACCESS_WRITE))
 		r = ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/workdir",
 			    "the session's files cannot be read-only in a virtual machine: the "

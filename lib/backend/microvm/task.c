@@ -59,6 +59,7 @@ struct vm_task {
 	bool packed, started, exited, closed, killing;
 	bool stdin_closed, stdin_waited;
 	bool paused[2], killed;
+	bool stopped;          /* it was not left to end by itself */
 	struct ad_buf held[2]; /* came while paused, not more than a window */
 	struct ad_defer go_on; /* a stream is no longer paused */
 	uint64_t entries_in, bytes_in;
@@ -212,6 +213,13 @@ static void begin_emptying(struct vm_task *self)
 			     .max_bytes = self->vm->workdir_bytes },
 	};
 
+	if (self->stopped && agentd_spec_discard_unfinished(self->spec)) {
+		agentd_task_protection(self->task, "workdir", AGENTD_LAYER_ENFORCED,
+				       "a copy, whose changes were discarded: the command was "
+				       "stopped");
+		end(self);
+		return;
+	}
 	if (self->session || !(agentd_spec_workdir_access(self->spec) & AGENTD_ACCESS_WRITE)) {
 		end(self);
 		return;
@@ -482,6 +490,7 @@ static void on_limit(struct vm_task *self, const struct ad_guest_msg *msg)
 		[AD_GUEST_LIMIT_IO] = "io_bytes",
 	};
 
+	self->stopped |= msg->u.limit.fatal && !self->exited;
 	agentd_task_limit_hit(self->task, names[msg->u.limit.limit], msg->u.limit.fatal);
 }
 
@@ -638,6 +647,7 @@ int32_t task_kill(void *state)
 	const struct ad_guest_msg kill = { .type = AD_GUEST_KILL, .id = self->run_id };
 
 	self->killed = true;
+	self->stopped |= !self->exited;
 	if (self->phase < STARTING) {
 		fail_text(self, AGENTD_ERR_CANCELED, "cancelled before it started");
 		return 0;
@@ -662,6 +672,8 @@ int32_t task_signal(void *state, int32_t signo)
 
 	if (self->phase != RUNNING || self->exited)
 		return AGENTD_ERR_STATE;
+	/* With that a stop begins, and it may be enough. */
+	self->stopped |= signo == SIGTERM;
 	return machine_send(self->machine, &msg) ? 0 : AGENTD_ERR_STATE;
 }
 

@@ -55,6 +55,10 @@ int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/netns",
 			       "a network of allowed hosts is the sandbox's own: it cannot be a "
 			       "network namespace of the context's");
+	if (agentd_spec_discard_unfinished(spec))
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
+			       "the sandbox backend works in the directory itself: it cannot take "
+			       "back what a stopped command has changed (discard_unfinished)");
 	if (!agentd_spec_workdir(spec))
 		return ad_fail(reterr, AGENTD_ERR_INVALID, "/workdir", "there is no workdir");
 	if (agentd_spec_workdir_access(spec) == 0)
