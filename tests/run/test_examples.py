@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The small examples do what their comments say. EXAMPLE_RUN, EXAMPLE_STREAM,
-EXAMPLE_SESSION, EXAMPLE_SERVER and EXAMPLE_HTTP name the programs."""
+EXAMPLE_SESSION, EXAMPLE_SERVER, EXAMPLE_HTTP and EXAMPLE_GLIB name the programs."""
 
 import http.client
 import os
@@ -50,6 +50,29 @@ class Stream(unittest.TestCase):
         # pipe of at most 1 MiB and one piece in flight still hold at the exit.
         self.assertGreaterEqual(int(lines[1][2]), 32)
         self.assertGreater(float(lines[1][3]), 0.5)
+
+
+@unittest.skipUnless(os.environ["EXAMPLE_GLIB"], "libglib2.0-dev is not installed")
+class GLib(unittest.TestCase):
+    def test_the_main_loop_goes_on(self):
+        done = subprocess.run(
+            [os.environ["EXAMPLE_GLIB"], "echo out; sleep 0.5; echo err >&2; echo more"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "err\n")
+        said = re.fullmatch(r"out\nmore\nok, and the timer came (\d+) times\n", done.stdout)
+        self.assertTrue(said, done.stdout)
+        # Every 10 ms, if nobody else wants the machine.
+        self.assertGreater(int(said[1]), 5)
+
+    def test_an_interrupt_cancels(self):
+        process = subprocess.Popen([os.environ["EXAMPLE_GLIB"], "echo begun; exec sleep 60"],
+                                   stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.readline(), "begun\n")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1)
+        self.assertRegex(out, r"^killed, and the timer came \d+ times$")
 
 
 class Session(unittest.TestCase):
