@@ -60,7 +60,8 @@ packages_of()
 build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev
 	libarchive-dev libc-ares-dev"
 test_packages="bubblewrap g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps strace util-linux
-	curl openssl python3-cffi python3-pycparser python3-pytest python3-venv"
+	curl openssl python3-cffi python3-pycparser python3-pytest python3-venv
+	bindgen cargo rust-clippy rustc rustfmt"
 machine_packages="qemu-system-x86"
 image_packages="apt binutils dpkg erofs-utils lz4 mmdebstrap python3 util-linux"
 tool_commands="git:git make:make gcc:gcc node:nodejs npm:npm cargo:cargo rustc:rustc sqlite3:sqlite3 tar:tar

@@ -6,6 +6,7 @@ Arguments: meson, the build directory, its prefix and libdir.
 
 import importlib.util
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -15,6 +16,10 @@ import tap
 MESON, BUILD, PREFIX, LIBDIR = sys.argv[1:5]
 if importlib.util.find_spec("pytest") is None:
     tap.skip("python3-pytest is not installed")
+# The distribution's, whatever else the user has.
+CARGO_PATH = "/usr/bin:/bin"
+if shutil.which("cargo", path=CARGO_PATH) is None:
+    tap.skip("cargo is not installed")
 SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
 
 EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-backup", "libexec/agentd/agentd-guest",
@@ -163,4 +168,36 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
         cwd=scratch,
     )
     print("# " + "\n# ".join(tests.stdout.splitlines()[-1:]))
+
+    # ---- the Rust crate, the same way; cargo writes beside the sources
+
+    crate = os.path.join(scratch, "rust")
+    shutil.copytree(
+        os.path.join(tap.ROOT, "examples", "rust"), crate, ignore=shutil.ignore_patterns("target")
+    )
+    cargo_env = {**library_path, "PATH": CARGO_PATH, "CARGO_HOME": os.path.join(scratch, "cargo"),
+                 "CARGO_TARGET_DIR": os.path.join(scratch, "target")}
+    tests = good("the Rust crate's tests pass", ["cargo", "test", "--offline"], env=cargo_env, cwd=crate)
+    for line in tests.stdout.splitlines():
+        if line.startswith("test result:"):
+            print("# " + line)
+    ran = good(
+        "its example runs",
+        ["cargo", "run", "--offline", "--quiet", "--example", "run", "--", "echo hi; echo ho >&2"],
+        env=cargo_env,
+        cwd=crate,
+    )
+    tap.check(
+        ran.stdout.startswith("hi\nok, exited by the backend sandbox\n")
+        and "  landlock: Enforced" in ran.stdout and ran.stderr == "ho\n",
+        "its example prints the output and the receipt",
+        ran.stdout.splitlines(),
+    )
+    without = tap.run(["cargo", "build", "--offline"], cwd=crate,
+                      env={**cargo_env, "PKG_CONFIG_LIBDIR": scratch, "PKG_CONFIG_PATH": scratch})
+    tap.check(
+        without.returncode != 0 and "libagentd was not found" in without.stderr,
+        "without the library the crate says so",
+        without.stderr.splitlines(),
+    )
 tap.finish()

@@ -43,7 +43,7 @@ impl Drop for Inner {
 }
 
 thread_local! {
-    static OF_THREAD: RefCell<Option<Runner>> = RefCell::new(None);
+    static OF_THREAD: RefCell<Option<Runner>> = RefCell::default();
 }
 
 impl Runner {

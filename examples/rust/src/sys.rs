@@ -12,7 +12,6 @@ pub type __int32_t = ::std::os::raw::c_int;
 pub type __uint32_t = ::std::os::raw::c_uint;
 pub type __int64_t = ::std::os::raw::c_long;
 pub type __uint64_t = ::std::os::raw::c_ulong;
-#[doc = " libevent's; this library only ever borrows it."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct event_base {
@@ -68,52 +67,29 @@ pub struct agentd_loop {
 pub struct agentd_pool {
     _unused: [u8; 0],
 }
-#[doc = " A standard stream of a command, by its descriptor number."]
 pub type agentd_stream = i32;
 pub const AGENTD_STDIN: _bindgen_ty_1 = 0;
 pub const AGENTD_STDOUT: _bindgen_ty_1 = 1;
 pub const AGENTD_STDERR: _bindgen_ty_1 = 2;
 pub type _bindgen_ty_1 = ::std::os::raw::c_uint;
-#[doc = " Called once, on the loop thread or in the last unref, when userdata is no"]
-#[doc = "  longer reachable by the library."]
 pub type agentd_destroy_fn =
     ::std::option::Option<unsafe extern "C" fn(userdata: *mut ::std::os::raw::c_void)>;
 extern "C" {
-    #[doc = " Free memory that a function returned through a `char **ret` parameter and"]
-    #[doc = "  said to free here. NULL is a no-op. [any thread]"]
     pub fn agentd_free(ptr: *mut ::std::os::raw::c_void);
 }
-#[doc = " In every member 0 means \"not set\" (inherit) and the type's maximum means"]
-#[doc = "  \"explicitly unlimited\", which holds only where the policy says so too. The"]
-#[doc = "  effective limit is the least of runner policy, context policy, context and"]
-#[doc = "  exec options; a limit can be lowered on that way, never raised. What nobody"]
-#[doc = "  set has a roomy default: 512 tasks, half of the machine's memory, 64 MiB of"]
-#[doc = "  delivered output, and in a sandbox 2 GiB for one file. The effective timeout"]
-#[doc = "  is also bounded by the parameters' timeout_ms."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct agentd_limits {
-    #[doc = "< sizeof(struct agentd_limits)"]
     pub size: u32,
-    #[doc = "< tasks (threads count) alive at once in the tree"]
     pub pids_max: u32,
-    #[doc = "< wall clock (CLOCK_MONOTONIC), from start to exit"]
     pub timeout_ms: u64,
-    #[doc = "< no output and no stdin for this long"]
     pub idle_timeout_ms: u64,
-    #[doc = "< user + system CPU time of the whole tree"]
     pub cpu_time_ms: u64,
-    #[doc = "< memory of the whole tree"]
     pub mem_bytes: u64,
-    #[doc = "< written to storage by the whole tree"]
     pub io_bytes: u64,
-    #[doc = "< delivered to the sink, both streams together"]
     pub output_bytes: u64,
-    #[doc = "< largest single file (RLIMIT_FSIZE)"]
     pub file_bytes: u64,
-    #[doc = "< CPU bandwidth: 100 = one whole CPU"]
     pub cpu_ms_per_100ms: u32,
-    #[doc = "< descriptors per process (RLIMIT_NOFILE)"]
     pub open_files_max: u32,
 }
 #[test]
@@ -277,22 +253,15 @@ fn bindgen_test_layout_agentd_limits() {
     test_field_open_files_max();
 }
 extern "C" {
-    #[doc = " Zero *limits and set its size. `size` is the caller's sizeof: the library"]
-    #[doc = "  never writes past it, whichever of the two is older. NULL or a size below 8"]
-    #[doc = "  does nothing. [any thread]"]
     pub fn agentd_limits_init(limits: *mut agentd_limits, size: u32);
 }
 extern "C" {
-    #[doc = " An empty context: policy of nothing but defaults, the strongest backend, no"]
-    #[doc = "  workdir (running then fails until one is set)."]
     pub fn agentd_context_new(
         ret: *mut *mut agentd_context,
         reterr: *mut *mut agentd_error,
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " From JSON, UTF-8 bytes with a length; agentd_context(5) has the format."]
-    #[doc = "  Unknown and duplicate keys are AGENTD_ERR_INVALID with a JSON pointer."]
     pub fn agentd_context_from_json(
         json: *const ::std::os::raw::c_char,
         len: usize,
@@ -301,15 +270,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns ctx. [any thread]"]
     pub fn agentd_context_ref(ctx: *mut agentd_context) -> *mut agentd_context;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees it. [any thread]"]
     pub fn agentd_context_unref(ctx: *mut agentd_context);
 }
 extern "C" {
-    #[doc = " Freezes the policy and keeps a reference. NULL: a new policy's defaults."]
     pub fn agentd_context_set_policy(
         ctx: *mut agentd_context,
         policy: *mut agentd_policy,
@@ -322,32 +288,21 @@ pub struct agentd_ask {
     _unused: [u8; 0],
 }
 pub const AGENTD_ASK_DENY: _bindgen_ty_2 = 0;
-#[doc = "< this connection, and those that wait for the same answer"]
 pub const AGENTD_ASK_ONCE: _bindgen_ty_2 = 1;
-#[doc = "< also later ones, of every command of this context"]
 pub const AGENTD_ASK_CONTEXT: _bindgen_ty_2 = 2;
 pub type _bindgen_ty_2 = ::std::os::raw::c_uint;
-#[doc = " Called on the loop thread. ask is borrowed: take a reference to answer later."]
 pub type agentd_ask_fn = ::std::option::Option<
     unsafe extern "C" fn(ask: *mut agentd_ask, userdata: *mut ::std::os::raw::c_void),
 >;
-#[doc = " Whom to ask. Zero means \"default\" in every member but ask."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct agentd_ask_opts {
-    #[doc = "< sizeof(struct agentd_ask_opts)"]
     pub size: u32,
-    #[doc = "< time for an answer; 0: 60000. The command's own limits"]
-    #[doc = "   go on meanwhile."]
     pub timeout_ms: u32,
-    #[doc = "< what holds without one: AGENTD_ASK_DENY or _ONCE"]
     pub fallback: i32,
-    #[doc = "< must be 0"]
     pub reserved0: u32,
-    #[doc = "< required"]
     pub ask: agentd_ask_fn,
     pub userdata: *mut ::std::os::raw::c_void,
-    #[doc = "< may be NULL"]
     pub destroy: agentd_destroy_fn,
 }
 #[test]
@@ -457,11 +412,6 @@ impl Default for agentd_ask_opts {
     }
 }
 extern "C" {
-    #[doc = " Ask the host program about hosts that the policy of this context says nothing about, in"]
-    #[doc = "  mode AGENTD_NET_ALLOWLIST. It is not asked about what a rule denies, what the runner's"]
-    #[doc = "  policy does not allow, and addresses that only a rule can allow (loopback, private,"]
-    #[doc = "  link-local and their like), nor does an answer allow a name that leads to such. opts is"]
-    #[doc = "  copied; on failure destroy is not called. NULL: nobody is asked, and they are denied."]
     pub fn agentd_context_set_ask(
         ctx: *mut agentd_context,
         opts: *const agentd_ask_opts,
@@ -469,30 +419,21 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns ask. [any thread]"]
     pub fn agentd_ask_ref(ask: *mut agentd_ask) -> *mut agentd_ask;
 }
 extern "C" {
-    #[doc = " Drop a reference. [any thread]"]
     pub fn agentd_ask_unref(ask: *mut agentd_ask);
 }
 extern "C" {
-    #[doc = " Name or address, normalised. Borrowed from ask."]
     pub fn agentd_ask_host(ask: *const agentd_ask) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " 1 to 65535."]
     pub fn agentd_ask_port(ask: *const agentd_ask) -> i32;
 }
 extern "C" {
-    #[doc = " Whose command it is; NULL once the question is answered, or its command is over."]
-    #[doc = "  Borrowed."]
     pub fn agentd_ask_exec(ask: *const agentd_ask) -> *mut agentd_exec;
 }
 extern "C" {
-    #[doc = " Answer, AGENTD_ASK_*; also from inside of the callback. AGENTD_ERR_STATE: the question"]
-    #[doc = "  is over (answered, timed out with its command gone). AGENTD_ERR_LIMIT: allowed, but the"]
-    #[doc = "  context remembers no more hosts."]
     pub fn agentd_ask_answer(
         ask: *mut agentd_ask,
         answer: i32,
@@ -500,7 +441,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Limits of this context; they only lower what the policies say."]
     pub fn agentd_context_set_limits(
         ctx: *mut agentd_context,
         limits: *const agentd_limits,
@@ -508,9 +448,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Backend by name or alias, compared trimmed, without case, `_` as `-`; NULL:"]
-    #[doc = "  the strongest that is usable and meets the policies. A run never falls below"]
-    #[doc = "  the policies' minimum."]
     pub fn agentd_context_set_backend(
         ctx: *mut agentd_context,
         name: *const ::std::os::raw::c_char,
@@ -518,8 +455,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Root file system: an absolute path of a directory or an image, or NULL for"]
-    #[doc = "  the backend's own."]
     pub fn agentd_context_set_rootfs(
         ctx: *mut agentd_context,
         path_or_image: *const ::std::os::raw::c_char,
@@ -527,8 +462,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Working directory: an absolute path without \".\" and \"..\" components. It is"]
-    #[doc = "  looked at only when a command starts."]
     pub fn agentd_context_set_workdir(
         ctx: *mut agentd_context,
         path: *const ::std::os::raw::c_char,
@@ -536,10 +469,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Set a variable of the command's environment; value NULL removes it. The"]
-    #[doc = "  environment is built from nothing: a base set by the backend, then what the"]
-    #[doc = "  policies let through of the host program's, then these. Names that contain"]
-    #[doc = "  '=' or nothing are AGENTD_ERR_INVALID."]
     pub fn agentd_context_set_env(
         ctx: *mut agentd_context,
         name: *const ::std::os::raw::c_char,
@@ -548,7 +477,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Make the host's absolute source path appear at the absolute target."]
     pub fn agentd_context_add_mount(
         ctx: *mut agentd_context,
         source: *const ::std::os::raw::c_char,
@@ -558,8 +486,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Exported to the command as SMITH_TRACE_ID, last, so nothing overrides it,"]
-    #[doc = "  and a field of every log record. NULL: none."]
     pub fn agentd_context_set_trace_id(
         ctx: *mut agentd_context,
         trace_id: *const ::std::os::raw::c_char,
@@ -567,11 +493,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Run in a persistent session: one of the runner's pool, see agentd/pool.h. id is a UUID;"]
-    #[doc = "  domain and profile are for log records and may be NULL. Commands then work on the"]
-    #[doc = "  session's files instead of the workdir. If the session cannot be had, the command runs"]
-    #[doc = "  in an ephemeral sandbox in the workdir, which its log, result and receipt say, unless"]
-    #[doc = "  the pool or the policies forbid that. id NULL: no session."]
     pub fn agentd_context_set_session(
         ctx: *mut agentd_context,
         id: *const ::std::os::raw::c_char,
@@ -581,9 +502,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Short-lived token, given to the command as a private file named by"]
-    #[doc = "  AGENTD_TOKEN_FILE (/run/credentials/token in a sandbox), never in its"]
-    #[doc = "  environment. Past expires_unix_ms (0: never) a run is denied. token NULL: none."]
     pub fn agentd_context_set_credentials(
         ctx: *mut agentd_context,
         token: *const ::std::os::raw::c_char,
@@ -592,7 +510,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Network namespace to join; the descriptor is duplicated. -1: none."]
     pub fn agentd_context_set_netns(
         ctx: *mut agentd_context,
         fd: i32,
@@ -600,8 +517,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Shell and its arguments before the command, NULL-terminated; NULL: \"bash\","]
-    #[doc = "  \"-lc\". The first is looked up in the command's PATH."]
     pub fn agentd_context_set_shell(
         ctx: *mut agentd_context,
         argv: *const *const ::std::os::raw::c_char,
@@ -609,8 +524,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Free-form tag carried to log records and results (agent, tenant, request);"]
-    #[doc = "  value NULL removes it."]
     pub fn agentd_context_set_label(
         ctx: *mut agentd_context,
         key: *const ::std::os::raw::c_char,
@@ -619,76 +532,47 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 pub const AGENTD_OK: _bindgen_ty_3 = 0;
-#[doc = "< argument or JSON malformed"]
 pub const AGENTD_ERR_INVALID: _bindgen_ty_3 = -1;
-#[doc = "< out of memory"]
 pub const AGENTD_ERR_NOMEM: _bindgen_ty_3 = -2;
-#[doc = "< not valid now: frozen, finished, closed"]
 pub const AGENTD_ERR_STATE: _bindgen_ty_3 = -3;
-#[doc = "< not allowed from inside this callback"]
 pub const AGENTD_ERR_REENTRANT: _bindgen_ty_3 = -4;
-#[doc = "< the policy refused; nothing was run"]
 pub const AGENTD_ERR_DENIED: _bindgen_ty_3 = -5;
-#[doc = "< kernel or backend lacks a needed feature"]
 pub const AGENTD_ERR_UNSUPPORTED: _bindgen_ty_3 = -6;
-#[doc = "< no such backend, key, file, value"]
 pub const AGENTD_ERR_NOTFOUND: _bindgen_ty_3 = -7;
-#[doc = "< a library quota is used up"]
 pub const AGENTD_ERR_LIMIT: _bindgen_ty_3 = -8;
-#[doc = "< buffer full: retry after stdin_drained"]
 pub const AGENTD_ERR_AGAIN: _bindgen_ty_3 = -9;
-#[doc = "< set-up did not finish in time"]
 pub const AGENTD_ERR_TIMEOUT: _bindgen_ty_3 = -10;
-#[doc = "< cancelled before it started"]
 pub const AGENTD_ERR_CANCELED: _bindgen_ty_3 = -11;
-#[doc = "< a system call failed: see os_errno"]
 pub const AGENTD_ERR_SYSTEM: _bindgen_ty_3 = -12;
-#[doc = "< the isolation backend failed"]
 pub const AGENTD_ERR_BACKEND: _bindgen_ty_3 = -13;
-#[doc = "< a helper or guest sent something malformed"]
 pub const AGENTD_ERR_PROTOCOL: _bindgen_ty_3 = -14;
-#[doc = "< size, abi or non-zero unknown tail bytes"]
 pub const AGENTD_ERR_ABI: _bindgen_ty_3 = -15;
-#[doc = "< never from the library: for callbacks"]
 pub const AGENTD_ERR_USER: _bindgen_ty_3 = -16;
-#[doc = "< a bug here; please report"]
 pub const AGENTD_ERR_INTERNAL: _bindgen_ty_3 = -17;
 pub type _bindgen_ty_3 = ::std::os::raw::c_int;
 extern "C" {
-    #[doc = " Short English name of a code. Static storage; never NULL. [any thread]"]
     pub fn agentd_strerror(code: ::std::os::raw::c_int) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Take another reference; returns err. [any thread]"]
     pub fn agentd_error_ref(err: *mut agentd_error) -> *mut agentd_error;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees it. [any thread]"]
     pub fn agentd_error_unref(err: *mut agentd_error);
 }
 extern "C" {
-    #[doc = " The AGENTD_ERR_* code; 0 for NULL. [any thread]"]
     pub fn agentd_error_code(err: *const agentd_error) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " errno of the failed system call, or 0. [any thread]"]
     pub fn agentd_error_os_errno(err: *const agentd_error) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " One line, no trailing newline, no secrets. Borrowed from err; never NULL."]
-    #[doc = "  [any thread]"]
     pub fn agentd_error_message(err: *const agentd_error) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " JSON pointer (RFC 6901) of the offending input, \"/limits/mem_bytes\", or \"\"."]
-    #[doc = "  Borrowed from err; never NULL. [any thread]"]
     pub fn agentd_error_pointer(err: *const agentd_error) -> *const ::std::os::raw::c_char;
 }
-#[doc = "< else stdin is /dev/null"]
 pub const AGENTD_EXEC_STDIN_OPEN: _bindgen_ty_4 = 1;
-#[doc = "< stderr into stdout, in the order written"]
 pub const AGENTD_EXEC_MERGE_STDERR: _bindgen_ty_4 = 2;
-#[doc = "< else what exceeds output_bytes is dropped, counted"]
 pub const AGENTD_EXEC_KILL_ON_OUTPUT: _bindgen_ty_4 = 4;
 pub type _bindgen_ty_4 = ::std::os::raw::c_uint;
 pub const AGENTD_STATE_QUEUED: _bindgen_ty_5 = 0;
@@ -697,19 +581,13 @@ pub const AGENTD_STATE_RUNNING: _bindgen_ty_5 = 2;
 pub const AGENTD_STATE_STOPPING: _bindgen_ty_5 = 3;
 pub const AGENTD_STATE_FINISHED: _bindgen_ty_5 = 4;
 pub type _bindgen_ty_5 = ::std::os::raw::c_uint;
-#[doc = " Zero means \"default\" in every member."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct agentd_exec_opts {
-    #[doc = "< sizeof(struct agentd_exec_opts)"]
     pub size: u32,
-    #[doc = "< AGENTD_EXEC_*"]
     pub flags: u32,
-    #[doc = "< lower still; NULL: the context's"]
     pub limits: *const agentd_limits,
-    #[doc = "< SIGTERM to SIGKILL; 0: 2000"]
     pub grace_ms: u32,
-    #[doc = "< must be 0"]
     pub reserved0: u32,
 }
 #[test]
@@ -795,14 +673,6 @@ impl Default for agentd_exec_opts {
     }
 }
 extern "C" {
-    #[doc = " Start ctx/params, output to sink (NULL: discard). opts may be NULL. Returns"]
-    #[doc = "  before anything has run and before any callback: on failure no callback is"]
-    #[doc = "  ever made, on success `finished` always is. ret may be NULL if the caller"]
-    #[doc = "  needs no handle. A refusal by policy or isolation is not a failure here but a"]
-    #[doc = "  result with status denied."]
-    #[doc = ""]
-    #[doc = "  Errors: INVALID, NOTFOUND (no such backend), LIMIT (max_running + max_queued"]
-    #[doc = "  reached), STATE (shutting down), NOMEM."]
     pub fn agentd_exec_start(
         runner: *mut agentd_runner,
         ctx: *mut agentd_context,
@@ -814,27 +684,18 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns exec. [any thread]"]
     pub fn agentd_exec_ref(exec: *mut agentd_exec) -> *mut agentd_exec;
 }
 extern "C" {
-    #[doc = " Dropping the last reference does not stop the command: the runner keeps it"]
-    #[doc = "  until it has finished. Cancel first to stop it. [any thread]"]
     pub fn agentd_exec_unref(exec: *mut agentd_exec);
 }
 extern "C" {
-    #[doc = " Ask it to end: SIGTERM to its process group, grace, SIGKILL of the whole tree."]
-    #[doc = "  Idempotent; 0 also when already finished. The outcome comes through"]
-    #[doc = "  `finished`. [any thread]"]
     pub fn agentd_exec_cancel(exec: *mut agentd_exec) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " End it now, without grace: SIGKILL of the whole tree. [any thread]"]
     pub fn agentd_exec_kill(exec: *mut agentd_exec) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Deliver a Linux signal number to the command's process group."]
-    #[doc = "  AGENTD_ERR_STATE before it runs and after it ended."]
     pub fn agentd_exec_signal(
         exec: *mut agentd_exec,
         signo: i32,
@@ -842,9 +703,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Offer bytes for stdin. Takes what fits (*ret_taken, may be short of len);"]
-    #[doc = "  AGENTD_ERR_AGAIN if none does: stdin_drained says when to go on."]
-    #[doc = "  AGENTD_ERR_STATE when stdin is not open or the reader is gone."]
     pub fn agentd_exec_write(
         exec: *mut agentd_exec,
         data: *const u8,
@@ -853,27 +711,21 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " End of input after what was taken. Idempotent."]
     pub fn agentd_exec_close_stdin(exec: *mut agentd_exec) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Go on after AGENTD_SINK_PAUSE. 0 also when it was not paused or is over."]
     pub fn agentd_exec_resume(
         exec: *mut agentd_exec,
         stream: agentd_stream,
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " AGENTD_STATE_*."]
     pub fn agentd_exec_state(exec: *const agentd_exec) -> i32;
 }
 extern "C" {
-    #[doc = " Unique in this process, printable, also a field of every log record."]
-    #[doc = "  Borrowed."]
     pub fn agentd_exec_id(exec: *const agentd_exec) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Borrowed; NULL until FINISHED."]
     pub fn agentd_exec_result(exec: *const agentd_exec) -> *mut agentd_result;
 }
 pub const AGENTD_LOG_ERROR: _bindgen_ty_6 = 0;
@@ -887,68 +739,52 @@ pub struct agentd_log_record {
     _unused: [u8; 0],
 }
 extern "C" {
-    #[doc = " AGENTD_LOG_*."]
     pub fn agentd_log_record_level(record: *const agentd_log_record) -> i32;
 }
 extern "C" {
-    #[doc = " The part of the library that speaks: \"core\", \"host\", ... Borrowed."]
     pub fn agentd_log_record_component(
         record: *const agentd_log_record,
     ) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Text without a trailing newline. Borrowed."]
     pub fn agentd_log_record_message(
         record: *const agentd_log_record,
     ) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Number of fields. A field is a key and a printable value (\"child_pid\","]
-    #[doc = "  \"elapsed_ms\", \"trace_id\")."]
     pub fn agentd_log_record_field_count(record: *const agentd_log_record) -> usize;
 }
 extern "C" {
-    #[doc = " Key of field i, or NULL past the end. Borrowed."]
     pub fn agentd_log_record_field_key(
         record: *const agentd_log_record,
         i: usize,
     ) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Value of field i, or NULL past the end. Borrowed."]
     pub fn agentd_log_record_field_value(
         record: *const agentd_log_record,
         i: usize,
     ) -> *const ::std::os::raw::c_char;
 }
-#[doc = " Receives a record. Must not call back into the library, but for the"]
-#[doc = "  accessors above: such calls return AGENTD_ERR_REENTRANT where they can."]
 pub type agentd_log_fn = ::std::option::Option<
     unsafe extern "C" fn(record: *const agentd_log_record, userdata: *mut ::std::os::raw::c_void),
 >;
 extern "C" {
-    #[doc = " A loop with a base of its own."]
     pub fn agentd_loop_new(
         ret: *mut *mut agentd_loop,
         reterr: *mut *mut agentd_error,
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns loop. [any thread]"]
     pub fn agentd_loop_ref(loop_: *mut agentd_loop) -> *mut agentd_loop;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees the base: runners on it must be gone."]
     pub fn agentd_loop_unref(loop_: *mut agentd_loop);
 }
 extern "C" {
-    #[doc = " The base, for agentd_runner_opts. Borrowed."]
     pub fn agentd_loop_event_base(loop_: *mut agentd_loop) -> *mut event_base;
 }
 extern "C" {
-    #[doc = " Run callbacks until timeout_ms passed (-1: no limit, 0: only what is ready)"]
-    #[doc = "  or wakeup. Returns 1 if woken, 0 on time-out, or an error; AGENTD_ERR_REENTRANT"]
-    #[doc = "  from inside a callback."]
     pub fn agentd_loop_run(
         loop_: *mut agentd_loop,
         timeout_ms: i64,
@@ -956,8 +792,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Run until exec has finished. Returns 1 when it has, 0 on time-out, or an"]
-    #[doc = "  error; AGENTD_ERR_REENTRANT from inside a callback."]
     pub fn agentd_loop_run_until(
         loop_: *mut agentd_loop,
         exec: *mut agentd_exec,
@@ -966,16 +800,9 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Make the current or next agentd_loop_run() return. [any thread]"]
     pub fn agentd_loop_wakeup(loop_: *mut agentd_loop) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " From JSON, UTF-8 bytes with a length (no NUL needed); agentd_params(5) has"]
-    #[doc = "  the format: `command` (string, required), `timeout_ms` (0..2^64-1, default"]
-    #[doc = "  30000). Unknown keys are ignored. Refused with AGENTD_ERR_INVALID: duplicate"]
-    #[doc = "  keys, more than 1 MiB of text, 64 levels, 10,000 keys or 4 KiB in one key."]
-    #[doc = "  Policy and context JSON come from the host: there unknown keys are errors"]
-    #[doc = "  too. [any thread]"]
     pub fn agentd_params_parse(
         json: *const ::std::os::raw::c_char,
         len: usize,
@@ -984,8 +811,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " script goes to the context's shell as one argument: no quoting is applied."]
-    #[doc = "  timeout_ms 0: the default, 30000. [any thread]"]
     pub fn agentd_params_new_shell(
         script: *const ::std::os::raw::c_char,
         timeout_ms: u64,
@@ -994,8 +819,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " argv is NULL-terminated and copied; no shell is involved. timeout_ms 0: the"]
-    #[doc = "  default, 30000. [any thread]"]
     pub fn agentd_params_new_argv(
         argv: *const *const ::std::os::raw::c_char,
         timeout_ms: u64,
@@ -1004,17 +827,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns params. [any thread]"]
     pub fn agentd_params_ref(params: *mut agentd_params) -> *mut agentd_params;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees it. [any thread]"]
     pub fn agentd_params_unref(params: *mut agentd_params);
 }
 extern "C" {
-    #[doc = " As JSON, with the effective timeout_ms. Those of agentd_params_new_argv()"]
-    #[doc = "  have \"argv\" in place of \"command\". Free *ret with agentd_free(); ret_len may"]
-    #[doc = "  be NULL. [any thread]"]
     pub fn agentd_params_to_json(
         params: *const agentd_params,
         ret: *mut *mut ::std::os::raw::c_char,
@@ -1023,8 +841,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " JSON Schema (draft 2020-12) of what agentd_params_parse() takes, ready for a"]
-    #[doc = "  tool definition. Static storage. [any thread]"]
     pub fn agentd_params_schema() -> *const ::std::os::raw::c_char;
 }
 pub const AGENTD_ACCESS_READ: _bindgen_ty_7 = 1;
@@ -1036,28 +852,20 @@ pub const AGENTD_NET_ALLOWLIST: _bindgen_ty_8 = 1;
 pub const AGENTD_NET_FULL: _bindgen_ty_8 = 2;
 pub type _bindgen_ty_8 = ::std::os::raw::c_uint;
 pub const AGENTD_ISOLATION_NONE: _bindgen_ty_9 = 0;
-#[doc = "< namespaces + Landlock + seccomp + limits"]
 pub const AGENTD_ISOLATION_SANDBOX: _bindgen_ty_9 = 200;
 pub const AGENTD_ISOLATION_VM: _bindgen_ty_9 = 300;
 pub type _bindgen_ty_9 = ::std::os::raw::c_uint;
-#[doc = "< default: without it nothing runs"]
 pub const AGENTD_PROTECTION_REQUIRED: _bindgen_ty_10 = 0;
-#[doc = "< run without it, say so in the receipt"]
 pub const AGENTD_PROTECTION_DEGRADABLE: _bindgen_ty_10 = 1;
-#[doc = "< not wanted"]
 pub const AGENTD_PROTECTION_OFF: _bindgen_ty_10 = 2;
 pub type _bindgen_ty_10 = ::std::os::raw::c_uint;
 extern "C" {
-    #[doc = " A policy that denies everything. [any thread]"]
     pub fn agentd_policy_new(
         ret: *mut *mut agentd_policy,
         reterr: *mut *mut agentd_error,
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " From JSON, UTF-8 bytes with a length (no NUL needed); agentd_policy(5) has"]
-    #[doc = "  the format. Unknown and duplicate keys are AGENTD_ERR_INVALID with a JSON"]
-    #[doc = "  pointer. [any thread]"]
     pub fn agentd_policy_from_json(
         json: *const ::std::os::raw::c_char,
         len: usize,
@@ -1066,20 +874,15 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns policy. [any thread]"]
     pub fn agentd_policy_ref(policy: *mut agentd_policy) -> *mut agentd_policy;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees it. [any thread]"]
     pub fn agentd_policy_unref(policy: *mut agentd_policy);
 }
 extern "C" {
-    #[doc = " Make it immutable. Idempotent. [any thread]"]
     pub fn agentd_policy_freeze(policy: *mut agentd_policy) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Allow access (AGENTD_ACCESS_*, at least one) to an absolute path and what is"]
-    #[doc = "  beneath it. The path must be free of \".\" and \"..\" components."]
     pub fn agentd_policy_allow_path(
         policy: *mut agentd_policy,
         path: *const ::std::os::raw::c_char,
@@ -1088,7 +891,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Hide an absolute path and what is beneath it. Wins over every allow."]
     pub fn agentd_policy_deny_path(
         policy: *mut agentd_policy,
         path: *const ::std::os::raw::c_char,
@@ -1096,7 +898,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " AGENTD_NET_*."]
     pub fn agentd_policy_set_net(
         policy: *mut agentd_policy,
         mode: i32,
@@ -1104,11 +905,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Allow connections to a host in mode ALLOWLIST. Pattern: a name"]
-    #[doc = "  (\"example.org\"), a name with all below it (\"*.example.org\"), an address or a"]
-    #[doc = "  CIDR block (IPv4 or IPv6). A bare \"*\" is refused. Names are compared without"]
-    #[doc = "  case and trailing dot. An address that is not of the Internet (loopback, private,"]
-    #[doc = "  link-local, multicast) is reached only where it or its block is allowed, also by a name. Ports first..last inclusive; 0, 0 means every port."]
     pub fn agentd_policy_allow_host(
         policy: *mut agentd_policy,
         host_pattern: *const ::std::os::raw::c_char,
@@ -1118,7 +914,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " The same patterns, refused. Wins over every allow."]
     pub fn agentd_policy_deny_host(
         policy: *mut agentd_policy,
         host_pattern: *const ::std::os::raw::c_char,
@@ -1126,11 +921,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Strictness (AGENTD_PROTECTION_*) of one layer by name: \"userns\", \"mountns\","]
-    #[doc = "  \"pidns\", \"netns\", \"ipcns\", \"utsns\", \"cgroupns\", \"landlock\", \"seccomp\","]
-    #[doc = "  \"capabilities\", \"keyring\", \"rlimits\", \"cgroup\", \"idmap\". Unknown names are"]
-    #[doc = "  AGENTD_ERR_INVALID. The sandbox takes the first three as required whatever is"]
-    #[doc = "  set: all others stand on them."]
     pub fn agentd_policy_set_protection(
         policy: *mut agentd_policy,
         layer: *const ::std::os::raw::c_char,
@@ -1139,8 +929,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " A name relative to a writable directory, such as \".git/hooks\", that commands"]
-    #[doc = "  may not change."]
     pub fn agentd_policy_protect_name(
         policy: *mut agentd_policy,
         relative_path: *const ::std::os::raw::c_char,
@@ -1148,15 +936,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Refuse a VM that is only emulated."]
     pub fn agentd_policy_require_kvm(
         policy: *mut agentd_policy,
         reterr: *mut *mut agentd_error,
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Let variables of the host program's environment through by name; a trailing"]
-    #[doc = "  \"*\" matches the rest (\"LC_*\")."]
     pub fn agentd_policy_allow_env(
         policy: *mut agentd_policy,
         name_pattern: *const ::std::os::raw::c_char,
@@ -1164,7 +949,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Ceilings; see struct agentd_limits."]
     pub fn agentd_policy_set_limits(
         policy: *mut agentd_policy,
         max: *const agentd_limits,
@@ -1172,7 +956,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " The least isolation accepted, AGENTD_ISOLATION_*; default SANDBOX."]
     pub fn agentd_policy_set_min_isolation(
         policy: *mut agentd_policy,
         isolation: i32,
@@ -1180,8 +963,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " The policy as JSON, in the form agentd_policy_from_json() takes. Free *ret"]
-    #[doc = "  with agentd_free(); ret_len may be NULL."]
     pub fn agentd_policy_to_json(
         policy: *const agentd_policy,
         ret: *mut *mut ::std::os::raw::c_char,
@@ -1189,8 +970,6 @@ extern "C" {
         reterr: *mut *mut agentd_error,
     ) -> ::std::os::raw::c_int;
 }
-#[doc = " err: NULL if it went well; valid during the call, as pool is. Called once, on the"]
-#[doc = "  loop."]
 pub type agentd_pool_fn = ::std::option::Option<
     unsafe extern "C" fn(
         pool: *mut agentd_pool,
@@ -1199,11 +978,6 @@ pub type agentd_pool_fn = ::std::option::Option<
     ),
 >;
 extern "C" {
-    #[doc = " A pool for this runner, which it does not keep alive; when the runner goes, the"]
-    #[doc = "  sessions go with it, and the pool can do no more than be freed."]
-    #[doc = ""]
-    #[doc = "  config: JSON, len bytes, see agentd_pool(5); an unknown member is an error. Volumes"]
-    #[doc = "  that an earlier process left below volume_root are adopted. Nothing is started."]
     pub fn agentd_pool_new(
         runner: *mut agentd_runner,
         config: *const ::std::os::raw::c_char,
@@ -1213,19 +987,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " [any thread]"]
     pub fn agentd_pool_ref(pool: *mut agentd_pool) -> *mut agentd_pool;
 }
 extern "C" {
-    #[doc = " With the last one its sessions are killed; their files stay. To end them gracefully"]
-    #[doc = "  stop them first, or shut the runner down. [any thread]"]
     pub fn agentd_pool_unref(pool: *mut agentd_pool);
 }
 extern "C" {
-    #[doc = " One maintenance pass now, which else comes every minute: idle sessions are stopped,"]
-    #[doc = "  stopped ones backed up and pruned as the configuration says. Never touches a busy one."]
-    #[doc = "  done (may be NULL): what the pass began has ended; err is the first failure."]
-    #[doc = "  AGENTD_ERR_STATE: the runner is gone."]
     pub fn agentd_pool_maintain(
         pool: *mut agentd_pool,
         done: agentd_pool_fn,
@@ -1233,9 +1000,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Shut one session down, when its command (if any) has ended; its files stay. done (may be"]
-    #[doc = "  NULL) is called when it has, also if it did not run at all. AGENTD_ERR_NOTFOUND: the"]
-    #[doc = "  pool has no such session."]
     pub fn agentd_pool_stop(
         pool: *mut agentd_pool,
         session_id: *const ::std::os::raw::c_char,
@@ -1244,8 +1008,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " The pool as JSON: enabled, backend, and of each session id, state, and how long it has"]
-    #[doc = "  not been used. Free *ret with agentd_free()."]
     pub fn agentd_pool_to_json(
         pool: *const agentd_pool,
         ret: *mut *mut ::std::os::raw::c_char,
@@ -1258,46 +1020,26 @@ extern "C" {
 pub struct agentd_probe {
     _unused: [u8; 0],
 }
-#[doc = " The backend \"sandbox\" with every layer required ran a command, and that"]
-#[doc = "  command could do none of the acts below."]
 pub const AGENTD_CAP_SANDBOX: _bindgen_ty_11 = 1;
-#[doc = " The backend \"sandbox\" with every layer required ran a command, and that"]
-#[doc = "  command could do none of the acts below."]
 pub const AGENTD_CAP_USER_NAMESPACE: _bindgen_ty_11 = 2;
-#[doc = "< level: Landlock ABI version"]
 pub const AGENTD_CAP_LANDLOCK: _bindgen_ty_11 = 3;
-#[doc = "< level: libseccomp API level, seccomp_api_get(3)"]
 pub const AGENTD_CAP_SECCOMP: _bindgen_ty_11 = 4;
-#[doc = "< limits are the tree's, and exact"]
 pub const AGENTD_CAP_CGROUP: _bindgen_ty_11 = 5;
-#[doc = "< writable paths of another owner can be used"]
 pub const AGENTD_CAP_IDMAP: _bindgen_ty_11 = 6;
 pub type _bindgen_ty_11 = ::std::os::raw::c_uint;
-#[doc = "< not tried: nothing ran"]
 pub const AGENTD_ACT_UNKNOWN: _bindgen_ty_12 = -1;
 pub const AGENTD_ACT_REFUSED: _bindgen_ty_12 = 0;
 pub const AGENTD_ACT_POSSIBLE: _bindgen_ty_12 = 1;
 pub type _bindgen_ty_12 = ::std::os::raw::c_int;
-#[doc = "< try, whatever is known already"]
 pub const AGENTD_PROBE_NO_CACHE: _bindgen_ty_13 = 1;
 pub type _bindgen_ty_13 = ::std::os::raw::c_uint;
-#[doc = " How to probe. Zero means \"default\" in every member."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct agentd_probe_opts {
-    #[doc = "< sizeof(struct agentd_probe_opts)"]
     pub size: u32,
-    #[doc = "< AGENTD_PROBE_*"]
     pub flags: u32,
-    #[doc = "< must outlive the callback; NULL: the call blocks"]
     pub event_base: *mut event_base,
-    #[doc = "< as in struct agentd_runner_opts"]
     pub helper_path: *const ::std::os::raw::c_char,
-    #[doc = " Directory that keeps what was found until the machine starts again, or what"]
-    #[doc = "  it depends on changes (the caller's ids and namespaces, the helper, the"]
-    #[doc = "  kernel's settings). Made if it is missing; one that others may write to is"]
-    #[doc = "  not used. NULL: /run/agentd for root, /run/user/UID/agentd for others, and"]
-    #[doc = "  nothing is kept where that cannot be made."]
     pub cache_dir: *const ::std::os::raw::c_char,
 }
 #[test]
@@ -1397,9 +1139,6 @@ impl Default for agentd_probe_opts {
         }
     }
 }
-#[doc = " Called once, on the loop thread. probe is borrowed: take a reference to keep"]
-#[doc = "  it. NULL with an error (borrowed) if nothing could be tried: a machine without"]
-#[doc = "  a sandbox is no error but what the probe says."]
 pub type agentd_probe_fn = ::std::option::Option<
     unsafe extern "C" fn(
         probe: *mut agentd_probe,
@@ -1408,12 +1147,6 @@ pub type agentd_probe_fn = ::std::option::Option<
     ),
 >;
 extern "C" {
-    #[doc = " Look at this machine: less than a second (0.8 s measured where a fork(2) takes"]
-    #[doc = "  1.3 ms), 3 s where limits do not hold; at most 30 s. Runs commands of this library's own helper in a private directory of /tmp,"]
-    #[doc = "  which is removed. On failure fn is never called, on success it is once; with"]
-    #[doc = "  opts->event_base NULL before this returns. opts may be NULL."]
-    #[doc = ""]
-    #[doc = "  Errors: INVALID, ABI, NOTFOUND (helper), SYSTEM, NOMEM."]
     pub fn agentd_probe_start(
         opts: *const agentd_probe_opts,
         fn_: agentd_probe_fn,
@@ -1422,45 +1155,30 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns probe."]
     pub fn agentd_probe_ref(probe: *mut agentd_probe) -> *mut agentd_probe;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees it."]
     pub fn agentd_probe_unref(probe: *mut agentd_probe);
 }
 extern "C" {
-    #[doc = " Of AGENTD_CAP_*: 0 absent, or unknown to this library; 1 or more: present, at"]
-    #[doc = "  that level."]
     pub fn agentd_probe_level(probe: *const agentd_probe, cap: i32) -> i32;
 }
 extern "C" {
-    #[doc = " Why it is absent and what to do about it, for people. Borrowed; \"\" when it is"]
-    #[doc = "  present."]
     pub fn agentd_probe_reason(
         probe: *const agentd_probe,
         cap: i32,
     ) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " \"sandbox\", \"landlock\", ...; \"unknown\" for a value this library does not know."]
-    #[doc = "  Static storage."]
     pub fn agentd_cap_name(cap: i32) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " 1 if it was kept from an earlier probe, 0 if it was tried now."]
     pub fn agentd_probe_cached(probe: *const agentd_probe) -> i32;
 }
 extern "C" {
-    #[doc = " Number of acts tried."]
     pub fn agentd_probe_act_count(probe: *const agentd_probe) -> usize;
 }
 extern "C" {
-    #[doc = " One act, in words: what came of it without a sandbox and inside of one"]
-    #[doc = "  (AGENTD_ACT_*), and how the sandbox refused it (\"Operation not permitted\","]
-    #[doc = "  \"killed by SIGSYS\", \"ended by pids_max\"; \"\" if it did not). Refused in both, it"]
-    #[doc = "  says nothing of the sandbox. Strings are borrowed; each output parameter may be"]
-    #[doc = "  NULL. AGENTD_ERR_NOTFOUND past the end."]
     pub fn agentd_probe_act_at(
         probe: *const agentd_probe,
         i: usize,
@@ -1471,11 +1189,9 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Number of layers that the sandbox has here."]
     pub fn agentd_probe_layer_count(probe: *const agentd_probe) -> usize;
 }
 extern "C" {
-    #[doc = " One layer, as in a receipt: agentd_result_protection_at()."]
     pub fn agentd_probe_layer_at(
         probe: *const agentd_probe,
         i: usize,
@@ -1485,8 +1201,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " As JSON; docs/probe.schema.json has the format. Free *ret with agentd_free();"]
-    #[doc = "  ret_len may be NULL."]
     pub fn agentd_probe_to_json(
         probe: *const agentd_probe,
         ret: *mut *mut ::std::os::raw::c_char,
@@ -1494,76 +1208,40 @@ extern "C" {
         reterr: *mut *mut agentd_error,
     ) -> ::std::os::raw::c_int;
 }
-#[doc = " AGENTD_STATUS_*."]
 pub type agentd_status = i32;
-#[doc = "< exit code 0"]
 pub const AGENTD_STATUS_OK: _bindgen_ty_14 = 0;
-#[doc = "< non-zero exit, died of a signal not ours, or"]
-#[doc = "   could not be started"]
 pub const AGENTD_STATUS_ERROR: _bindgen_ty_14 = 1;
-#[doc = "< refused by policy or isolation: nothing was run"]
 pub const AGENTD_STATUS_DENIED: _bindgen_ty_14 = 2;
-#[doc = "< wall-clock or idle limit; never when the command"]
-#[doc = "   was reaped before the limit"]
 pub const AGENTD_STATUS_TIMEOUT: _bindgen_ty_14 = 3;
-#[doc = "< stopped by this library for another cause"]
 pub const AGENTD_STATUS_KILLED: _bindgen_ty_14 = 4;
 pub type _bindgen_ty_14 = ::std::os::raw::c_uint;
-#[doc = "< by itself, with an exit code"]
 pub const AGENTD_CAUSE_EXITED: _bindgen_ty_15 = 1;
-#[doc = "< by a signal that was not ours"]
 pub const AGENTD_CAUSE_SIGNALED: _bindgen_ty_15 = 2;
-#[doc = "< limits.timeout_ms or params' timeout_ms"]
 pub const AGENTD_CAUSE_TIMEOUT: _bindgen_ty_15 = 3;
-#[doc = "< limits.idle_timeout_ms"]
 pub const AGENTD_CAUSE_IDLE_TIMEOUT: _bindgen_ty_15 = 4;
-#[doc = "< limits.cpu_time_ms"]
 pub const AGENTD_CAUSE_CPU_TIME: _bindgen_ty_15 = 5;
-#[doc = "< limits.mem_bytes"]
 pub const AGENTD_CAUSE_MEMORY: _bindgen_ty_15 = 6;
-#[doc = "< limits.pids_max"]
 pub const AGENTD_CAUSE_PIDS: _bindgen_ty_15 = 7;
-#[doc = "< limits.io_bytes"]
 pub const AGENTD_CAUSE_IO: _bindgen_ty_15 = 8;
-#[doc = "< limits.output_bytes, with KILL_ON_OUTPUT"]
 pub const AGENTD_CAUSE_OUTPUT: _bindgen_ty_15 = 9;
-#[doc = "< agentd_exec_cancel(), or the runner went away"]
 pub const AGENTD_CAUSE_CANCELED: _bindgen_ty_15 = 10;
-#[doc = "< a callback failed"]
 pub const AGENTD_CAUSE_SINK: _bindgen_ty_15 = 11;
-#[doc = "< killed by the system call filter"]
 pub const AGENTD_CAUSE_VIOLATION: _bindgen_ty_15 = 12;
-#[doc = "< refused before it started"]
 pub const AGENTD_CAUSE_POLICY: _bindgen_ty_15 = 13;
-#[doc = "< the required isolation is not to be had"]
 pub const AGENTD_CAUSE_ISOLATION: _bindgen_ty_15 = 14;
-#[doc = "< could not be started: see the error"]
 pub const AGENTD_CAUSE_SPAWN: _bindgen_ty_15 = 15;
-#[doc = "< VMM or helper died under it"]
 pub const AGENTD_CAUSE_BACKEND_LOST: _bindgen_ty_15 = 16;
-#[doc = "< limits.file_bytes, by SIGXFSZ"]
 pub const AGENTD_CAUSE_FILE_SIZE: _bindgen_ty_15 = 17;
 pub type _bindgen_ty_15 = ::std::os::raw::c_uint;
-#[doc = "< from start to exit, CLOCK_MONOTONIC"]
 pub const AGENTD_METRIC_WALL_NS: _bindgen_ty_16 = 1;
-#[doc = "< user + system time of the whole tree"]
 pub const AGENTD_METRIC_CPU_NS: _bindgen_ty_16 = 2;
-#[doc = "< of the tree with a cgroup, else the largest"]
-#[doc = "   process (getrusage(2) ru_maxrss)"]
 pub const AGENTD_METRIC_MEMORY_PEAK_BYTES: _bindgen_ty_16 = 3;
-#[doc = "< produced"]
 pub const AGENTD_METRIC_STDOUT_BYTES: _bindgen_ty_16 = 4;
-#[doc = "< produced"]
 pub const AGENTD_METRIC_STDERR_BYTES: _bindgen_ty_16 = 5;
-#[doc = "< produced, not delivered"]
 pub const AGENTD_METRIC_DROPPED_BYTES: _bindgen_ty_16 = 6;
-#[doc = "< from agentd_exec_start() to started"]
 pub const AGENTD_METRIC_STARTUP_NS: _bindgen_ty_16 = 7;
-#[doc = "< made to a host"]
 pub const AGENTD_METRIC_NET_CONNECTIONS: _bindgen_ty_16 = 8;
-#[doc = "< by the command"]
 pub const AGENTD_METRIC_NET_SENT_BYTES: _bindgen_ty_16 = 9;
-#[doc = "< by the command"]
 pub const AGENTD_METRIC_NET_RECEIVED_BYTES: _bindgen_ty_16 = 10;
 pub type _bindgen_ty_16 = ::std::os::raw::c_uint;
 pub const AGENTD_LAYER_ABSENT: _bindgen_ty_17 = -1;
@@ -1571,60 +1249,42 @@ pub const AGENTD_LAYER_DEGRADED: _bindgen_ty_17 = 0;
 pub const AGENTD_LAYER_ENFORCED: _bindgen_ty_17 = 1;
 pub type _bindgen_ty_17 = ::std::os::raw::c_int;
 extern "C" {
-    #[doc = " Take another reference; returns result."]
     pub fn agentd_result_ref(result: *mut agentd_result) -> *mut agentd_result;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one frees it."]
     pub fn agentd_result_unref(result: *mut agentd_result);
 }
 extern "C" {
-    #[doc = " AGENTD_STATUS_*."]
     pub fn agentd_result_status(result: *const agentd_result) -> agentd_status;
 }
 extern "C" {
-    #[doc = " AGENTD_CAUSE_*."]
     pub fn agentd_result_cause(result: *const agentd_result) -> i32;
 }
 extern "C" {
-    #[doc = " Wire name: \"ok\", \"error\", \"denied\", \"timeout\", \"killed\"; \"unknown\" for a"]
-    #[doc = "  value this library does not know. Static storage."]
     pub fn agentd_status_name(status: agentd_status) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Wire name in lower case: \"exited\", \"timeout\", \"memory\", ...; \"unknown\" for a"]
-    #[doc = "  value this library does not know. Static storage."]
     pub fn agentd_cause_name(cause: i32) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Backend that ran it (\"host\"), or \"\" when none did. Borrowed."]
     pub fn agentd_result_backend(result: *const agentd_result) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " 0..255, or -1 when the cause is not EXITED."]
     pub fn agentd_result_exit_code(result: *const agentd_result) -> i32;
 }
 extern "C" {
-    #[doc = " Linux signal number that ended the command, or 0."]
     pub fn agentd_result_signal(result: *const agentd_result) -> i32;
 }
 extern "C" {
-    #[doc = " Name of the limit that was hit (\"mem_bytes\"), also when the command survived"]
-    #[doc = "  it (\"pids_max\": forks failed), or \"\". Borrowed."]
     pub fn agentd_result_limit(result: *const agentd_result) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " 1 if output was produced and not delivered."]
     pub fn agentd_result_truncated(result: *const agentd_result) -> i32;
 }
 extern "C" {
-    #[doc = " What could not be done (causes SPAWN, POLICY, ISOLATION, BACKEND_LOST, SINK),"]
-    #[doc = "  else NULL. Borrowed."]
     pub fn agentd_result_error(result: *const agentd_result) -> *const agentd_error;
 }
 extern "C" {
-    #[doc = " Read AGENTD_METRIC_*. AGENTD_ERR_NOTFOUND if unknown or not measured; *ret is"]
-    #[doc = "  then untouched."]
     pub fn agentd_result_metric(
         result: *const agentd_result,
         metric: i32,
@@ -1632,13 +1292,9 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " The receipt: number of layers."]
     pub fn agentd_result_protection_count(result: *const agentd_result) -> usize;
 }
 extern "C" {
-    #[doc = " One layer of the receipt: its name, AGENTD_LAYER_*, and how or why. Strings"]
-    #[doc = "  are borrowed; each output parameter may be NULL. AGENTD_ERR_NOTFOUND past the"]
-    #[doc = "  end."]
     pub fn agentd_result_protection_at(
         result: *const agentd_result,
         i: usize,
@@ -1648,8 +1304,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " As JSON; docs/result.schema.json has the format. Free *ret with agentd_free();"]
-    #[doc = "  ret_len may be NULL."]
     pub fn agentd_result_to_json(
         result: *const agentd_result,
         ret: *mut *mut ::std::os::raw::c_char,
@@ -1662,77 +1316,39 @@ extern "C" {
 pub struct agentd_backend_ops {
     _unused: [u8; 0],
 }
-#[doc = " Called on the loop thread."]
 pub type agentd_runner_fn = ::std::option::Option<
     unsafe extern "C" fn(runner: *mut agentd_runner, userdata: *mut ::std::os::raw::c_void),
 >;
-#[doc = "< do not repeat stderr as a log record"]
 pub const AGENTD_RUNNER_NO_STDERR_LOG: _bindgen_ty_18 = 1;
 pub type _bindgen_ty_18 = ::std::os::raw::c_uint;
-#[doc = " How to make a runner. Zero means \"default\" in every member."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct agentd_runner_opts {
-    #[doc = "< sizeof(struct agentd_runner_opts)"]
     pub size: u32,
-    #[doc = "< AGENTD_RUNNER_*"]
     pub flags: u32,
-    #[doc = "< required; must outlive the last callback"]
     pub event_base: *mut event_base,
-    #[doc = "< ceiling for every context; NULL: a new policy"]
     pub policy: *mut agentd_policy,
-    #[doc = "< NULL: silent"]
     pub log: agentd_log_fn,
     pub log_userdata: *mut ::std::os::raw::c_void,
-    #[doc = "< most detailed AGENTD_LOG_* wanted"]
     pub log_level: i32,
-    #[doc = "< commands alive at once; 0: 16"]
     pub max_running: u32,
-    #[doc = "< commands waiting for a place; 0: 64"]
     pub max_queued: u32,
-    #[doc = "< \"still running\" record; 0: 5000"]
     pub heartbeat_ms: u32,
-    #[doc = "< wait for output after exit or kill; 0: 250"]
     pub drain_ms: u32,
-    #[doc = "< must be 0"]
     pub reserved0: u32,
-    #[doc = "< agentd-helper; NULL: the installed one, or the one"]
-    #[doc = "   beside an uninstalled library. The environment is"]
-    #[doc = "   never consulted."]
     pub helper_path: *const ::std::os::raw::c_char,
-    #[doc = "< size of each command's private /tmp; 0: 1 GiB"]
     pub sandbox_tmp_bytes: u64,
-    #[doc = "< whom commands run as outside of their sandbox when"]
-    #[doc = "   the host program is root; 0: 65530"]
     pub sandbox_uid: u32,
-    #[doc = "< the same, their group; 0: 65530"]
     pub sandbox_gid: u32,
-    #[doc = "< sandboxes kept ready, per policy; at most 64"]
     pub sandbox_prewarm: u32,
-    #[doc = "< must be 0"]
     pub reserved1: u32,
-    #[doc = "< directory that scripts/build-image made; NULL:"]
-    #[doc = "   /var/cache/agentd for root, else agentd in"]
-    #[doc = "   $XDG_CACHE_HOME or ~/.cache"]
     pub microvm_image: *const ::std::os::raw::c_char,
-    #[doc = "< QEMU; NULL: /usr/bin/qemu-system-x86_64"]
     pub microvm_monitor: *const ::std::os::raw::c_char,
-    #[doc = "< agentd-guest; NULL: beside the helper"]
     pub microvm_guest: *const ::std::os::raw::c_char,
-    #[doc = "< of each machine, at least 128 MiB; 0: 512 MiB. More"]
-    #[doc = "   where a memory limit asks for it."]
     pub microvm_memory_bytes: u64,
-    #[doc = "< most that the files of a working directory may"]
-    #[doc = "   hold, which is copied; 0: 256 MiB"]
     pub microvm_workdir_bytes: u64,
-    #[doc = "< whom QEMU runs as when the host program is root; nobody else"]
-    #[doc = "   should; 0: 65531"]
     pub microvm_uid: u32,
-    #[doc = "< the same, its group; 0: 65531"]
     pub microvm_gid: u32,
-    #[doc = "< name server that alone is asked for addresses:"]
-    #[doc = "   \"ADDRESS\" or \"ADDRESS:PORT\"; NULL: the machine's"]
-    #[doc = "   (/etc/resolv.conf) and /etc/hosts"]
     pub net_resolver: *const ::std::os::raw::c_char,
 }
 #[test]
@@ -2180,18 +1796,6 @@ impl Default for agentd_runner_opts {
     }
 }
 extern "C" {
-    #[doc = " A runner on opts->event_base. Starts the helper process (about 1 ms); every"]
-    #[doc = "  later call returns at once. The helper keeps the privileges the process has"]
-    #[doc = "  now; commands on the host backend nevertheless run with the real user and"]
-    #[doc = "  group id that the process has when they start."]
-    #[doc = ""]
-    #[doc = "  The runner belongs to the thread that runs event_base. Every call on it and"]
-    #[doc = "  on what it made comes from that thread, but for what is marked [any thread]."]
-    #[doc = "  It installs no signal handler, leaves the host no child to reap, starts no"]
-    #[doc = "  thread, changes no process-wide state, and never runs or stops the base. In"]
-    #[doc = "  a forked child nothing here may be called."]
-    #[doc = ""]
-    #[doc = "  Errors: INVALID (opts), ABI, NOTFOUND (helper), SYSTEM, NOMEM."]
     pub fn agentd_runner_new(
         opts: *const agentd_runner_opts,
         ret: *mut *mut agentd_runner,
@@ -2199,22 +1803,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns runner. [any thread]"]
     pub fn agentd_runner_ref(runner: *mut agentd_runner) -> *mut agentd_runner;
 }
 extern "C" {
-    #[doc = " Any order of unrefs is safe (garbage-collected hosts). On the loop thread the"]
-    #[doc = "  last one frees all before it returns if nothing is alive; else it kills at"]
-    #[doc = "  once, and `finished` and the memory follow on the loop. Before freeing the"]
-    #[doc = "  base, see agentd_runner_shutdown() through to `done`: if the base is freed"]
-    #[doc = "  under a living runner, the helper kills the commands when the runner is"]
-    #[doc = "  dropped, and their `finished` is never called. [any thread]"]
     pub fn agentd_runner_unref(runner: *mut agentd_runner);
 }
 extern "C" {
-    #[doc = " Refuse new work, ask running commands to end, kill them after grace_ms;"]
-    #[doc = "  `done` (may be NULL) is called on the loop when nothing is left and the"]
-    #[doc = "  helper is gone. A second call is AGENTD_ERR_STATE."]
     pub fn agentd_runner_shutdown(
         runner: *mut agentd_runner,
         grace_ms: u32,
@@ -2223,8 +1817,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Register a backend for this runner. ops and its strings are copied. A name or"]
-    #[doc = "  alias that is taken is AGENTD_ERR_STATE and names both backends."]
     pub fn agentd_runner_add_backend(
         runner: *mut agentd_runner,
         ops: *const agentd_backend_ops,
@@ -2233,8 +1825,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Sessions come from this pool, which was made for this runner; NULL takes it away."]
-    #[doc = "  Commands under way keep theirs."]
     pub fn agentd_runner_set_pool(
         runner: *mut agentd_runner,
         pool: *mut agentd_pool,
@@ -2242,12 +1832,9 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " \"shell-exec-runner-<version>\". Static storage."]
     pub fn agentd_runner_digest(runner: *const agentd_runner) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " Check parameters as agentd_params_parse() would; runs nothing, no side"]
-    #[doc = "  effects."]
     pub fn agentd_runner_validate(
         runner: *mut agentd_runner,
         json: *const ::std::os::raw::c_char,
@@ -2256,9 +1843,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Would this run, and how? Decides without starting anything; *ret is a JSON"]
-    #[doc = "  object: backend, effective limits, environment names, refusal. Free it with"]
-    #[doc = "  agentd_free(); ret_len may be NULL."]
     pub fn agentd_runner_explain(
         runner: *mut agentd_runner,
         ctx: *mut agentd_context,
@@ -2274,48 +1858,28 @@ pub struct agentd_denial {
     _unused: [u8; 0],
 }
 extern "C" {
-    #[doc = " \"net\", \"path\" or \"syscall\". Borrowed."]
     pub fn agentd_denial_kind(denial: *const agentd_denial) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " What was wanted: \"example.org:443\", a path, a system call. Borrowed."]
     pub fn agentd_denial_target(denial: *const agentd_denial) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " The rule that stopped it. Borrowed."]
     pub fn agentd_denial_rule(denial: *const agentd_denial) -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " A sentence on how the operator can allow it, or \"\". Borrowed."]
     pub fn agentd_denial_remedy(denial: *const agentd_denial) -> *const ::std::os::raw::c_char;
 }
 pub const AGENTD_SINK_CONTINUE: _bindgen_ty_19 = 0;
 pub const AGENTD_SINK_PAUSE: _bindgen_ty_19 = 1;
 pub type _bindgen_ty_19 = ::std::os::raw::c_uint;
-#[doc = " Callbacks of one execution, always on the loop thread, never from inside an"]
-#[doc = "  agentd_* call, in this order:"]
-#[doc = ""]
-#[doc = "      log* started? (output | log | denied | stdin_drained)* exited?"]
-#[doc = "      (output | log | denied)* finished"]
-#[doc = ""]
-#[doc = "  then destroy when the last reference to the sink goes. NULL members are"]
-#[doc = "  skipped. Inside any of them the host may cancel, write, resume or unref the"]
-#[doc = "  exec and start new ones; the library holds its own references while it calls"]
-#[doc = "  out. agentd_loop_run*() is the only thing not allowed."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct agentd_sink_ops {
-    #[doc = "< sizeof(struct agentd_sink_ops)"]
     pub size: u32,
-    #[doc = "< must be 0"]
     pub reserved0: u32,
-    #[doc = " The command is running."]
     pub started: ::std::option::Option<
         unsafe extern "C" fn(exec: *mut agentd_exec, userdata: *mut ::std::os::raw::c_void),
     >,
-    #[doc = " data: raw bytes (may hold NUL, may split UTF-8), 0 < len <= 262144, valid"]
-    #[doc = "  during the call. PAUSE: these bytes are taken, no more of this stream"]
-    #[doc = "  until agentd_exec_resume()."]
     pub output: ::std::option::Option<
         unsafe extern "C" fn(
             exec: *mut agentd_exec,
@@ -2325,13 +1889,9 @@ pub struct agentd_sink_ops {
             userdata: *mut ::std::os::raw::c_void,
         ) -> i32,
     >,
-    #[doc = " agentd_exec_write() can take more."]
     pub stdin_drained: ::std::option::Option<
         unsafe extern "C" fn(exec: *mut agentd_exec, userdata: *mut ::std::os::raw::c_void),
     >,
-    #[doc = " One line for the caller's log: \"Executing shell command: ...\", timeouts,"]
-    #[doc = "  stderr at the end. Non-zero cancels; at the first record nothing has run"]
-    #[doc = "  yet and then nothing will."]
     pub log: ::std::option::Option<
         unsafe extern "C" fn(
             exec: *mut agentd_exec,
@@ -2339,7 +1899,6 @@ pub struct agentd_sink_ops {
             userdata: *mut ::std::os::raw::c_void,
         ) -> i32,
     >,
-    #[doc = " Something the policy stopped."]
     pub denied: ::std::option::Option<
         unsafe extern "C" fn(
             exec: *mut agentd_exec,
@@ -2347,8 +1906,6 @@ pub struct agentd_sink_ops {
             userdata: *mut ::std::os::raw::c_void,
         ),
     >,
-    #[doc = " The command itself has ended (exit code or -1, signal or 0); output may"]
-    #[doc = "  still follow until finished, which comes after a bounded drain."]
     pub exited: ::std::option::Option<
         unsafe extern "C" fn(
             exec: *mut agentd_exec,
@@ -2357,8 +1914,6 @@ pub struct agentd_sink_ops {
             userdata: *mut ::std::os::raw::c_void,
         ),
     >,
-    #[doc = " Exactly once, after the last output; nothing of the command is alive."]
-    #[doc = "  result is borrowed: ref to keep."]
     pub finished: ::std::option::Option<
         unsafe extern "C" fn(
             exec: *mut agentd_exec,
@@ -2366,7 +1921,6 @@ pub struct agentd_sink_ops {
             userdata: *mut ::std::os::raw::c_void,
         ),
     >,
-    #[doc = " userdata is no longer reachable by the library."]
     pub destroy: agentd_destroy_fn,
 }
 #[test]
@@ -2508,8 +2062,6 @@ fn bindgen_test_layout_agentd_sink_ops() {
     test_field_destroy();
 }
 extern "C" {
-    #[doc = " A sink of callbacks. ops is copied. On failure destroy is not called."]
-    #[doc = "  [any thread]"]
     pub fn agentd_sink_new(
         ops: *const agentd_sink_ops,
         userdata: *mut ::std::os::raw::c_void,
@@ -2518,9 +2070,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Keeps the first `head` and the last `tail` bytes of each stream. Meant for"]
-    #[doc = "  one execution; memory grows with the output up to head + tail per stream."]
-    #[doc = "  [any thread]"]
     pub fn agentd_sink_new_buffer(
         head: usize,
         tail: usize,
@@ -2529,9 +2078,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Writes to descriptors the caller keeps open and owns; -1 discards. Never"]
-    #[doc = "  blocks the loop and never changes the descriptors' flags: a full pipe pauses"]
-    #[doc = "  the command. [any thread]"]
     pub fn agentd_sink_new_fd(
         out_fd: i32,
         err_fd: i32,
@@ -2540,8 +2086,6 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Everything to both; the slower one paces the command. References both."]
-    #[doc = "  [any thread]"]
     pub fn agentd_sink_new_tee(
         a: *mut agentd_sink,
         b: *mut agentd_sink,
@@ -2550,17 +2094,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Take another reference; returns sink. [any thread]"]
     pub fn agentd_sink_ref(sink: *mut agentd_sink) -> *mut agentd_sink;
 }
 extern "C" {
-    #[doc = " Drop a reference; the last one calls destroy and frees it. [any thread]"]
     pub fn agentd_sink_unref(sink: *mut agentd_sink);
 }
 extern "C" {
-    #[doc = " What a buffer sink kept of one stream, head and tail joined; *ret_dropped"]
-    #[doc = "  bytes are missing between them. Borrowed until the next output or the last"]
-    #[doc = "  unref. ret_dropped may be NULL. AGENTD_ERR_INVALID on other sinks."]
     pub fn agentd_sink_buffer_get(
         sink: *mut agentd_sink,
         stream: agentd_stream,
@@ -2570,18 +2109,11 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
-    #[doc = " Version of the loaded library: major << 16 | minor << 8 | patch. Never"]
-    #[doc = "  fails. [any thread]"]
     pub fn agentd_version_number() -> u32;
 }
 extern "C" {
-    #[doc = " Version of the loaded library as text, e.g. \"0.1.0\". Static storage."]
-    #[doc = "  [any thread]"]
     pub fn agentd_version_string() -> *const ::std::os::raw::c_char;
 }
 extern "C" {
-    #[doc = " The libevent this library was built against, as LIBEVENT_VERSION_NUMBER. A"]
-    #[doc = "  host that shares a base compares it with its own event_get_version_number():"]
-    #[doc = "  both must load the same libevent (same soname). [any thread]"]
     pub fn agentd_libevent_version_number() -> u32;
 }
