@@ -89,6 +89,8 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
     os.chmod(scratch, 0o755)
     os.umask(0o022)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MESON", "AGENTD_", "DESTDIR", "LD_"))}
+    # The host backend's commands read their user's profile.
+    env["HOME"] = scratch
 
     # ---- a staged installation of this build
 
