@@ -45,10 +45,22 @@ impl Drop for TempDir {
     }
 }
 
+/// On a machine that can host one: the library says why not.
+fn has_sandbox() -> bool {
+    let result = agentd::run("true").unwrap();
+    if result.cause() == Cause::Isolation {
+        eprintln!("SKIP-CANNOT: {}", result.error().unwrap());
+    }
+    result.cause() != Cause::Isolation
+}
+
 // ---- how commands end
 
 #[test]
 fn sandboxed_by_default() {
+    if !has_sandbox() {
+        return;
+    }
     let dir = TempDir::new("sandbox");
     let (secret, workdir) = (dir.0.join("secret"), dir.0.join("work"));
     fs::create_dir(&workdir).unwrap();
@@ -71,6 +83,9 @@ fn sandboxed_by_default() {
 
 #[test]
 fn one_call() {
+    if !has_sandbox() {
+        return;
+    }
     let result = agentd::run("echo hello; echo oops >&2").unwrap();
     assert_eq!(summary(&result), (Status::Ok, Cause::Exited, Some(0), None));
     assert_eq!((result.stdout(), result.stderr()), (&b"hello\n"[..], &b"oops\n"[..]));
@@ -169,7 +184,7 @@ fn errors_of_these_bindings_do_too() {
         let error = command.run_on(&runner).unwrap_err();
         assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, pointer), "{}", error);
     }
-    let short = host("true").timeout(Duration::from_nanos(1)).run_on(&runner).unwrap();
+    let short = host("sleep 60").timeout(Duration::from_nanos(1)).run_on(&runner).unwrap();
     assert_eq!(short.status(), Status::Timeout);
 }
 
@@ -182,9 +197,9 @@ fn a_backend_that_does_not_exist() {
 
 #[test]
 fn a_helper_that_does_not_exist() {
-    let error = Runner::builder().helper_path("/nonexistent/helper").build().unwrap_err();
+    let error = Runner::builder().helper_path("/var/nonexistent/helper").build().unwrap_err();
     assert_eq!(error.code(), ErrorCode::NotFound);
-    assert!(error.message().contains("/nonexistent/helper"), "{}", error);
+    assert!(error.message().contains("/var/nonexistent/helper"), "{}", error);
 }
 
 #[test]
