@@ -42,7 +42,9 @@ impl Context {
         .map(Self)
     }
 
-    pub(crate) fn as_ptr(&self) -> *mut sys::agentd_context {
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_context {
         self.0.as_ptr()
     }
 

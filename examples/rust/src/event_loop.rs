@@ -49,7 +49,9 @@ impl Loop {
         Waker(handle.expect("ref returns its argument"))
     }
 
-    pub(crate) fn as_ptr(&self) -> *mut sys::agentd_loop {
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_loop {
         self.0.handle.as_ptr()
     }
 

@@ -416,6 +416,12 @@ impl Exec {
         Canceller::new(self.handle.as_ptr())
     }
 
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_exec {
+        self.handle.as_ptr()
+    }
+
     fn resume(&self) {
         for stream in Stream::ALL {
             if self.state.paused[stream as usize].replace(false) {

@@ -62,7 +62,9 @@ impl Params {
         })
     }
 
-    pub(crate) fn as_ptr(&self) -> *mut sys::agentd_params {
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_params {
         self.0.as_ptr()
     }
 }

@@ -122,7 +122,9 @@ impl Policy {
         })
     }
 
-    pub(crate) fn as_ptr(&self) -> *mut sys::agentd_policy {
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_policy {
         self.0.as_ptr()
     }
 }

@@ -107,7 +107,9 @@ impl Runner {
         &self.0.event_loop
     }
 
-    pub(crate) fn as_ptr(&self) -> *mut sys::agentd_runner {
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_runner {
         self.0.handle.as_ptr()
     }
 }
