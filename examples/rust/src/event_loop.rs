@@ -36,8 +36,8 @@ impl Loop {
         Ok(Self(Rc::new(Inner { handle, closing: Cell::new(0) })))
     }
 
-    /// Runs what is ready, and what becomes so until the time is over (`None`: never) or a
-    /// [`Waker`] was used, which it returns.
+    /// Runs what is ready, and what becomes so until the time is over (`None`: never) or the loop
+    /// is woken, by a [`Waker`] or by what these bindings wait for: then it returns true.
     pub fn run(&self, timeout: Option<Duration>) -> Result<bool> {
         self.0.run(timeout)
     }

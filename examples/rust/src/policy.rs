@@ -166,7 +166,7 @@ impl PolicyBuilder {
     /// Keeps commands from changing a name relative to a writable directory, such as
     /// `.git/hooks`.
     pub fn protect_name(&mut self, name: impl AsRef<Path>) -> Result<&mut Self> {
-        let name = c_string("/protect", name.as_ref())?;
+        let name = c_string("/protect_names", name.as_ref())?;
         // SAFETY: both live during the call.
         check(|err| unsafe {
             sys::agentd_policy_protect_name(self.0.as_ptr(), name.as_ptr(), err)

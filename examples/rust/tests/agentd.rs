@@ -12,8 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentd::{
-    Canceller, Cause, Command, Context, ErrorCode, Exec, ExecOptions, ExecResult, Isolation,
-    LayerState, Limits, Loop, Metric, Params, Policy, PolicyBuilder, Runner, Status, Stream, Waker,
+    Access, Canceller, Cause, Command, Context, ErrorCode, Exec, ExecOptions, ExecResult,
+    Isolation, LayerState, Limits, Loop, Metric, Net, Params, Policy, PolicyBuilder, Runner,
+    Status, Stream, Strictness, Waker,
 };
 
 fn runner() -> Runner {
@@ -578,6 +579,78 @@ fn objects_by_hand() {
     assert_eq!((result.status(), result.stdout()), (Status::Timeout, &b"sh trace\n"[..]));
     assert!(result.to_json().unwrap().contains("seven"));
     assert!(Path::new("/").is_dir() && !agentd::version().is_empty());
+}
+
+#[test]
+fn a_policy_by_hand_is_that_of_json() {
+    let mut builder = Policy::builder().unwrap();
+    builder.allow_path("/usr", Access::READ | Access::EXEC).unwrap();
+    builder.allow_path("/srv/project", Access::READ | Access::WRITE).unwrap();
+    builder.deny_path("/srv/project/secrets").unwrap();
+    builder.net(Net::Allowlist).unwrap().allow_host("*.debian.org", Some(443..=443)).unwrap();
+    builder.allow_host("example.org", None).unwrap().deny_host("bad.debian.org").unwrap();
+    builder.allow_env("LC_*").unwrap().protection("cgroup", Strictness::Degradable).unwrap();
+    builder.require_kvm().unwrap().min_isolation(Isolation::Vm).unwrap();
+    let timeout = Some(Duration::from_secs(600));
+    builder.limits(&Limits { timeout, pids_max: Some(64), ..Default::default() }).unwrap();
+    let json = r#"{
+        "min_isolation": "vm", "require_kvm": true, "env": ["LC_*"],
+        "paths": {"read": ["/usr", "/srv/project"], "write": ["/srv/project"], "exec": ["/usr"],
+                  "deny": ["/srv/project/secrets"]},
+        "protections": {"cgroup": "degradable"},
+        "net": {"mode": "allow", "allow": ["*.debian.org:443", "example.org"],
+                "deny": ["bad.debian.org"]},
+        "limits": {"timeout_ms": 600000, "pids_max": 64}
+    }"#;
+    let same = Policy::from_json(json).unwrap();
+    assert_eq!(builder.build().to_json().unwrap(), same.to_json().unwrap());
+    // This one adds to what there is.
+    let mut builder = Policy::builder().unwrap();
+    builder.protect_name("Makefile").unwrap();
+    assert!(builder.build().to_json().unwrap().contains(r#""Makefile""#));
+}
+
+#[test]
+fn a_context_by_hand() {
+    if !has_sandbox() {
+        return;
+    }
+    let dir = TempDir::new("mount");
+    fs::write(dir.0.join("file"), "mounted").unwrap();
+    let limits = Limits { pids_max: Some(50), ..Default::default() };
+    let runner = Runner::builder().sandbox_prewarm(1).build().unwrap();
+    let mut context = Context::new().unwrap();
+    context.set_policy(runner.policy()).unwrap().set_workdir("/tmp").unwrap();
+    context.set_limits(&limits).unwrap().set_env("NAME", "value").unwrap();
+    context.add_mount(&dir.0, "/mnt", Access::READ).unwrap();
+    let params = Params::shell("cat /mnt/file; printenv NAME; touch /mnt/new", None).unwrap();
+    let result = runner.run(&context, &params).unwrap();
+    assert_eq!((result.exit_code(), result.stdout()), (Some(1), &b"mountedvalue\n"[..]));
+    assert!(runner.explain(&context, &params).unwrap().contains(r#""pids_max":50"#));
+    context.set_rootfs("/nonexistent").unwrap();
+    let refused = runner.run(&context, &params).unwrap();
+    assert!(!refused.is_ok() && refused.duration().is_none() && refused.error().is_some());
+}
+
+#[test]
+fn ends_by_grace_and_by_output() {
+    let runner = runner();
+    let mut context = Context::new().unwrap();
+    context.set_workdir("/").unwrap().set_backend("host").unwrap().set_env("HOME", "/").unwrap();
+    context.set_policy(runner.policy()).unwrap();
+    let params = Params::shell("trap '' TERM; echo ready; sleep 60; :", None).unwrap();
+    let options = ExecOptions::new().grace(Duration::from_millis(100));
+    let mut exec = runner.start(&context, &params, options).unwrap();
+    exec.next().unwrap().unwrap();
+    let begin = Instant::now();
+    exec.cancel();
+    assert_eq!(exec.wait().unwrap().cause(), Cause::Canceled);
+    assert!(begin.elapsed() < Duration::from_millis(1900));
+    let params = Params::shell("yes", None).unwrap();
+    let limits = Limits { output_bytes: Some(10_000), ..Default::default() };
+    let options = ExecOptions::new().limits(limits).kill_on_output();
+    let result = runner.start(&context, &params, options).unwrap().wait().unwrap();
+    assert_eq!((result.cause(), result.limit()), (Cause::Output, Some("output_bytes")));
 }
 
 fn sent<T: Send>() {}
