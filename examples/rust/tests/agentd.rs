@@ -40,6 +40,17 @@ impl TempDir {
     }
 }
 
+impl TempDir {
+    /// A file that a command can wait for with `wait_for`.
+    fn gate(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn wait_for(gate: &Path) -> String {
+    format!("until [ -e {} ]; do sleep 0.01; done", gate.display())
+}
+
 impl Drop for TempDir {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
@@ -217,18 +228,17 @@ fn explain() {
 #[test]
 fn output_comes_as_it_is_written() {
     let dir = TempDir::new("stream");
-    let go = dir.0.join("go");
+    let gates = [dir.gate("second"), dir.gate("third"), dir.gate("nothing")];
     let script = format!(
-        "echo one; until [ -e {0} ]; do sleep 0.01; done; echo two >&2; sleep 0.1; echo three",
-        go.display()
+        "echo one; {}; echo two >&2; {}; echo three",
+        wait_for(&gates[0]),
+        wait_for(&gates[1])
     );
     let mut exec = host(&script).start_on(&runner()).unwrap();
     let mut seen = Vec::new();
     for chunk in &mut exec {
         let chunk = chunk.unwrap();
-        if seen.is_empty() {
-            fs::write(&go, "").unwrap();
-        }
+        fs::write(&gates[seen.len()], "").unwrap();
         seen.push((chunk.stream, String::from_utf8(chunk.data).unwrap()));
     }
     let wanted =
@@ -241,9 +251,12 @@ fn output_comes_as_it_is_written() {
 
 #[test]
 fn what_the_iterator_leaves_is_in_the_result() {
-    let mut exec =
-        host("echo one; sleep 0.2; echo two; echo three >&2").start_on(&runner()).unwrap();
+    let dir = TempDir::new("rest");
+    let gate = dir.gate("rest");
+    let script = format!("echo one; {}; echo two; echo three >&2", wait_for(&gate));
+    let mut exec = host(&script).start_on(&runner()).unwrap();
     assert_eq!(exec.next().unwrap().unwrap().data, b"one\n");
+    fs::write(&gate, "").unwrap();
     let result = exec.wait().unwrap();
     assert_eq!(result.into_output(), (b"two\n".to_vec(), b"three\n".to_vec()));
 }
@@ -284,14 +297,14 @@ fn merged_output_is_in_order() {
 fn closure() {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let sink = seen.clone();
-    let command = host("echo out; sleep 0.1; echo err >&2").on_output(move |stream, data| {
+    let command = host("echo out; echo err >&2").on_output(move |stream, data| {
         sink.borrow_mut().push((stream, data.to_vec()));
         ControlFlow::Continue(())
     });
     let result = command.run_on(&runner()).unwrap();
     assert!(result.is_ok() && result.stdout().is_empty());
     let wanted = [(Stream::Stdout, b"out\n".to_vec()), (Stream::Stderr, b"err\n".to_vec())];
-    assert_eq!(*seen.borrow(), wanted);
+    assert!(seen.borrow().len() == 2 && wanted.iter().all(|chunk| seen.borrow().contains(chunk)));
     assert_eq!(Rc::strong_count(&seen), 1);
 }
 
@@ -390,7 +403,8 @@ fn input() {
 fn cancel_from_a_thread() {
     let runner = runner();
     for kill in [false, true] {
-        let exec = host("echo started; sleep 60").start_on(&runner).unwrap();
+        let mut exec = host("echo started; sleep 60").start_on(&runner).unwrap();
+        assert_eq!(exec.next().unwrap().unwrap().data, b"started\n");
         let canceller = exec.canceller().clone();
         let thread = thread::spawn(move || {
             thread::sleep(Duration::from_millis(200));
@@ -404,7 +418,6 @@ fn cancel_from_a_thread() {
         let begin = Instant::now();
         let result = exec.wait().unwrap();
         assert_eq!((result.status(), result.cause()), (Status::Killed, Cause::Canceled));
-        assert_eq!(result.stdout(), b"started\n");
         assert!(begin.elapsed() < Duration::from_secs(30));
         // Of a command that has ended.
         thread.join().unwrap().cancel();
@@ -452,7 +465,10 @@ fn dropping_ends_the_command() {
     }
     drop(exec);
     // The loop is shared with what else the runner does.
-    assert!(host("sleep 0.5").run_on(&runner).unwrap().is_ok());
+    let begin = Instant::now();
+    while runs(&seconds) && begin.elapsed() < Duration::from_secs(30) {
+        assert!(host("sleep 0.1").run_on(&runner).unwrap().is_ok());
+    }
     assert!(!runs(&seconds));
 }
 
@@ -498,11 +514,11 @@ fn commands_run_side_by_side() {
     let runner = runner();
     let begin = Instant::now();
     let execs =
-        [0, 1, 2, 3].map(|i| host(&format!("sleep 1; echo {}", i)).start_on(&runner).unwrap());
+        [0, 1, 2, 3].map(|i| host(&format!("sleep 2; echo {}", i)).start_on(&runner).unwrap());
     for (i, exec) in execs.into_iter().enumerate() {
         assert_eq!(exec.wait().unwrap().stdout(), format!("{}\n", i).as_bytes());
     }
-    assert!(begin.elapsed() < Duration::from_secs(4));
+    assert!(begin.elapsed() < Duration::from_secs(8));
 }
 
 #[test]
@@ -639,13 +655,13 @@ fn ends_by_grace_and_by_output() {
     context.set_workdir("/").unwrap().set_backend("host").unwrap().set_env("HOME", "/").unwrap();
     context.set_policy(runner.policy()).unwrap();
     let params = Params::shell("trap '' TERM; echo ready; sleep 60; :", None).unwrap();
-    let options = ExecOptions::new().grace(Duration::from_millis(100));
+    let options = ExecOptions::new().grace(Duration::from_millis(2500));
     let mut exec = runner.start(&context, &params, options).unwrap();
     exec.next().unwrap().unwrap();
     let begin = Instant::now();
     exec.cancel();
     assert_eq!(exec.wait().unwrap().cause(), Cause::Canceled);
-    assert!(begin.elapsed() < Duration::from_millis(1900));
+    assert!(begin.elapsed() >= Duration::from_millis(2500));
     let params = Params::shell("yes", None).unwrap();
     let limits = Limits { output_bytes: Some(10_000), ..Default::default() };
     let options = ExecOptions::new().limits(limits).kill_on_output();
