@@ -2,6 +2,7 @@
 //! Alone in its process, for it counts what that has.
 
 use std::fs;
+use std::thread;
 
 use agentd::{Command, Policy, Runner};
 
@@ -52,5 +53,12 @@ fn a_thousand_runs_leave_nothing() {
     let growth = rss_kib().saturating_sub(rss);
     assert!(growth < 1024, "{} KiB", growth);
     drop(runner);
+    assert_eq!(fds(), begin);
+    // What belongs to a thread ends with it.
+    for _ in 0..10 {
+        thread::spawn(|| assert!(fds() < Runner::of_thread().map(|_| fds()).unwrap()))
+            .join()
+            .unwrap();
+    }
     assert_eq!(fds(), begin);
 }
