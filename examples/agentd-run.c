@@ -1333,7 +1333,7 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 	if (run->result)
 		write_result(run, result);
 	run->status = exit_status(run, result);
-	if (agentd_runner_shutdown(run->runner, 0, on_gone, run) < 0)
+	if (agentd_runner_shutdown(run->runner, SESSION_GRACE_MS, on_gone, run) < 0)
 		event_base_loopbreak(run->base);
 }
 

@@ -55,14 +55,15 @@ packages_of()
 	done
 }
 
-# What building needs, and what testing needs besides; what runs virtual machines, and what
-# their image is made with; what tests run in a sandbox.
+# What building needs, and what testing needs besides; what Debian packages are made with; what
+# runs virtual machines, and what their image is made with; what tests run in a sandbox.
 build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev
 	libarchive-dev libc-ares-dev"
-test_packages="bubblewrap g++ clang clang-format-14 clang-tidy binutils check valgrind mandoc git procps strace util-linux
+test_packages="abigail-tools bubblewrap g++ clang clang-format-14 clang-tidy binutils check doxygen valgrind mandoc git procps strace util-linux
 	curl openssl python3-cffi python3-pycparser python3-pytest python3-venv
 	bindgen cargo rust-clippy rustc rustfmt"
+deb_packages="check debhelper dh-python dpkg-dev fakeroot lintian python3"
 machine_packages="qemu-system-x86"
-image_packages="apt binutils dpkg erofs-utils lz4 mmdebstrap python3 util-linux"
+image_packages="apt binutils dpkg e2fsprogs erofs-utils lz4 mmdebstrap python3 util-linux"
 tool_commands="git:git make:make gcc:gcc node:nodejs npm:npm cargo:cargo rustc:rustc sqlite3:sqlite3 tar:tar
 	gzip:gzip xz:xz-utils perl:perl awk:mawk sed:sed find:findutils xargs:findutils"

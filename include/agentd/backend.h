@@ -24,6 +24,7 @@
 extern "C" {
 #endif
 
+/** What a table is made for: its member abi. */
 enum { AGENTD_BACKEND_ABI = 1 };
 
 /** The library's half of one execution. Valid from task_start until task_free. */
@@ -70,6 +71,7 @@ struct agentd_backend_ops {
 	/** Take bytes for stdin; AGENTD_ERR_AGAIN when none fits, then
 	 *  agentd_task_stdin_drained() when it can go on. */
 	int32_t (*task_write)(void *state, const uint8_t *data, size_t len, size_t *ret_taken);
+	/** End of input after what was taken. */
 	int32_t (*task_close_stdin)(void *state);
 	/** Stop (1) or go on (0) delivering a stream. Not called for streams handed
 	 *  over with agentd_task_attach_fd(). */
@@ -111,8 +113,10 @@ struct agentd_backend_ops {
 	/* end of 0.1 */
 };
 
-/* What a backend reads. Accessors, so that the specification can grow. Strings
- * and vectors are borrowed from spec. */
+/** @name What a backend reads
+ * Accessors, so that the specification can grow. Strings
+ * and vectors are borrowed from spec.
+ * @{ */
 
 /** NULL-terminated; the first is looked up in the PATH of agentd_spec_env(). */
 AGENTD_API const char *const *agentd_spec_argv(const agentd_spec *spec);
@@ -175,8 +179,10 @@ AGENTD_API void *agentd_spec_session(const agentd_spec *spec);
 AGENTD_API uint32_t agentd_spec_grace_ms(const agentd_spec *spec);
 /** Most detailed AGENTD_LOG_* that somebody reads. */
 AGENTD_API int32_t agentd_spec_log_level(const agentd_spec *spec);
+/** @} */
 
-/* What a backend reports. */
+/** @name What a backend reports
+ * @{ */
 
 /** The command runs; pid for the log, or 0. Of a command in a pid namespace of its
  *  own: that of its pid 1 as the host program sees it. */
@@ -228,6 +234,7 @@ AGENTD_API void agentd_backend_report_layer(agentd_backend_report *report, const
 					    int32_t state, const char *reason);
 /** The probe is over; err NULL: usable. err: a reference the library takes over. */
 AGENTD_API void agentd_backend_report_done(agentd_backend_report *report, agentd_error *err);
+/** @} */
 
 /** For backends that need to raise an error. message is copied. Never NULL: out
  *  of memory returns a static AGENTD_ERR_NOMEM. [any thread] */

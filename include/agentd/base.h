@@ -13,7 +13,9 @@
 #else
 #include <stddef.h>
 #include <stdint.h>
+/** Exported by the library. */
 #define AGENTD_API __attribute__((__visibility__("default")))
+/** The result says whether it worked, and must be looked at. */
 #define AGENTD_NODISCARD __attribute__((__warn_unused_result__))
 #endif
 
@@ -24,10 +26,12 @@ extern "C" {
 /** libevent's; this library only ever borrows it. */
 struct event_base;
 
-/* Opaque handles. Reference counted: ref and unref are atomic, take NULL, and
+/** @name Opaque handles
+ * Reference counted: ref and unref are atomic, take NULL, and
  * may be called in any order, in any callback and on any thread (finalizers):
  * tear-down that needs the loop is then posted to it. Everything else belongs
- * to the thread that runs the event base, unless marked [any thread]. */
+ * to the thread that runs the event base, unless marked [any thread].
+ * @{ */
 typedef struct agentd_error agentd_error;     /**< see agentd/error.h */
 typedef struct agentd_runner agentd_runner;   /**< see agentd/runner.h */
 typedef struct agentd_context agentd_context; /**< see agentd/context.h */
@@ -38,12 +42,14 @@ typedef struct agentd_exec agentd_exec;       /**< see agentd/exec.h */
 typedef struct agentd_result agentd_result;   /**< see agentd/result.h */
 typedef struct agentd_loop agentd_loop;       /**< see agentd/loop.h */
 typedef struct agentd_pool agentd_pool;       /**< see agentd/pool.h */
+/** @} */
 
 /* Enumerations cross the ABI as int32_t; the enum only names the values.
  * Values are never renumbered or reused; callers must accept unknown ones. */
 
 /** A standard stream of a command, by its descriptor number. */
 typedef int32_t agentd_stream;
+/** The streams. */
 enum { AGENTD_STDIN = 0, AGENTD_STDOUT = 1, AGENTD_STDERR = 2 };
 
 /** Called once, on the loop thread or in the last unref, when userdata is no

@@ -37,7 +37,7 @@ AGENTD_API int agentd_context_set_policy(agentd_context *ctx, agentd_policy *pol
  *  Reference counted. [unref: any thread] */
 typedef struct agentd_ask agentd_ask;
 
-/* Answers. */
+/** Answers. */
 enum {
 	AGENTD_ASK_DENY = 0,
 	AGENTD_ASK_ONCE = 1,   /**< this connection, and those that wait for the same answer */
@@ -49,13 +49,13 @@ typedef void (*agentd_ask_fn)(agentd_ask *ask, void *userdata);
 
 /** Whom to ask. Zero means "default" in every member but ask. */
 struct agentd_ask_opts {
-	uint32_t size;       /**< sizeof(struct agentd_ask_opts) */
-	uint32_t timeout_ms; /**< time for an answer; 0: 60000. The command's own limits
+	uint32_t size;             /**< sizeof(struct agentd_ask_opts) */
+	uint32_t timeout_ms;       /**< time for an answer; 0: 60000. The command's own limits
 				    *   go on meanwhile. */
-	int32_t fallback;    /**< what holds without one: AGENTD_ASK_DENY or _ONCE */
-	uint32_t reserved0;  /**< must be 0 */
-	agentd_ask_fn ask;   /**< required */
-	void *userdata;
+	int32_t fallback;          /**< what holds without one: AGENTD_ASK_DENY or _ONCE */
+	uint32_t reserved0;        /**< must be 0 */
+	agentd_ask_fn ask;         /**< required */
+	void *userdata;            /**< given to ask and destroy */
 	agentd_destroy_fn destroy; /**< may be NULL */
 };
 

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-/* New codes may be added: treat an unknown negative value as
+/** Codes. New codes may be added: treat an unknown negative value as
  * AGENTD_ERR_INTERNAL. */
 enum {
 	AGENTD_OK = 0,

@@ -12,12 +12,14 @@
 extern "C" {
 #endif
 
+/** Flags of struct agentd_exec_opts, or'ed together. */
 enum {
 	AGENTD_EXEC_STDIN_OPEN = 1,    /**< else stdin is /dev/null */
 	AGENTD_EXEC_MERGE_STDERR = 2,  /**< stderr into stdout, in the order written */
 	AGENTD_EXEC_KILL_ON_OUTPUT = 4 /**< else what exceeds output_bytes is dropped, counted */
 };
 
+/** How far an execution is: agentd_exec_state(). */
 enum {
 	AGENTD_STATE_QUEUED = 0,
 	AGENTD_STATE_STARTING = 1,

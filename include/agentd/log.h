@@ -12,6 +12,7 @@
 extern "C" {
 #endif
 
+/** Levels, the most severe first. */
 enum { AGENTD_LOG_ERROR = 0, AGENTD_LOG_WARN = 1, AGENTD_LOG_INFO = 2, AGENTD_LOG_DEBUG = 3 };
 
 /** One record; valid only during the callback that received it. */

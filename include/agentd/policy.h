@@ -22,19 +22,20 @@
 extern "C" {
 #endif
 
-/* Access to a path, or'ed together. */
+/** Access to a path, or'ed together. */
 enum { AGENTD_ACCESS_READ = 1, AGENTD_ACCESS_WRITE = 2, AGENTD_ACCESS_EXEC = 4 };
 
+/** Network of a command: none, that of allowed hosts only, the host's. */
 enum { AGENTD_NET_NONE = 0, AGENTD_NET_ALLOWLIST = 1, AGENTD_NET_FULL = 2 };
 
-/* Strength order; a policy states the least it accepts. Gaps are deliberate. */
+/** Strength order; a policy states the least it accepts. Gaps are deliberate. */
 enum {
 	AGENTD_ISOLATION_NONE = 0,
 	AGENTD_ISOLATION_SANDBOX = 200, /**< namespaces + Landlock + seccomp + limits */
 	AGENTD_ISOLATION_VM = 300
 };
 
-/* How strictly one layer of protection is meant. */
+/** How strictly one layer of protection is meant. */
 enum {
 	AGENTD_PROTECTION_REQUIRED = 0,   /**< default: without it nothing runs */
 	AGENTD_PROTECTION_DEGRADABLE = 1, /**< run without it, say so in the receipt */

@@ -17,7 +17,7 @@ struct event_base;
 /** Immutable once it exists; everything about it may be called from any thread. */
 typedef struct agentd_probe agentd_probe;
 
-/* Capabilities are numbered, not bits: they never run out. */
+/** Capabilities are numbered, not bits: they never run out. */
 enum {
 	/** The backend "sandbox" with every layer required ran a command, and that
 	 *  command could do none of the acts below. */
@@ -29,13 +29,14 @@ enum {
 	AGENTD_CAP_IDMAP = 6     /**< writable paths of another owner can be used */
 };
 
-/* What came of trying an act. */
+/** What came of trying an act. */
 enum {
 	AGENTD_ACT_UNKNOWN = -1, /**< not tried: nothing ran */
 	AGENTD_ACT_REFUSED = 0,
 	AGENTD_ACT_POSSIBLE = 1
 };
 
+/** Flags of struct agentd_probe_opts. */
 enum {
 	AGENTD_PROBE_NO_CACHE = 1 /**< try, whatever is known already */
 };

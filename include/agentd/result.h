@@ -15,6 +15,7 @@ extern "C" {
 
 /** AGENTD_STATUS_*. */
 typedef int32_t agentd_status;
+/** What callers switch on. */
 enum {
 	AGENTD_STATUS_OK = 0,      /**< exit code 0 */
 	AGENTD_STATUS_ERROR = 1,   /**< non-zero exit, died of a signal not ours, or
@@ -25,6 +26,7 @@ enum {
 	AGENTD_STATUS_KILLED = 4   /**< stopped by this library for another cause */
 };
 
+/** Why it ended. */
 enum {
 	AGENTD_CAUSE_EXITED = 1,        /**< by itself, with an exit code */
 	AGENTD_CAUSE_SIGNALED = 2,      /**< by a signal that was not ours */
@@ -45,6 +47,7 @@ enum {
 	AGENTD_CAUSE_FILE_SIZE = 17     /**< limits.file_bytes, by SIGXFSZ */
 };
 
+/** What is measured: agentd_result_metric(). */
 enum {
 	AGENTD_METRIC_WALL_NS = 1,           /**< from start to exit, CLOCK_MONOTONIC */
 	AGENTD_METRIC_CPU_NS = 2,            /**< user + system time of the whole tree */
@@ -60,7 +63,7 @@ enum {
 	AGENTD_METRIC_NET_RECEIVED_BYTES = 10 /**< by the command */
 };
 
-/* State of one layer in the receipt. */
+/** State of one layer in the receipt. */
 enum { AGENTD_LAYER_ABSENT = -1, AGENTD_LAYER_DEGRADED = 0, AGENTD_LAYER_ENFORCED = 1 };
 
 /** Take another reference; returns result. */

@@ -17,8 +17,14 @@ struct agentd_backend_ops; /* agentd/backend.h */
 /** Called on the loop thread. */
 typedef void (*agentd_runner_fn)(agentd_runner *runner, void *userdata);
 
+/** Flags of struct agentd_runner_opts. */
 enum {
-	AGENTD_RUNNER_NO_STDERR_LOG = 1 /**< do not repeat stderr as a log record */
+	AGENTD_RUNNER_NO_STDERR_LOG = 1, /**< do not repeat stderr as a log record */
+	/** The backend "microvm": also commands without a session get a clone of a machine
+	 *  that was booted once. The first one takes as long as a boot, the others about a
+	 *  tenth of a second; what a machine touches until it has booted (about 100 MiB)
+	 *  stays in memory. */
+	AGENTD_RUNNER_SNAPSHOTS = 2
 };
 
 /** How to make a runner. Zero means "default" in every member. */
@@ -28,14 +34,14 @@ struct agentd_runner_opts {
 	struct event_base *event_base; /**< required; must outlive the last callback */
 	agentd_policy *policy;         /**< ceiling for every context; NULL: a new policy */
 	agentd_log_fn log;             /**< NULL: silent */
-	void *log_userdata;
-	int32_t log_level;       /**< most detailed AGENTD_LOG_* wanted */
-	uint32_t max_running;    /**< commands alive at once; 0: 16 */
-	uint32_t max_queued;     /**< commands waiting for a place; 0: 64 */
-	uint32_t heartbeat_ms;   /**< "still running" record; 0: 5000 */
-	uint32_t drain_ms;       /**< wait for output after exit or kill; 0: 250 */
-	uint32_t reserved0;      /**< must be 0 */
-	const char *helper_path; /**< agentd-helper; NULL: the installed one, or the one
+	void *log_userdata;            /**< given to log */
+	int32_t log_level;             /**< most detailed AGENTD_LOG_* wanted */
+	uint32_t max_running;          /**< commands alive at once; 0: 16 */
+	uint32_t max_queued;           /**< commands waiting for a place; 0: 64 */
+	uint32_t heartbeat_ms;         /**< "still running" record; 0: 5000 */
+	uint32_t drain_ms;             /**< wait for output after exit or kill; 0: 250 */
+	uint32_t reserved0;            /**< must be 0 */
+	const char *helper_path;       /**< agentd-helper; NULL: the installed one, or the one
 					*   beside an uninstalled library. The environment is
 					*   never consulted. */
 	/* The backend "sandbox". */

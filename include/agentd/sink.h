@@ -23,7 +23,7 @@ AGENTD_API const char *agentd_denial_rule(const agentd_denial *denial);
 /** A sentence on how the operator can allow it, or "". Borrowed. */
 AGENTD_API const char *agentd_denial_remedy(const agentd_denial *denial);
 
-/* What an output callback returns. Any negative value cancels the execution
+/** What an output callback returns. Any negative value cancels the execution
  * (cause SINK); the value is kept in the result's error. */
 enum { AGENTD_SINK_CONTINUE = 0, AGENTD_SINK_PAUSE = 1 };
 

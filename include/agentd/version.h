@@ -11,8 +11,11 @@
 extern "C" {
 #endif
 
+/** Version of this header. */
 #define AGENTD_VERSION_MAJOR 0
+/** Version of this header. */
 #define AGENTD_VERSION_MINOR 1
+/** Version of this header. */
 #define AGENTD_VERSION_PATCH 0
 
 /** Version of the loaded library: major << 16 | minor << 8 | patch. Never

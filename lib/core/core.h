@@ -241,8 +241,8 @@ void ad_log_exec(agentd_exec *exec, int32_t level, const char *component, const 
 int32_t ad_log_sink(agentd_exec *exec, int32_t level, const char *component, const char *message,
 		    bool both);
 /* To both, with fields. */
-void ad_log_both(agentd_exec *exec, int32_t level, const char *component, const char *message,
-		 struct ad_record *record);
+int32_t ad_log_both(agentd_exec *exec, int32_t level, const char *component, const char *message,
+		    struct ad_record *record);
 /* What concerns no execution; a value of NULL is left out. */
 void ad_log_session(agentd_runner *runner, int32_t level, const char *message, const char *session,
 		    const char *error);

@@ -664,12 +664,25 @@ static void on_closed_late(agentd_task *task)
 	ad_defer(&exec_of(task)->step);
 }
 
+/* r: what the sink answered to a record, not the first. */
+static void check_logged(agentd_exec *exec, int32_t r)
+{
+	if (r == 0)
+		return;
+	exec->sink_failed = true;
+	if (!exec->error)
+		ad_fail(&exec->error, r < 0 ? r : AGENTD_ERR_USER, NULL,
+			"the sink refused a log record");
+	ad_exec_stop(exec, AGENTD_CAUSE_SINK, true);
+}
+
 static void on_log(agentd_task *task, int32_t level, const char *message)
 {
 	agentd_exec *exec = exec_of(task);
 
 	if (!exec->finishing && level <= ad_log_most(exec->runner))
-		(void)ad_log_sink(exec, level, exec->plan.backend->name, message, true);
+		check_logged(exec,
+			     ad_log_sink(exec, level, exec->plan.backend->name, message, true));
 }
 
 static const struct ad_task_listener task_listener = {
@@ -728,8 +741,10 @@ static void report_fallback(agentd_exec *exec)
 
 	ad_record_text(&record, "session_id", exec->context->session_id);
 	ad_record_text(&record, "error", why);
-	ad_log_both(exec, AGENTD_LOG_WARN, "core",
-		    "Failed to acquire micro-VM; falling back to ephemeral sandbox", &record);
+	check_logged(exec,
+		     ad_log_both(exec, AGENTD_LOG_WARN, "core",
+				 "Failed to acquire micro-VM; falling back to ephemeral sandbox",
+				 &record));
 	ad_buf_printf(&text, "an ephemeral sandbox took its place: %s", why);
 	on_protection(&exec->task, "session", AGENTD_LAYER_ABSENT,
 		      text.failed ? "an ephemeral sandbox took its place" : text.data);

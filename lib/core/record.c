@@ -90,16 +90,15 @@ int32_t ad_log_sink(agentd_exec *exec, int32_t level, const char *component, con
 	return exec->sink_failed ? 0 : ad_sink_log(exec->binding, &out);
 }
 
-void ad_log_both(agentd_exec *exec, int32_t level, const char *component, const char *message,
-		 struct ad_record *record)
+int32_t ad_log_both(agentd_exec *exec, int32_t level, const char *component, const char *message,
+		    struct ad_record *record)
 {
 	agentd_log_record out;
 
 	add_identity(exec, record);
 	out = (agentd_log_record){ level, component, message, record->fields, record->count };
 	to_runner(exec->runner, &out);
-	if (!exec->sink_failed)
-		(void)ad_sink_log(exec->binding, &out);
+	return exec->sink_failed ? 0 : ad_sink_log(exec->binding, &out);
 }
 
 void ad_log_session(agentd_runner *runner, int32_t level, const char *message, const char *session,

@@ -271,7 +271,7 @@ static int check_opts(const struct agentd_runner_opts *given, struct agentd_runn
 	if (!opts->event_base)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.event_base is NULL");
-	if (opts->flags & ~(uint32_t)AGENTD_RUNNER_NO_STDERR_LOG)
+	if (opts->flags & ~(uint32_t)(AGENTD_RUNNER_NO_STDERR_LOG | AGENTD_RUNNER_SNAPSHOTS))
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.flags has unknown bits: 0x%x", opts->flags);
 	if (opts->log_level < AGENTD_LOG_ERROR || opts->log_level > AGENTD_LOG_DEBUG)
@@ -323,6 +323,7 @@ static int add_builtins(agentd_runner *runner, const struct agentd_runner_opts *
 		.sandbox = sandbox,
 		.image = opts->microvm_image,
 		.monitor = opts->microvm_monitor,
+		.snapshots = opts->flags & AGENTD_RUNNER_SNAPSHOTS,
 		.memory_bytes = opts->microvm_memory_bytes ? opts->microvm_memory_bytes :
 							     AD_MICROVM_MEMORY_BYTES,
 		.workdir_bytes = opts->microvm_workdir_bytes ? opts->microvm_workdir_bytes :

@@ -131,6 +131,9 @@ static void set_up(const struct ad_guest_msg *setup)
 
 	if (!agent.fault.error)
 		boot_seed(setup->u.setup.seed, setup->u.setup.realtime_ns, &agent.fault);
+	if (!agent.fault.error && *setup->u.setup.volume)
+		boot_volume(setup->u.setup.volume, setup->u.setup.uid, setup->u.setup.gid,
+			    &agent.fault);
 	msg.u.ready.os_errno = agent.fault.error;
 	msg.u.ready.text = agent.fault.text;
 	agent_send(&msg);
@@ -143,8 +146,12 @@ static void message(const struct ad_guest_msg *msg, void *userdata)
 	case AD_GUEST_SETUP:
 		set_up(msg);
 		break;
+	case AD_GUEST_WARM:
+		if (!agent.fault.error)
+			boot_warm();
+		break;
 	case AD_GUEST_STOP:
-		power_off();
+		stop_machine(msg->u.stop.grace_ms);
 	case AD_GUEST_RUN:
 	case AD_GUEST_PUT:
 	case AD_GUEST_GET:

@@ -2,7 +2,8 @@
 /* From the kernel's first process to a machine that commands can run in. Stages:
  *   port   modules up to the console's; the library hears of us as early as can be;
  *   root   the other modules; the disk "root" below a layer in memory, and a /dev that
- *          has nothing of the machine in it; then the initramfs is left and emptied. */
+ *          has nothing of the machine in it; then the initramfs is left and emptied;
+ *   volume the disk "vol", if this machine has a session's. */
 #include "guest/guest.h"
 
 #include <dirent.h>
@@ -10,6 +11,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/random.h>
+#include <signal.h>
 #include <net/if.h>
 #include <poll.h>
 #include <stdio.h>
@@ -20,11 +22,15 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PORT_NAME "agent.0"
 #define ROOT_SERIAL "root"
+#define VOLUME_SERIAL "vol"
+/* Of fs/ext4/ext4.h, which no header for programs has. */
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
 #define MODULES "/modules"
 #define CONSOLE_MODULE "virtio_console"
 
@@ -37,8 +43,16 @@ enum {
 	/* Left to the kernel: a sixteenth of what there is, but at least this. With less it
 	 * would fetch what programs are made of from the disk again and again, instead of
 	 * ending one. */
-	KERNEL_MIN = 16 * 1024 * 1024
+	KERNEL_MIN = 16 * 1024 * 1024,
+	/* In sectors of 512 bytes: less is not a volume, but what stands for one. */
+	VOLUME_LEAST = 2048,
+	VOLUME_BLOCK = 4096,
+	KILLED_MS = 2000,
+	WARM_MS = 5000,
+	WARM_UID = 1000
 };
+
+static char *volume; /* where it is mounted, or NULL */
 
 _Noreturn void power_off(void)
 {
@@ -379,6 +393,177 @@ bool boot_root(struct fault *fault)
 	       write_file("/proc/sys/kernel/kptr_restrict", "2", fault) && loopback_up(fault);
 }
 
+/* ---- before it is cloned */
+
+static pid_t reap_for(uint32_t ms);
+
+static _Noreturn void run_shell(void)
+{
+	static const char *const argv[] = { "/bin/sh", "-c",
+					    "/bin/bash -lc '/bin/true | /bin/cat; /bin/ls /tmp'",
+					    NULL };
+	static const char *const env[] = { "PATH=/usr/bin:/bin", "HOME=/run/home", "LANG=C.UTF-8",
+					   NULL };
+	const uint64_t none = 0;
+
+	ad_sys_restore_signals(&none);
+	if (chdir("/tmp") == 0 && setresgid(WARM_UID, WARM_UID, WARM_UID) == 0 &&
+	    setresuid(WARM_UID, WARM_UID, WARM_UID) == 0)
+		ad_sys_exec(argv, env);
+	_exit(127);
+}
+
+void boot_warm(void)
+{
+	/* What it does not do in that time, and what an image lacks, comes later. */
+	if (fork() == 0)
+		run_shell();
+	if (reap_for(WARM_MS) == 0) {
+		kill(-1, SIGKILL);
+		reap_for(KILLED_MS);
+	}
+}
+
+/* ---- the volume */
+
+int make_dirs(const char *path, uid_t uid, gid_t gid)
+{
+	ad_autofree char *copy = strdup(path);
+	size_t len = strlen(path);
+
+	if (!copy)
+		return -ENOMEM;
+	for (size_t i = 1; i <= len; i++) {
+		if (path[i] != '/' && path[i] != '\0')
+			continue;
+		copy[i] = '\0';
+		if (mkdir(copy, 0755) == 0) {
+			if (i == len && chown(copy, uid, gid) < 0)
+				return -errno;
+		} else if (errno != EEXIST) {
+			return -errno;
+		}
+		copy[i] = path[i];
+	}
+	return 0;
+}
+
+/* A number, or two with a colon between them, of a file in /sys; false: not there. */
+static bool read_numbers(const char *dir, const char *name, unsigned long long ret[static 2])
+{
+	char path[400], text[64];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n < 0 ? 0 : n] = '\0';
+	ret[1] = 0;
+	return sscanf(text, "%llu:%llu", &ret[0], &ret[1]) >= 1;
+}
+
+/* In a clone the disk stands for the volume that it gets then: how large that is comes
+ * with an interrupt. */
+static bool wait_for_volume(char *dir, size_t size)
+{
+	static const char dev[] = "/dev";
+	uint64_t end = ad_sys_now_ns() + (uint64_t)DEVICE_PATIENCE_MS * 1000000;
+	char disk[300];
+	unsigned long long sectors[2];
+
+	if (!wait_for_device("/sys/block", "serial", VOLUME_SERIAL, disk, sizeof(disk)))
+		return false;
+	snprintf(dir, size, "/sys/block%s", disk + sizeof(dev) - 1);
+	while (!read_numbers(dir, "size", sectors) || sectors[0] <= VOLUME_LEAST) {
+		if (ad_sys_now_ns() > end)
+			return false;
+		pause_a_little();
+	}
+	return true;
+}
+
+/* To the end of the disk, which may have become larger. */
+static bool grow(const char *dir, int fd, struct fault *fault)
+{
+	unsigned long long sectors[2];
+	uint64_t blocks;
+
+	if (!read_numbers(dir, "size", sectors))
+		return fault_set(fault, errno, "the size of the volume");
+	blocks = sectors[0] / (VOLUME_BLOCK / 512);
+	if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+		return fault_set(fault, errno, "growing the volume");
+	return true;
+}
+
+bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault)
+{
+	static const char node[] = "/run/volume";
+	char dir[330];
+	unsigned long long device[2];
+	int fd, r;
+
+	if (!wait_for_volume(dir, sizeof(dir)) || !read_numbers(dir, "dev", device))
+		return fault_set(fault, ENODEV, "there is no disk with the serial " VOLUME_SERIAL);
+	r = make_dirs(path, uid, gid);
+	if (r < 0)
+		return fault_set(fault, -r, "%s", path);
+	if (mknod(node, S_IFBLK | 0600, makedev((unsigned int)device[0], (unsigned int)device[1])) <
+	    0)
+		return fault_set(fault, errno, "%s", node);
+	/* /run is mounted without devices. */
+	r = mount(NULL, "/run", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID, NULL) < 0 ? errno : 0;
+	if (r == 0 && mount(node, path, "ext4", MS_NOSUID | MS_NODEV, "discard,noinit_itable") < 0)
+		r = errno;
+	unlink(node);
+	if (mount(NULL, "/run", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL) < 0 &&
+	    r == 0)
+		r = errno;
+	if (r)
+		return fault_set(fault, r, "mounting the volume");
+	volume = strdup(path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (!volume || fd < 0)
+		return fault_set(fault, errno, "the volume");
+	if (grow(dir, fd, fault) && fchown(fd, uid, gid) < 0)
+		fault_set(fault, errno, "the volume");
+	/* Of the file system's own. */
+	unlinkat(fd, "lost+found", AT_REMOVEDIR);
+	close(fd);
+	return !fault->error;
+}
+
+/* ---- the end */
+
+/* Until no child is left: negative; 0: some are. */
+static pid_t reap_for(uint32_t ms)
+{
+	uint64_t end = ad_sys_now_ns() + (uint64_t)ms * 1000000;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG | __WALL)) >= 0 && ad_sys_now_ns() < end) {
+		if (pid == 0)
+			pause_a_little();
+	}
+	return pid < 0 ? pid : 0;
+}
+
+_Noreturn void stop_machine(uint32_t grace_ms)
+{
+	kill(-1, SIGTERM);
+	kill(-1, SIGCONT);
+	reap_for(grace_ms);
+	kill(-1, SIGKILL);
+	reap_for(KILLED_MS);
+	if (volume && umount(volume) < 0)
+		mount(NULL, volume, NULL, MS_REMOUNT | MS_RDONLY, NULL);
+	power_off();
+}
+
 /* ---- randomness and the time */
 
 bool boot_seed(const uint8_t seed[static AD_GUEST_SEED_SIZE], uint64_t realtime_ns,
@@ -391,13 +576,15 @@ bool boot_seed(const uint8_t seed[static AD_GUEST_SEED_SIZE], uint64_t realtime_
 	} entropy = { .entropy_count = AD_GUEST_SEED_SIZE * 8, .buf_size = AD_GUEST_SEED_SIZE };
 	struct timespec now = { .tv_sec = (time_t)(realtime_ns / 1000000000),
 				.tv_nsec = (long)(realtime_ns % 1000000000) };
-	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+	int fd;
 
+	/* First, for it goes on meanwhile. */
+	if (clock_settime(CLOCK_REALTIME, &now) < 0)
+		return fault_set(fault, errno, "the clock");
 	memcpy(entropy.buf, seed, AD_GUEST_SEED_SIZE);
+	fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
 	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &entropy) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
 		fault_set(fault, errno, "the random number generator");
-	else if (clock_settime(CLOCK_REALTIME, &now) < 0)
-		fault_set(fault, errno, "the clock");
 	if (fd >= 0)
 		close(fd);
 	explicit_bzero(&entropy, sizeof(entropy));

@@ -30,6 +30,15 @@ int boot_port(void);
 bool boot_root(struct fault *fault);
 bool boot_seed(const uint8_t seed[static AD_GUEST_SEED_SIZE], uint64_t realtime_ns,
 	       struct fault *fault);
+/* Run a shell once: what clones of this machine need is in their memory then. */
+void boot_warm(void);
+/* The disk "vol", as large as it is now, at this directory. */
+bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault);
+/* The directory and those above; the last becomes the user's, if it is made. Negative
+ * errno. */
+int make_dirs(const char *path, uid_t uid, gid_t gid);
+/* All processes end, and what is on the volume is complete. */
+_Noreturn void stop_machine(uint32_t grace_ms);
 _Noreturn void power_off(void);
 /* To the kernel's log, for want of anything better; then power off. */
 _Noreturn void give_up(const char *fmt, ...) AD_PRINTF(1, 2);
@@ -75,6 +84,7 @@ struct outlet {
 	enum ad_guest_stream stream;
 	bool open; /* END is still to be sent */
 	size_t start, end;
+	size_t left; /* that is still wanted */
 	/* With its header what one write to a virtio port takes: 32 KiB (Linux,
 	 * drivers/char/virtio_console.c, port_fops_write). */
 	uint8_t data[AD_GUEST_DATA_MAX - AD_GUEST_HEADER];
@@ -83,6 +93,8 @@ struct outlet {
 /* fd: non-blocking. The owner hears of the end by task_check(). */
 void outlet_open(struct outlet *outlet, uint32_t id, enum ad_guest_stream stream, int fd);
 void outlet_go_on(struct outlet *outlet);
+/* What is in the pipe now is all that is wanted. */
+void outlet_finish(struct outlet *outlet);
 void outlet_close(struct outlet *outlet);
 
 /* From the library to a pipe. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* ---- to the library */
@@ -31,7 +32,8 @@ static bool pass_on(struct outlet *outlet)
 static void outlet_ready(struct watch *watch, uint32_t events)
 {
 	struct outlet *outlet = AD_CONTAINER_OF(watch, struct outlet, watch);
-	ssize_t n = read(watch->fd, outlet->data, sizeof(outlet->data));
+	size_t size = sizeof(outlet->data) < outlet->left ? sizeof(outlet->data) : outlet->left;
+	ssize_t n = read(watch->fd, outlet->data, size);
 
 	(void)events;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -40,10 +42,10 @@ static void outlet_ready(struct watch *watch, uint32_t events)
 		outlet_end(outlet);
 		return;
 	}
+	outlet->left -= (size_t)n;
 	outlet->start = 0;
 	outlet->end = (size_t)n;
-	if (!pass_on(outlet))
-		watch_for(watch, 0);
+	outlet_go_on(outlet);
 }
 
 void outlet_open(struct outlet *outlet, uint32_t id, enum ad_guest_stream stream, int fd)
@@ -53,13 +55,30 @@ void outlet_open(struct outlet *outlet, uint32_t id, enum ad_guest_stream stream
 	outlet->stream = stream;
 	outlet->open = true;
 	outlet->start = outlet->end = 0;
+	outlet->left = SIZE_MAX;
 	watch_for(&outlet->watch, EPOLLIN);
 }
 
 void outlet_go_on(struct outlet *outlet)
 {
-	if (outlet->open && pass_on(outlet))
+	if (!outlet->open)
+		return;
+	if (!pass_on(outlet))
+		watch_for(&outlet->watch, 0);
+	else if (outlet->left == 0)
+		outlet_end(outlet);
+	else
 		watch_for(&outlet->watch, EPOLLIN);
+}
+
+void outlet_finish(struct outlet *outlet)
+{
+	int left;
+
+	if (!outlet->open)
+		return;
+	outlet->left = ioctl(outlet->watch.fd, FIONREAD, &left) < 0 ? 0 : (size_t)left;
+	outlet_go_on(outlet);
 }
 
 void outlet_close(struct outlet *outlet)

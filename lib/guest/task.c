@@ -27,6 +27,7 @@ struct task {
 	struct inlet in;        /* STDIN, FILES_IN */
 	struct outlet out, err; /* STDOUT or FILES_OUT, STDERR */
 	bool exited, killing, dropping;
+	bool stay; /* what it leaves running does */
 	uint64_t give_up_at;
 	/* A command. */
 	struct ad_guest_limits limits;
@@ -65,6 +66,57 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
+static bool is_empty(int cgroup)
+{
+	return cgroup_number(cgroup, "cgroup.events", "populated") == 0;
+}
+
+/* What a command has left in the background: its group goes when the last of it has ended. */
+struct remains {
+	struct watch emptied;
+	uint32_t id;
+	int cgroup;
+};
+
+static void remains_emptied(struct watch *watch, uint32_t events)
+{
+	struct remains *remains = AD_CONTAINER_OF(watch, struct remains, emptied);
+	char text[128];
+
+	(void)events;
+	/* Else it would be reported again. */
+	if (pread(watch->fd, text, sizeof(text), 0) >= 0 && !is_empty(remains->cgroup))
+		return;
+	watch_close(watch);
+	cgroup_remove(remains->id, remains->cgroup);
+	free(remains);
+}
+
+/* Without memory for that, the group stays. */
+static bool leave_behind(const struct task *task)
+{
+	struct remains *remains;
+
+	if (is_empty(task->cgroup))
+		return false;
+	remains = calloc(1, sizeof(*remains));
+	if (!remains)
+		return false;
+	remains->id = task->id;
+	remains->cgroup = task->cgroup;
+	remains->emptied = (struct watch){ .ready = remains_emptied,
+					   .fd = cgroup_events(task->cgroup) };
+	if (remains->emptied.fd < 0) {
+		free(remains);
+		return false;
+	}
+	watch_for(&remains->emptied, EPOLLPRI);
+	/* It may have ended between. */
+	if (is_empty(task->cgroup))
+		remains_emptied(&remains->emptied, 0);
+	return true;
+}
+
 static void task_free(struct task *task)
 {
 	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
@@ -77,7 +129,7 @@ static void task_free(struct task *task)
 	watch_close(&task->reports);
 	close_fd(&task->out_fd);
 	close_fd(&task->err_fd);
-	if (task->cgroup >= 0)
+	if (task->cgroup >= 0 && !(task->stay && leave_behind(task)))
 		cgroup_remove(task->id, task->cgroup);
 	free(task->what);
 	free(task);
@@ -85,18 +137,14 @@ static void task_free(struct task *task)
 
 /* ---- the end */
 
-static bool is_empty(const struct task *task)
-{
-	return cgroup_number(task->cgroup, "cgroup.events", "populated") == 0;
-}
-
 static void send_closed(struct task *task)
 {
 	struct ad_guest_msg msg = { .type = AD_GUEST_CLOSED, .id = task->id };
 
 	msg.u.closed.cpu_ns = cgroup_number(task->cgroup, "cpu.stat", "usage_usec") * 1000;
 	msg.u.closed.memory_peak = cgroup_number(task->cgroup, "memory.peak", NULL);
-	msg.u.closed.survivors = is_empty(task) ? 0 : cgroup_count(task->cgroup);
+	msg.u.closed.survivors = task->stay || is_empty(task->cgroup) ? 0 :
+									cgroup_count(task->cgroup);
 	agent_send(&msg);
 	task_free(task);
 }
@@ -127,7 +175,7 @@ void task_check(uint32_t id)
 		return;
 	if (task->begun_by != AD_GUEST_RUN)
 		send_done(task);
-	else if (is_empty(task))
+	else if (task->stay || is_empty(task->cgroup))
 		send_closed(task);
 }
 
@@ -146,6 +194,7 @@ static void emptied(struct watch *watch, uint32_t events)
 static void kill_tree(struct task *task)
 {
 	cgroup_kill(task->cgroup);
+	task->stay = false;
 	if (!task->killing)
 		task->give_up_at = ad_sys_now_ns() + patience_ns;
 	task->killing = true;
@@ -191,6 +240,18 @@ static void drop_output(struct task *task)
 	task->dropping = true;
 	outlet_close(&task->out);
 	outlet_close(&task->err);
+}
+
+/* What the command has written by now; those it has left have no reader any more. */
+static void finish_output(struct task *task)
+{
+	uint32_t id = task->id;
+
+	outlet_finish(&task->out);
+	/* The task may have been over with that. */
+	task = find(id);
+	if (task)
+		outlet_finish(&task->err);
 }
 
 static void look_at(struct task *task)
@@ -500,6 +561,7 @@ void task_begin(const struct ad_guest_msg *msg)
 	task->reports = (struct watch){ .ready = reports_ready, .fd = -1 };
 	if (msg->type == AD_GUEST_RUN)
 		task->limits = msg->u.run.limits;
+	task->stay = msg->type == AD_GUEST_RUN && msg->u.run.flags & AD_GUEST_RUN_STAY;
 	task->cgroup = cgroup_new(task->id, &task->limits);
 	r = task->cgroup < 0 ? task->cgroup : cgroup_events(task->cgroup);
 	if (r >= 0)
@@ -542,8 +604,11 @@ void task_message(const struct ad_guest_msg *msg)
 		send_signal(task, msg->u.signal.signo);
 		break;
 	case AD_GUEST_KILL:
-		kill_tree(task);
-		task_check(task->id);
+		if (task->stay && task->exited)
+			finish_output(task);
+		else
+			kill_tree(task);
+		task_check(msg->id);
 		break;
 	case AD_GUEST_DATA:
 		inlet_put(&task->in, msg->u.data.data, msg->u.data.len);

@@ -74,21 +74,12 @@ static int get(struct ad_archive_job *job, const struct transfer *transfer)
 /* PUT makes the directory it is about, and those above. */
 static int open_tree(const struct ad_guest_msg *msg)
 {
-	char path[AD_GUEST_TEXT_MAX];
-	size_t len = strlen(msg->u.files.path);
+	const char *path = msg->u.files.path;
+	int r = msg->type == AD_GUEST_PUT ? make_dirs(path, msg->u.files.uid, msg->u.files.gid) : 0;
 
-	memcpy(path, msg->u.files.path, len + 1);
-	for (size_t i = 1; msg->type == AD_GUEST_PUT && i <= len; i++) {
-		if (path[i] != '/' && path[i] != '\0')
-			continue;
-		path[i] = '\0';
-		if (mkdir(path, 0755) == 0) {
-			if (i == len && chown(path, msg->u.files.uid, msg->u.files.gid) < 0)
-				return -1;
-		} else if (errno != EEXIST) {
-			return -1;
-		}
-		path[i] = i == len ? '\0' : '/';
+	if (r < 0) {
+		errno = -r;
+		return -1;
 	}
 	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }

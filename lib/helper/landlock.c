@@ -198,8 +198,14 @@ static void allow_handed(struct rules *rules, int fd)
 	if (flags < 0 || fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (rules->error)
+		return;
 	allow(rules, path,
 	      READ_FILE | ((flags & O_ACCMODE) == O_RDONLY ? 0 : WRITE_FILE | TRUNCATE));
+	/* A memory file is on a mount of the kernel's own: of those there are no rules, and
+	 * none is needed. */
+	if (rules->error == -EBADFD)
+		rules->error = 0;
 }
 
 int landlock_make_machine(int abi, const char *program, const int *fds, size_t fd_count)

@@ -558,16 +558,11 @@ static struct ad_pool_entry *of_command(agentd_task *task)
 	return AD_CONTAINER_OF(task, struct ad_pool_entry, command);
 }
 
-/* Everything is read, so that nobody waits for it; the end is kept. False: no more. */
-static bool read_said(struct ad_pool_entry *entry)
+/* The end of it is kept. */
+static void keep_said(struct ad_pool_entry *entry, const char *from, size_t len)
 {
-	char buf[4096];
-	ssize_t n = read(ad_io_fd(&entry->output), buf, sizeof(buf));
-	size_t len = n > 0 ? (size_t)n : 0, keep, most = sizeof(entry->said) - 1;
-	const char *from = buf;
+	size_t keep, most = sizeof(entry->said) - 1;
 
-	if (n < 0)
-		return errno == EINTR;
 	if (len > most) {
 		from += len - most;
 		len = most;
@@ -576,7 +571,26 @@ static bool read_said(struct ad_pool_entry *entry)
 	memmove(entry->said, entry->said + entry->said_len - keep, keep);
 	memcpy(entry->said + keep, from, len);
 	entry->said_len = keep + len;
+}
+
+/* Everything is read, so that nobody waits for it. False: no more. */
+static bool read_said(struct ad_pool_entry *entry)
+{
+	char buf[4096];
+	ssize_t n = read(ad_io_fd(&entry->output), buf, sizeof(buf));
+
+	if (n < 0)
+		return errno == EINTR;
+	keep_said(entry, buf, (size_t)n);
 	return n > 0;
+}
+
+static int32_t command_output(agentd_task *task, agentd_stream stream, const uint8_t *data,
+			      size_t len)
+{
+	(void)stream;
+	keep_said(of_command(task), (const char *)data, len);
+	return AGENTD_SINK_CONTINUE;
 }
 
 static void close_output(struct ad_pool_entry *entry)
@@ -603,7 +617,6 @@ static int command_fd(agentd_task *task, agentd_stream stream, int fd)
 		close(fd);
 		return 0;
 	}
-	entry->said_len = 0;
 	entry->output_open = true;
 	ad_io_init(&entry->output, entry->pool->host.loop, fd, AD_IO_READ, said, entry);
 	return ad_io_start(&entry->output);
@@ -651,7 +664,7 @@ static void command_denied(agentd_task *task, const char *kind, const char *targ
 
 static const struct ad_task_listener command_listener = {
 	.started = command_started,
-	.output = no_output,
+	.output = command_output,
 	.stdin_drained = no_event,
 	.metric = no_metric,
 	.attach_fd = command_fd,
@@ -690,6 +703,7 @@ static void start_command(struct ad_pool_entry *entry)
 	entry->command_spec.session = entry->task.state;
 	entry->command_spec.flags = AGENTD_EXEC_MERGE_STDERR;
 	entry->command_over = false;
+	entry->said_len = 0;
 	r = ad_task_start(&entry->command, entry->task.backend, &command_listener,
 			  &entry->command_spec, &entry->error);
 	if (r == 0)

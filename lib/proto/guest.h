@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* In the agent's HELLO. An image that is older or newer than the library is refused. */
-enum { AD_GUEST_VERSION = 1 };
+enum { AD_GUEST_VERSION = 2 };
 
 enum {
 	/* Of each frame: length of the body 4, type 1, stream 1, zero 2, task 4. */
@@ -34,13 +34,14 @@ enum ad_guest_role { AD_GUEST_HOST, AD_GUEST_AGENT };
 
 enum ad_guest_type {
 	/* host to guest */
-	AD_GUEST_SETUP = 1, /* first; again after the machine was cloned */
+	AD_GUEST_SETUP = 1, /* before all but PING; in a clone it comes after the cloning */
 	AD_GUEST_RUN = 2,   /* begins a task: a command */
 	AD_GUEST_SIGNAL = 3,
 	AD_GUEST_KILL = 4, /* the whole tree of a command, or end a transfer */
 	AD_GUEST_PUT = 5,  /* begins a task: files into the guest, AD_GUEST_FILES_IN */
 	AD_GUEST_GET = 6,  /* begins a task: what changed since, AD_GUEST_FILES_OUT */
-	AD_GUEST_STOP = 7, /* sync and power off */
+	AD_GUEST_STOP = 7, /* end all processes, unmount the volume and power off */
+	AD_GUEST_WARM = 8, /* before SETUP: have in memory what commands will need */
 	/* both */
 	AD_GUEST_DATA = 32,
 	AD_GUEST_END = 33,    /* of a stream */
@@ -68,7 +69,12 @@ enum ad_guest_stream {
 	AD_GUEST_STREAMS
 };
 
-enum { AD_GUEST_RUN_STDIN = 1, AD_GUEST_RUN_MERGE_STDERR = 2, AD_GUEST_RUN_FLAGS = 3 };
+enum {
+	AD_GUEST_RUN_STDIN = 1,
+	AD_GUEST_RUN_MERGE_STDERR = 2,
+	AD_GUEST_RUN_STAY = 4, /* what it leaves in the background is not waited for */
+	AD_GUEST_RUN_FLAGS = 7
+};
 
 /* Limits that the guest enforces; LIMIT names one. */
 enum ad_guest_limit {
@@ -103,7 +109,12 @@ struct ad_guest_msg {
 		struct {
 			uint8_t seed[AD_GUEST_SEED_SIZE];
 			uint64_t realtime_ns; /* CLOCK_REALTIME */
+			const char *volume;   /* where the disk "vol" belongs; "": nowhere */
+			uint32_t uid, gid;    /* whose its root directory becomes */
 		} setup;
+		struct {
+			uint32_t grace_ms; /* from SIGTERM to SIGKILL */
+		} stop;
 		struct {
 			uint32_t flags; /* AD_GUEST_RUN_* */
 			uint32_t uid, gid;

@@ -13,9 +13,10 @@ enum {
 	LIMITS_SIZE = 7 * 8,
 	RUN_FIXED = 3 * 4 + LIMITS_SIZE + 2 * 4,
 	RUN_LEAST = RUN_FIXED + 3, /* "/" and one empty argument */
+	SETUP_FIXED = AD_GUEST_SEED_SIZE + 8 + 2 * 4,
 	FIXED_MAX = RUN_FIXED
 };
-_Static_assert(FIXED_MAX >= AD_GUEST_SEED_SIZE + 8, "SETUP does not fit");
+_Static_assert(FIXED_MAX >= SETUP_FIXED, "SETUP does not fit");
 
 #define HOST_SENDS .from = { [AD_GUEST_HOST] = true }
 #define AGENT_SENDS .from = { [AD_GUEST_AGENT] = true }
@@ -25,13 +26,15 @@ _Static_assert(FIXED_MAX >= AD_GUEST_SEED_SIZE + 8, "SETUP does not fit");
 #define AND_PATH(size) .min = (size) + 2, .max = (size) + PATH_MAX
 
 static const struct ad_guest_kind kinds[] = {
-	[AD_GUEST_SETUP] = { "SETUP", HOST_SENDS, EXACTLY(AD_GUEST_SEED_SIZE + 8) },
+	[AD_GUEST_SETUP] = { "SETUP", HOST_SENDS, .min = SETUP_FIXED + 1,
+			     .max = SETUP_FIXED + PATH_MAX },
 	[AD_GUEST_RUN] = { "RUN", HOST_SENDS, true, .min = RUN_LEAST, .max = AD_GUEST_RUN_MAX },
 	[AD_GUEST_SIGNAL] = { "SIGNAL", HOST_SENDS, true, EXACTLY(4) },
 	[AD_GUEST_KILL] = { "KILL", HOST_SENDS, true, EXACTLY(0) },
 	[AD_GUEST_PUT] = { "PUT", HOST_SENDS, true, AND_PATH(8 + 4 + 4) },
 	[AD_GUEST_GET] = { "GET", HOST_SENDS, true, AND_PATH(8) },
-	[AD_GUEST_STOP] = { "STOP", HOST_SENDS, EXACTLY(0) },
+	[AD_GUEST_STOP] = { "STOP", HOST_SENDS, EXACTLY(4) },
+	[AD_GUEST_WARM] = { "WARM", HOST_SENDS, EXACTLY(0) },
 	[AD_GUEST_DATA] = { "DATA", BOTH_SEND, true, true, 1, AD_GUEST_DATA_MAX },
 	[AD_GUEST_END] = { "END", BOTH_SEND, true, true, EXACTLY(0) },
 	[AD_GUEST_CREDIT] = { "CREDIT", BOTH_SEND, true, true, EXACTLY(4) },
@@ -226,7 +229,11 @@ static uint8_t *put_fixed(uint8_t *at, const struct ad_guest_msg *msg)
 	switch (msg->type) {
 	case AD_GUEST_SETUP:
 		memcpy(at, msg->u.setup.seed, AD_GUEST_SEED_SIZE);
-		return put(at + AD_GUEST_SEED_SIZE, msg->u.setup.realtime_ns, 8);
+		at = put(at + AD_GUEST_SEED_SIZE, msg->u.setup.realtime_ns, 8);
+		at = put(at, msg->u.setup.uid, 4);
+		return put(at, msg->u.setup.gid, 4);
+	case AD_GUEST_STOP:
+		return put(at, msg->u.stop.grace_ms, 4);
 	case AD_GUEST_RUN:
 		at = put(at, msg->u.run.flags, 4);
 		at = put(at, msg->u.run.uid, 4);
@@ -275,7 +282,7 @@ static uint8_t *put_fixed(uint8_t *at, const struct ad_guest_msg *msg)
 	case AD_GUEST_LOG:
 		return put(at, (uint32_t)msg->u.log.level, 1);
 	case AD_GUEST_KILL:
-	case AD_GUEST_STOP:
+	case AD_GUEST_WARM:
 	case AD_GUEST_DATA:
 	case AD_GUEST_END:
 		break;
@@ -283,10 +290,17 @@ static uint8_t *put_fixed(uint8_t *at, const struct ad_guest_msg *msg)
 	return at;
 }
 
+static bool put_volume(struct ad_buf *out, const char *volume)
+{
+	return ad_buf_append(out, volume ? volume : "", volume ? strlen(volume) + 1 : 1);
+}
+
 /* What follows them. */
 static bool put_rest(struct ad_buf *out, const struct ad_guest_msg *msg, size_t most)
 {
 	switch (msg->type) {
+	case AD_GUEST_SETUP:
+		return put_volume(out, msg->u.setup.volume);
 	case AD_GUEST_RUN:
 		return ad_buf_append(out, msg->u.run.workdir, strlen(msg->u.run.workdir) + 1) &&
 		       put_strings(out, msg->u.run.argv, most) &&
@@ -366,6 +380,12 @@ const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_head
 		in.at += AD_GUEST_SEED_SIZE;
 		in.left -= AD_GUEST_SEED_SIZE;
 		ret->u.setup.realtime_ns = get(&in, 8);
+		ret->u.setup.uid = (uint32_t)get_below(&in, 4, UINT32_MAX);
+		ret->u.setup.gid = (uint32_t)get_below(&in, 4, UINT32_MAX);
+		if (in.left == 1 && *in.at == '\0')
+			ret->u.setup.volume = "";
+		else
+			why = get_path(&in, &ret->u.setup.volume);
 		break;
 	case AD_GUEST_RUN:
 		why = get_run(&in, ret, ret_vectors);
@@ -448,8 +468,11 @@ const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_head
 		ret->u.log.level = get_u8_below(&in, AGENTD_LOG_DEBUG + 1);
 		why = get_text(&in, &ret->u.log.text);
 		break;
-	case AD_GUEST_KILL:
 	case AD_GUEST_STOP:
+		ret->u.stop.grace_ms = get_u32(&in);
+		break;
+	case AD_GUEST_KILL:
+	case AD_GUEST_WARM:
 		break;
 	}
 	if (in.bad)

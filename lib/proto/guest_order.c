@@ -76,7 +76,7 @@ static const char *check_setup(const struct ad_guest_order *order)
 
 static const char *check_ping(const struct ad_guest_order *order, enum ad_guest_role from)
 {
-	if (!order->setup)
+	if (from == AD_GUEST_AGENT && !order->setup)
 		return "before SETUP";
 	return order->pings[from].open ? "before PONG of the last" : NULL;
 }
@@ -204,9 +204,12 @@ const char *ad_guest_order_check(struct ad_guest_order *order, const struct ad_g
 		return order->hello ? "said before" : NULL;
 	if (!order->hello)
 		return "before HELLO";
-	if (from == AD_GUEST_HOST && msg->type != AD_GUEST_SETUP && !order->setup)
+	if (from == AD_GUEST_HOST && !order->setup && msg->type != AD_GUEST_SETUP &&
+	    msg->type != AD_GUEST_PING && msg->type != AD_GUEST_WARM)
 		return "before SETUP";
 	switch (msg->type) {
+	case AD_GUEST_WARM:
+		return order->setup ? "after SETUP" : NULL;
 	case AD_GUEST_SETUP:
 		return check_setup(order);
 	case AD_GUEST_READY:
@@ -327,6 +330,8 @@ void ad_guest_order_apply(struct ad_guest_order *order, const struct ad_guest_ms
 		break;
 	case AD_GUEST_STOP:
 		order->stopping = true;
+		break;
+	case AD_GUEST_WARM:
 		break;
 	case AD_GUEST_PING:
 		order->pings[from].open = true;

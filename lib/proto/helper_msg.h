@@ -58,7 +58,7 @@ enum {
 };
 
 /* Descriptors that a machine is given: with the message itself they fit in one. */
-enum { AD_SPAWN_MACHINE_FDS_MAX = 7 };
+enum { AD_SPAWN_MACHINE_FDS_MAX = 9 };
 
 /* Limits that the helper or a supervisor watches, and so may report. */
 enum ad_msg_limit {

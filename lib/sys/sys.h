@@ -45,7 +45,7 @@ void ad_sys_sigpipe_release(struct ad_sys_sigpipe *state, bool raised);
 
 /* ---- messages with descriptors */
 
-enum { AD_SYS_FDS_MAX = 8 };
+enum { AD_SYS_FDS_MAX = 10 };
 
 struct ad_sys_msg {
 	void *data;

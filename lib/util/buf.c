@@ -56,13 +56,12 @@ bool ad_buf_puts(struct ad_buf *buf, const char *text)
 	return ad_buf_append(buf, text, strlen(text));
 }
 
-bool ad_buf_printf(struct ad_buf *buf, const char *fmt, ...)
+bool ad_buf_vprintf(struct ad_buf *buf, const char *fmt, va_list args)
 {
-	va_list args, again;
+	va_list again;
 	bool ok = false;
 	int len;
 
-	va_start(args, fmt);
 	va_copy(again, args);
 	len = vsnprintf(NULL, 0, fmt, args);
 	if (len < 0) {
@@ -73,6 +72,16 @@ bool ad_buf_printf(struct ad_buf *buf, const char *fmt, ...)
 		ok = true;
 	}
 	va_end(again);
+	return ok;
+}
+
+bool ad_buf_printf(struct ad_buf *buf, const char *fmt, ...)
+{
+	va_list args;
+	bool ok;
+
+	va_start(args, fmt);
+	ok = ad_buf_vprintf(buf, fmt, args);
 	va_end(args);
 	return ok;
 }

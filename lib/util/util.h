@@ -114,6 +114,7 @@ void ad_buf_free(struct ad_buf *buf);
 bool ad_buf_append(struct ad_buf *buf, const void *data, size_t len);
 bool ad_buf_puts(struct ad_buf *buf, const char *text);
 bool ad_buf_printf(struct ad_buf *buf, const char *fmt, ...) AD_PRINTF(2, 3);
+bool ad_buf_vprintf(struct ad_buf *buf, const char *fmt, va_list args) AD_PRINTF(2, 0);
 /* The text, to be freed, or NULL if anything failed; buf is empty afterwards. */
 char *ad_buf_steal(struct ad_buf *buf);
 #define ad_autobuf __attribute__((__cleanup__(ad_buf_free)))

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: MIT
 """The public headers as text: one line per fact that a compiled program relies on.
 
-abidiff sees neither renumbered anonymous enums nor, once appended members are
-suppressed, a changed callback parameter. So every prototype, struct member
-(offset and type), constant, type and symbol version is a line of baseline.txt;
-lines may be added, never changed or removed. Parameter names are left out: a
-caller does not see them.
-
-usage: abi.py [--include DIR] [--map FILE] [--baseline FILE] [--update | --print]
+Every prototype, struct member (offset and type), constant, type and symbol version
+is a line of baseline.txt; lines may be added, never changed or removed. Parameter
+names are left out: a caller does not see them. dump.py asks the same of the built
+library.
 """
 
-import argparse
 import os
 import re
 import subprocess
-import sys
 import tempfile
 
 from pycparser import c_ast, c_generator, c_parser
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+INCLUDE = os.path.join(ROOT, "include")
+MAP = os.path.join(ROOT, "lib", "agentd.map")
+BASELINE = os.path.join(HERE, "baseline.txt")
 
 # What <stddef.h> and <stdint.h> give; only so that the parser knows type names.
 STANDARD = "".join(
@@ -85,14 +83,15 @@ def parse(include):
     return tree.ext[STANDARD.count("\n") :]
 
 
-def _text(node):
+def text_of(node):
+    """A declaration on one line."""
     return re.sub(r"\s+", " ", c_generator.CGenerator().visit(node)).strip()
 
 
-def functions(include):
-    """Names of all declared functions."""
+def prototypes(include):
+    """[(name, prototype with the names of its parameters)] of all declarations."""
     return [
-        d.name
+        (d.name, text_of(d))
         for d in parse(include)
         if isinstance(d, c_ast.Decl) and isinstance(d.type, c_ast.FuncDecl)
     ]
@@ -122,15 +121,15 @@ def describe(include, map_path=None):
         _DropNames().visit(decl)
         kind = decl.type
         if isinstance(decl, c_ast.Typedef):
-            lines.append(f"type {_text(decl).removeprefix('typedef ')}")
+            lines.append(f"type {text_of(decl).removeprefix('typedef ')}")
         elif isinstance(kind, c_ast.FuncDecl):
-            lines.append(f"function {_text(decl)}")
+            lines.append(f"function {text_of(decl)}")
         elif isinstance(kind, c_ast.Enum):
             for value in kind.values.enumerators:
                 probes.append(f'printf("constant {value.name} = %lld\\n", (long long){value.name});')
         elif isinstance(kind, c_ast.Struct) and kind.decls:
             for member in kind.decls:
-                text = _text(member).replace("\\", "\\\\").replace('"', '\\"')
+                text = text_of(member).replace("\\", "\\\\").replace('"', '\\"')
                 probes.append(
                     f'printf("member {kind.name}.{member.name} at %zu: {text}\\n", '
                     f"offsetof(struct {kind.name}, {member.name}));"
@@ -139,7 +138,7 @@ def describe(include, map_path=None):
             if kind.name not in defined:
                 lines.append(f"opaque struct {kind.name}")
         else:
-            raise RuntimeError(f"declaration of a kind the baseline does not know: {_text(decl)}")
+            raise RuntimeError(f"declaration of a kind the baseline does not know: {text_of(decl)}")
     macros = cc(["-E", "-dM", "-x", "c", "-I", include, "-"], umbrella(include))
     for name, value in re.findall(r"^#define (AGENTD_\w+) (.+)$", macros, re.M):
         # The version changes with every release, the rest are attributes.
@@ -181,34 +180,3 @@ def write_baseline(path, lines):
             "# only added here: a line that changes or goes breaks compiled programs.\n"
         )
         file.writelines(line + "\n" for line in lines)
-
-
-def main():
-    parser = argparse.ArgumentParser(description="check, print or update the ABI baseline")
-    parser.add_argument("--include", default=os.path.join(ROOT, "include"))
-    parser.add_argument("--map", default=os.path.join(ROOT, "lib", "agentd.map"))
-    parser.add_argument("--baseline", default=os.path.join(HERE, "baseline.txt"))
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--update", action="store_true", help="write the baseline")
-    action.add_argument("--print", action="store_true", help="print what the headers say now")
-    args = parser.parse_args()
-
-    lines = describe(args.include, args.map)
-    if args.print:
-        print("\n".join(lines))
-        return 0
-    old = read_baseline(args.baseline) if os.path.exists(args.baseline) else []
-    gone, added = compare(old, lines)
-    for line in gone:
-        print(f"-{line}")
-    for line in added:
-        print(f"+{line}")
-    if args.update:
-        write_baseline(args.baseline, lines)
-        print(f"{args.baseline}: {len(lines)} lines, {len(added)} added, {len(gone)} removed")
-        return 0
-    return 1 if gone or added else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The gate itself: what breaks programs is reported, what only adds is not.
+"""Both gates themselves: what breaks programs is reported, what only adds is not.
 
-Each trial edits a copy of the headers and compares it with the originals, so it
-fails when the generator no longer sees that kind of change.
+Each trial edits a copy of the headers and compares it with the originals, as text and as
+the dump of a library made from them, so it fails when a gate no longer sees that kind of
+change.
 """
 
 import os
@@ -11,10 +12,11 @@ import shutil
 import tempfile
 
 import abi
+import dump
 import tap
 
-INCLUDE = os.path.join(tap.ROOT, "include")
-MAP = os.path.join(tap.ROOT, "lib", "agentd.map")
+for program in ("abidw", "abidiff"):
+    tap.need(program)
 
 # name, file, regular expression, replacement
 BREAKING = [
@@ -30,6 +32,7 @@ BREAKING = [
     ("a member is renamed", "runner.h", r"max_queued;", "most_queued;"),
     ("a callback member's parameter changes", "sink.h", r"\(\*exited\)\(agentd_exec \*exec, int32_t exit_code", "(*exited)(agentd_exec *exec, int64_t exit_code"),
     ("a callback member's result changes", "backend.h", r"int32_t \(\*task_kill\)", "void (*task_kill)"),
+    ("a callback member's parameter changes where a member is appended", "sink.h", r"(?s)\(\*exited\)\(agentd_exec \*exec, int32_t exit_code(.*\tagentd_destroy_fn destroy;)", r"(*exited)(agentd_exec *exec, int64_t exit_code\1\n\tvoid (*new_thing)(void *userdata);"),
     ("a callback type's parameter changes", "log.h", r"\(\*agentd_log_fn\)\(const agentd_log_record \*record, void \*userdata\)", "(*agentd_log_fn)(void *userdata, const agentd_log_record *record)"),
     ("an enumerator is renumbered", "result.h", r"AGENTD_CAUSE_PIDS = 7", "AGENTD_CAUSE_PIDS = 70"),
     ("an enumerator is removed", "error.h", r"\tAGENTD_ERR_USER = -16,", ""),
@@ -54,11 +57,15 @@ SAME = [
 ]
 
 
+# What debug information does not tell, or abidiff calls harmless: the text's alone.
+TEXT_ONLY = ["a parameter loses const", "a member is renamed"]
+
+
 def trial(scratch, file, pattern, replacement):
-    """Baselines of the headers with one edit, or None if there was nothing to edit."""
+    """A copy of the headers with one edit, or None if there was nothing to edit."""
     copy = os.path.join(scratch, "include")
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(INCLUDE, copy)
+    shutil.copytree(abi.INCLUDE, copy)
     path = os.path.join(copy, "agentd", file)
     with open(path, encoding="utf-8") as source:
         text = source.read()
@@ -67,30 +74,42 @@ def trial(scratch, file, pattern, replacement):
         return None
     with open(path, "w", encoding="utf-8") as target:
         target.write(edited)
-    return abi.describe(copy)
+    return copy
 
 
-def verdict(gone, added):
-    return "breaking" if gone else "adding" if added else "same"
+def check_text(name, expected, old, new):
+    gone, added = abi.compare(old, new)
+    got = "breaking" if gone else "adding" if added else "same"
+    tap.check(got == expected, f"{name}: {expected}", [f"reported as {got}", *gone, *added])
 
 
-original = abi.describe(INCLUDE)
-with tempfile.TemporaryDirectory() as scratch:
+def check_dump(name, expected, include, map_path, scratch):
+    got, report = dump.compare(original_dump, dump.dump(dump.stub(include, map_path, scratch), scratch))
+    # A macro, or a type that no function takes, is not in the library.
+    good = [expected] if expected == "breaking" and name not in TEXT_ONLY else ["adding", "same"]
+    tap.check(got in good, f"{name}: the dump's gate says {got}", report)
+
+
+with tempfile.TemporaryDirectory(prefix="agentd-abi-") as scratch:
+    original = abi.describe(abi.INCLUDE)
+    original_dump = os.path.join(scratch, "original.abi.xml")
+    os.rename(dump.dump(dump.stub(abi.INCLUDE, abi.MAP, scratch), scratch), original_dump)
+
     for expected, trials in (("breaking", BREAKING), ("adding", ADDING), ("same", SAME)):
         for name, file, pattern, replacement in trials:
-            lines = trial(scratch, file, pattern, replacement)
-            if lines is None:
+            include = trial(scratch, file, pattern, replacement)
+            if include is None:
                 tap.check(False, f"{name}: {expected}", [f"{file} has nothing that matches {pattern}"])
                 continue
-            gone, added = abi.compare(original, lines)
-            got = verdict(gone, added)
-            tap.check(got == expected, f"{name}: {expected}", [f"reported as {got}", *gone, *added])
+            check_text(name, expected, original, abi.describe(include))
+            check_dump(name, expected, include, abi.MAP, scratch)
 
     # Symbol versions: a name that leaves its node is a break, a new node is not.
-    with open(MAP, encoding="utf-8") as source:
+    with open(abi.MAP, encoding="utf-8") as source:
         text = source.read()
-    first = abi.map_symbols(MAP)[0][0]
+    first = abi.map_symbols(abi.MAP)[0][0]
     newer = "AGENTD_0.2 {\nglobal:\n\t%s;\n} AGENTD_0.1;\n"
+    mapped = abi.describe(abi.INCLUDE, abi.MAP)
     for name, expected, edited in [
         ("a symbol moves to another node", "breaking", text.replace(f"\t{first};\n", "") + newer % first),
         ("a symbol is removed from the map", "breaking", text.replace(f"\t{first};\n", "")),
@@ -99,7 +118,6 @@ with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "edited.map")
         with open(path, "w", encoding="utf-8") as target:
             target.write(edited)
-        gone, added = abi.compare(abi.describe(INCLUDE, MAP), abi.describe(INCLUDE, path))
-        got = verdict(gone, added)
-        tap.check(got == expected, f"{name}: {expected}", [f"reported as {got}", *gone, *added])
+        check_text(name, expected, mapped, abi.describe(abi.INCLUDE, path))
+        check_dump(name, expected, abi.INCLUDE, path, scratch)
 tap.finish()

@@ -2,6 +2,9 @@
 """Every public header compiles alone and twice, in every language, without padding."""
 
 import os
+import re
+import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import abi
@@ -37,6 +40,27 @@ jobs = [
 with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
     for result in pool.map(compile_one, jobs):
         tap.check(*result)
+
+# That the flags find a gap: the same headers without a member that fills one. clang lays
+# out only what is used, so it is gcc that finds it.
+with tempfile.TemporaryDirectory(prefix="agentd-abi-") as scratch:
+    shutil.copytree(INCLUDE, os.path.join(scratch, "include"))
+    gap = os.path.join(scratch, "include", "agentd", "exec.h")
+    with open(gap, encoding="utf-8") as file:
+        text = file.read()
+    with open(gap, "w", encoding="utf-8") as file:
+        file.write(re.sub(r"\tuint32_t reserved0;.*\n", "", text))
+    for language, (compiler, _) in COMPILERS.items():
+        done = tap.run(
+            [compiler, *FLAGS, "-I", os.path.join(scratch, "include"), "-x", language, "-fsyntax-only", "-"],
+            stdin=None,
+            input="#include <agentd/exec.h>\n",
+        )
+        tap.check(
+            done.returncode != 0 and "padded]" in done.stderr,
+            f"a struct with a gap is refused with {os.path.basename(compiler)}",
+            done.stderr.splitlines(),
+        )
 
 # The umbrella has everything but what only implementers of backends need.
 with open(os.path.join(INCLUDE, "agentd", "agentd.h"), encoding="utf-8") as file:

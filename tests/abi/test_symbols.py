@@ -9,16 +9,14 @@ import abi
 import tap
 
 LIBRARY = sys.argv[1]
-INCLUDE = os.path.join(tap.ROOT, "include")
-MAP = os.path.join(tap.ROOT, "lib", "agentd.map")
 
 
 def difference(a, b):
     return sorted(set(a) ^ set(b))
 
 
-declared = abi.functions(INCLUDE)
-mapped = abi.map_symbols(MAP)
+declared = [name for name, _ in abi.prototypes(abi.INCLUDE)]
+mapped = abi.map_symbols(abi.MAP)
 listed = tap.run([tap.need("nm"), "-D", "--defined-only", "--with-symbol-versions", LIBRARY])
 tap.check(listed.returncode == 0, "nm reads the library", listed.stderr.splitlines())
 exported = []
@@ -57,8 +55,8 @@ DECLARATION = re.compile(
     re.M,
 )
 documented, bare = [], []
-for header in abi.headers(INCLUDE):
-    with open(os.path.join(INCLUDE, header), encoding="utf-8") as file:
+for header in abi.headers(abi.INCLUDE):
+    with open(os.path.join(abi.INCLUDE, header), encoding="utf-8") as file:
         text = file.read()
     # Same length without comments, so that a name in a comment is no declaration.
     code = re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.S)

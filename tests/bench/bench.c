@@ -544,6 +544,14 @@ static void allow_programs(agentd_policy *policy)
 	}
 }
 
+static const char *machine_image, *machine_monitor;
+
+void bench_use_machines(const char *image, const char *monitor)
+{
+	machine_image = image;
+	machine_monitor = monitor;
+}
+
 static void open_runner(struct bench_runner *runner, struct event_base *base, const char *backend,
 			uint32_t prewarm, uint32_t max_running, int32_t net)
 {
@@ -554,7 +562,9 @@ static void open_runner(struct bench_runner *runner, struct event_base *base, co
 	struct agentd_runner_opts opts = { .size = sizeof(opts),
 					   .max_running = max_running,
 					   .max_queued = max_running,
-					   .sandbox_prewarm = prewarm };
+					   .sandbox_prewarm = prewarm,
+					   .microvm_image = machine_image,
+					   .microvm_monitor = machine_monitor };
 	struct agentd_limits limits;
 	agentd_error *err = NULL;
 

@@ -125,6 +125,8 @@ struct bench_runner {
 /* Takes base; NULL: what event_base_new() makes. */
 void bench_runner_open(struct bench_runner *runner, struct event_base *base, const char *backend,
 		       uint32_t prewarm, uint32_t max_running);
+/* For runners that are opened from now on; borrowed. */
+void bench_use_machines(const char *image, const char *monitor);
 /* In a sandbox with this network, AGENTD_NET_*. */
 void bench_runner_open_net(struct bench_runner *runner, int32_t net);
 /* Commands of a sandbox runner in one persistent session from now on. */

@@ -23,6 +23,7 @@ LANGUAGES = {"Python subprocess", "Python asyncio", "Rust std::process"}
 MORE = "more than C"
 PROXY = "agentd, CONNECT"
 MACHINE = "running machine"
+SESSION = "agentd, machine session"
 MEMORY = ("memory of the host program, each", "memory of helper and supervisors, each")
 
 
@@ -69,6 +70,16 @@ def expected():
     for case in ("/bin/true", "bash -c :"):
         for subject in ("posix_spawn", MACHINE):
             yield "vm", case, subject, "start to finish"
+    for case, metric in (
+        ("first of all", "start to finish"),
+        ("one more", "start to finish"),
+        ("one more", "stop"),
+        ("in one that runs", "start to finish"),
+        ("10 at once", "all ready"),
+        ("idle", "memory of the monitor"),
+        ("idle", "share of a processor"),
+    ):
+        yield "sessions", case, SESSION, metric
     for subject in AGENTD:
         for metric in MEMORY:
             yield "many", "50 at once", subject, metric

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Does a backend keep the contract? The cases know nothing of how it works: they
- * need a shell, cat, head, sleep, tr and yes where the commands run. To judge a
- * backend of your own, write a main() that calls conformance_main(). */
+ * need a shell, cat, head, sleep, tr and yes where the commands run. */
 #ifndef TESTS_CONFORMANCE_H
 #define TESTS_CONFORMANCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <agentd/agentd.h>
@@ -13,7 +13,7 @@
 enum {
 	CONF_TREE = 1,    /* finds and ends what left the process group and the session */
 	CONF_LIMITS = 2,  /* enforces file_bytes, open_files_max, cpu_time_ms */
-	CONF_HOST_FS = 4, /* commands see the host's file system */
+	CONF_HOST_FS = 4, /* commands see the host's file system; policies name no paths of it */
 	/* A command takes seconds and much memory: fewer of a kind, not all at once, and
 	 * deadlines are stretched. */
 	CONF_COSTLY = 8,
@@ -31,11 +31,14 @@ struct conf_backend {
 	uint32_t features; /* CONF_* */
 };
 
-/* Runs the suite, prints what failed. Returns the status for exit(). */
-int conformance_main(const struct conf_backend *backend);
+/* Runs the suite and prints a line for each case, or only their names. only: a part or a case,
+ * NULL: all. Returns the status for exit(). */
+int conformance_main(const struct conf_backend *backend, const char *only, bool list);
 
 /* The backends of test_backend.c. */
 int test_backend_add_attach(agentd_runner *runner, agentd_error **reterr);
 int test_backend_add_deliver(agentd_runner *runner, agentd_error **reterr);
+/* Takes what is written to stdin, and loses it. */
+int test_backend_add_liar(agentd_runner *runner, agentd_error **reterr);
 
 #endif

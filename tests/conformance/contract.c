@@ -787,6 +787,38 @@ START_TEST(facts_reach_the_result)
 }
 END_TEST
 
+static void do_warn(struct fake *fake)
+{
+	agentd_task_started(fake->task, 1);
+	agentd_task_log(fake->task, AGENTD_LOG_WARN, "a word of warning");
+}
+
+static int32_t refuse_warning(struct t_run *run, const agentd_log_record *record)
+{
+	(void)run;
+	return strcmp(agentd_log_record_message(record), "a word of warning") == 0;
+}
+
+/* Any record may be refused, not only the first. */
+START_TEST(sink_refuses_later_log)
+{
+	struct fake fake = { .act = do_warn, .on_kill = do_killed };
+	struct agentd_backend_ops ops = ops_of("paper");
+	struct t_world *world = fake_world(&fake, &ops);
+	struct t_run run;
+
+	t_run_init(&run, world);
+	run.on_log = refuse_warning;
+	ck_assert_int_eq(t_run_start(&run, "paper", 0), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_KILLED);
+	t_expect_cause(&run, AGENTD_CAUSE_SINK);
+	ck_assert_int_eq(agentd_error_code(agentd_result_error(run.result)), AGENTD_ERR_USER);
+	ck_assert_int_ge(fake.kills, 1);
+	FAKE_END();
+}
+END_TEST
+
 static void do_fatal_limit(struct fake *fake)
 {
 	agentd_task_started(fake->task, 1);
@@ -1462,6 +1494,7 @@ int main(void)
 	tcase_add_test(behaves, paused_and_resumed);
 	tcase_add_test(behaves, attached_pipes);
 	tcase_add_test(behaves, facts_reach_the_result);
+	tcase_add_test(behaves, sink_refuses_later_log);
 	tcase_add_test(behaves, fatal_limit);
 	tcase_add_test(behaves, unknown_fatal_limit);
 	tcase_add_test(behaves, exit_before_the_limit_reported_after);

@@ -18,6 +18,7 @@ static struct t_world *world_new(struct t_world_opts opts)
 {
 	opts.backend = conf->name;
 	opts.add_backend = conf->add;
+	opts.paths = !(conf->features & CONF_HOST_FS);
 	return t_world_new(&opts);
 }
 
@@ -1069,10 +1070,6 @@ START_TEST(tree_dies_after_setsid)
 	struct t_world *world = world_plain();
 	struct t_run run;
 
-	if (!(conf->features & CONF_TREE)) {
-		t_world_free(world);
-		return;
-	}
 	t_run(&run, world,
 	      "setsid sleep 30 & (setsid sh -c 'setsid sleep 31 & sleep 32' &) ; echo x", 10000);
 	t_expect_status(&run, AGENTD_STATUS_OK);
@@ -1384,78 +1381,151 @@ START_TEST(names)
 }
 END_TEST
 
-/* Of whose rules another case has the most. */
-static void add_rest(TCase *tcase, const TTest *test)
+/* A case, and whom it is put to. */
+struct entry {
+	const char *part;
+	const TTest *test;
+	uint32_t needs; /* CONF_* without which there is nothing to ask */
+	bool rest;      /* of whose rules another case has the most */
+};
+
+static bool is_asked(const struct entry *entry, const char *only)
 {
-	if (!(conf->features & CONF_BRIEF))
-		tcase_add_test(tcase, test);
+	if (entry->needs & ~conf->features)
+		return false;
+	if (only && strcmp(only, entry->test->name) == 0)
+		return true;
+	if (only && strcmp(only, entry->part) != 0)
+		return false;
+	return !entry->rest || !(conf->features & CONF_BRIEF);
 }
 
-int conformance_main(const struct conf_backend *backend)
+/* Each by itself, so that its line is there when it is over. */
+static bool run_entry(const struct entry *entry, size_t number)
 {
-	const char *const parts[] = { "ends", "output", "stdin", "stops", "place", "many" };
-	TCase *cases[T_COUNT(parts)];
-	TCase *ends, *output, *input, *stops, *place, *many;
+	Suite *suite = suite_create(conf->name);
+	TCase *tcase = t_case(entry->part, 90);
+	TestResult **results;
+	SRunner *runner;
+	bool passed;
+	char *text;
+
+	tcase_add_test(tcase, entry->test);
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	fflush(stdout);
+	srunner_run_all(runner, CK_SILENT);
+	results = srunner_results(runner);
+	passed = tr_rtype(results[0]) == CK_PASS;
+	printf("%sok %zu - %s %s\n", passed ? "" : "not ", number, entry->part, entry->test->name);
+	if (!passed) {
+		text = t_format("%s:%d: %s", tr_lfile(results[0]), tr_lno(results[0]),
+				tr_msg(results[0]));
+		for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+			printf("#   %s\n", line);
+		free(text);
+	}
+	fflush(stdout);
+	free(results);
+	srunner_free(runner);
+	return passed;
+}
+
+/* A case that fails leaves its directory behind. */
+static char *make_dir(void)
+{
+	const char *tmp = getenv("TMPDIR");
+	char *dir = t_format("%s/agentd-conformance-XXXXXX", tmp && *tmp == '/' ? tmp : "/tmp");
+
+	if (mkdtemp(dir) && chmod(dir, 0755) == 0 && setenv("TMPDIR", dir, 1) == 0)
+		return dir;
+	fprintf(stderr, "agentd-conformance: %s: %s\n", dir, strerror(errno));
+	free(dir);
+	return NULL;
+}
+
+int conformance_main(const struct conf_backend *backend, const char *only, bool list)
+{
+	const struct entry entries[] = {
+		{ "ends", exit_codes, 0, false },
+		{ "ends", signal_deaths, 0, false },
+		{ "ends", argv_without_shell, 0, true },
+		{ "ends", exited_before_finished, 0, true },
+		{ "ends", states, 0, true },
+		{ "ends", result_facts, 0, false },
+		{ "ends", cannot_start, 0, false },
+		{ "ends", names, 0, true },
+		{ "output", output_binary, 0, true },
+		{ "output", output_as_it_comes, 0, false },
+		{ "output", output_order, 0, true },
+		{ "output", output_merged, 0, true },
+		{ "output", output_large, 0, false },
+		{ "output", output_cap, 0, false },
+		{ "output", kill_on_output, 0, true },
+		{ "output", pause_resume, 0, false },
+		{ "output", pause_one_stream, 0, true },
+		{ "output", pause_over_the_exit, 0, true },
+		{ "output", pause_for_ever, 0, true },
+		{ "output", sink_refuses_first_log, 0, true },
+		{ "output", sink_refuses_output, 0, true },
+		{ "stdin", stdin_none, 0, true },
+		{ "stdin", stdin_back_pressure, 0, false },
+		{ "stdin", stdin_written_before_start, 0, true },
+		{ "stdin", stdin_closed_at_once, 0, true },
+		{ "stdin", stdin_reader_gone, 0, false },
+		{ "stops", cancel, 0, false },
+		{ "stops", cancel_is_gentle, 0, true },
+		{ "stops", cancel_before_it_runs, 0, false },
+		{ "stops", cancel_ignored_is_killed, 0, false },
+		{ "stops", kill_now, 0, true },
+		{ "stops", signal_reaches_it, 0, true },
+		{ "stops", timeout, 0, false },
+		{ "stops", idle_timeout, 0, true },
+		{ "stops", limits_lowest_wins, 0, true },
+		{ "stops", limits_accepted, 0, true },
+		{ "stops", background_holder, 0, false },
+		{ "stops", background_output_drains, 0, true },
+		{ "stops", tree_dies_at_timeout, 0, true },
+		{ "stops", tree_dies_after_setsid, CONF_TREE, false },
+		{ "stops", eof_is_not_exit, 0, false },
+		{ "place", environment, 0, false },
+		{ "place", working_directory, 0, false },
+		{ "place", descriptors, 0, true },
+		{ "place", signal_state, 0, false },
+		{ "many", many_at_once, 0, false },
+		{ "many", shutdown_ends_all, 0, false },
+		{ "many", runner_dropped_while_running, 0, true },
+	};
+	size_t asked = 0, number = 0, failed = 0;
+	char *dir;
 
 	conf = backend;
 	/* Without KVM a machine's processor is ten times slower. */
 	if (conf->features & CONF_COSTLY)
 		t_stretch(6);
-	for (size_t i = 0; i < T_COUNT(parts); i++)
-		cases[i] = t_case(parts[i], 90);
-	ends = cases[0];
-	output = cases[1];
-	input = cases[2];
-	stops = cases[3];
-	place = cases[4];
-	many = cases[5];
-	tcase_add_test(ends, exit_codes);
-	tcase_add_test(ends, signal_deaths);
-	add_rest(ends, argv_without_shell);
-	add_rest(ends, exited_before_finished);
-	add_rest(ends, states);
-	tcase_add_test(ends, result_facts);
-	tcase_add_test(ends, cannot_start);
-	add_rest(ends, names);
-	add_rest(output, output_binary);
-	tcase_add_test(output, output_as_it_comes);
-	add_rest(output, output_order);
-	add_rest(output, output_merged);
-	tcase_add_test(output, output_large);
-	tcase_add_test(output, output_cap);
-	add_rest(output, kill_on_output);
-	tcase_add_test(output, pause_resume);
-	add_rest(output, pause_one_stream);
-	add_rest(output, pause_over_the_exit);
-	add_rest(output, pause_for_ever);
-	add_rest(output, sink_refuses_first_log);
-	add_rest(output, sink_refuses_output);
-	add_rest(input, stdin_none);
-	tcase_add_test(input, stdin_back_pressure);
-	add_rest(input, stdin_written_before_start);
-	add_rest(input, stdin_closed_at_once);
-	tcase_add_test(input, stdin_reader_gone);
-	tcase_add_test(stops, cancel);
-	add_rest(stops, cancel_is_gentle);
-	tcase_add_test(stops, cancel_before_it_runs);
-	tcase_add_test(stops, cancel_ignored_is_killed);
-	add_rest(stops, kill_now);
-	add_rest(stops, signal_reaches_it);
-	tcase_add_test(stops, timeout);
-	add_rest(stops, idle_timeout);
-	add_rest(stops, limits_lowest_wins);
-	add_rest(stops, limits_accepted);
-	tcase_add_test(stops, background_holder);
-	add_rest(stops, background_output_drains);
-	add_rest(stops, tree_dies_at_timeout);
-	tcase_add_test(stops, tree_dies_after_setsid);
-	tcase_add_test(stops, eof_is_not_exit);
-	tcase_add_test(place, environment);
-	tcase_add_test(place, working_directory);
-	add_rest(place, descriptors);
-	tcase_add_test(place, signal_state);
-	tcase_add_test(many, many_at_once);
-	tcase_add_test(many, shutdown_ends_all);
-	add_rest(many, runner_dropped_while_running);
-	return t_main(backend->name, cases, T_COUNT(cases));
+	/* Whoever runs us under nohup ignores it. */
+	signal(SIGHUP, SIG_DFL);
+	for (size_t i = 0; i < T_COUNT(entries); i++) {
+		asked += is_asked(&entries[i], only);
+		if (list && is_asked(&entries[i], only))
+			printf("%s %s\n", entries[i].part, entries[i].test->name);
+	}
+	if (asked == 0) {
+		fprintf(stderr, "agentd-conformance: --only: no part and no case is called '%s'\n",
+			only);
+		return 2;
+	}
+	if (list)
+		return 0;
+	dir = make_dir();
+	if (!dir)
+		return 2;
+	printf("1..%zu\n", asked);
+	for (size_t i = 0; i < T_COUNT(entries); i++) {
+		if (is_asked(&entries[i], only))
+			failed += !run_entry(&entries[i], ++number);
+	}
+	t_remove_tree(dir);
+	free(dir);
+	return failed > 0;
 }

@@ -647,3 +647,21 @@ int test_backend_add_deliver(agentd_runner *runner, agentd_error **reterr)
 	ops.task_set_paused = task_set_paused;
 	return agentd_runner_add_backend(runner, &ops, &ops, reterr);
 }
+
+static int32_t write_nowhere(void *state, const uint8_t *data, size_t len, size_t *ret_taken)
+{
+	(void)state;
+	(void)data;
+	*ret_taken = len;
+	return 0;
+}
+
+int test_backend_add_liar(agentd_runner *runner, agentd_error **reterr)
+{
+	struct agentd_backend_ops ops = attach_ops;
+
+	ops.name = "test-liar";
+	ops.aliases = NULL;
+	ops.task_write = write_nowhere;
+	return agentd_runner_add_backend(runner, &ops, NULL, reterr);
+}

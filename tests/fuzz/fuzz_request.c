@@ -3,6 +3,7 @@
 #include "fuzz.h"
 
 #include <string.h>
+#include <sys/socket.h>
 
 #include "egress/private.h"
 
@@ -21,7 +22,9 @@ static void check_host(const struct ad_net_host *host, uint16_t port)
 	FUZZ_CHECK(ad_net_host_parse(&again, host->text));
 	FUZZ_CHECK(strcmp(again.text, host->text) == 0 && again.family == host->family);
 	ad_net_check(policy, policy, host, port, &answer);
-	FUZZ_CHECK(answer.verdict != AD_NET_ALLOWED || strncmp(host->text, "127.", 4) != 0);
+	/* Names may begin so: 127.0.a.test. */
+	FUZZ_CHECK(answer.verdict != AD_NET_ALLOWED || host->family != AF_INET ||
+		   strncmp(host->text, "127.", 4) != 0);
 	FUZZ_CHECK(answer.verdict != AD_NET_ALLOWED || strcmp(host->text, "a.test") != 0);
 }
 

@@ -113,12 +113,13 @@ run = build(*usual)
 tap.check(run.returncode == 0, "an image is made", run.stderr.splitlines())
 made = manifest()
 tap.check(
-    set(os.listdir(path("image"))) == {"vmlinux", "initramfs.cpio", "root.erofs", "image.json"},
+    set(os.listdir(path("image")))
+    == {"vmlinux", "initramfs.cpio", "root.erofs", "volume.ext4", "image.json"},
     "its files, and no others",
 )
 with open(path("image/vmlinux"), "rb") as file:
     tap.check(file.read() == KERNEL, "the kernel is unpacked")
-tap.check(made["kernel"]["release"] == RELEASE and made["protocol"] == 1, "image.json says what it is")
+tap.check(made["kernel"]["release"] == RELEASE and made["protocol"] == 2, "image.json says what it is")
 names = made["kernel"]["modules"]
 tap.check(
     sorted(names) == sorted(DEPENDS)
@@ -133,6 +134,16 @@ tap.check(
 tap.check(
     all(os.stat(path("image", name)).st_mode & stat.S_IROTH for name in os.listdir(path("image"))),
     "another user can read all of it",
+)
+tap.check(
+    subprocess.run(
+        ["e2fsck", "-fn", path("image/volume.ext4")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    ).returncode
+    == 0,
+    "the disk of a session begins with a sound file system",
 )
 subprocess.run(
     ["fsck.erofs", "--preserve-perms", f"--extract={path('extracted')}", path("image/root.erofs")],

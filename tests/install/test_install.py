@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: MIT
 """What is installed, and that a program needs nothing else.
 
-Arguments: meson, the build directory, its prefix and libdir.
+Arguments: meson, the build directory, its prefix and libdir, and whether it installs
+agentd-conformance ("true" or "false").
 """
 
 import importlib.util
 import os
+import re
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import tempfile
+import urllib.request
 
 import tap
 
-MESON, BUILD, PREFIX, LIBDIR = sys.argv[1:5]
+MESON, BUILD, PREFIX, LIBDIR, HAS_CONFORMANCE = sys.argv[1:6]
 if importlib.util.find_spec("pytest") is None:
     tap.skip("python3-pytest is not installed")
 # The distribution's, whatever else the user has.
@@ -21,8 +26,12 @@ CARGO_PATH = "/usr/bin:/bin"
 if shutil.which("cargo", path=CARGO_PATH) is None:
     tap.skip("cargo is not installed")
 SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
+HTTP = os.path.join(tap.ROOT, "examples", "http.c")
+BWRAP = os.path.join(tap.ROOT, "examples", "bwrap")
 
-EXECUTABLE = ["bin/agentd-run", "libexec/agentd/agentd-backup", "libexec/agentd/agentd-guest",
+with open(os.path.join(tap.ROOT, "lib", "agentd.map"), encoding="utf-8") as symbols:
+    MAP = symbols.read()
+EXECUTABLE = ["bin/agentd-conformance", "bin/agentd-run", "libexec/agentd/agentd-backup", "libexec/agentd/agentd-guest",
               "libexec/agentd/agentd-helper"]
 EXPECTED = sorted(
     EXECUTABLE
@@ -38,8 +47,10 @@ EXPECTED = sorted(
     + [
         f"share/man/man{name[-1]}/{name}"
         for name in os.listdir(os.path.join(tap.ROOT, "man"))
-        if name[-1].isdigit()
+        if name[-1].isdigit() and name[-1] != "3"
     ]
+    # A page or a link for each function.
+    + [f"share/man/man3/{name}.3" for name in re.findall(r"^\s+(agentd_\w+);$", MAP, re.M)]
 )
 CONSUMERS = [("C99", ["cc", "-std=c99", "-x", "c"]), ("C++17", ["c++", "-std=c++17", "-x", "c++"])]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -60,11 +71,12 @@ def installed(top):
     )
 
 
-def check_files(top, what):
+def check_files(top, what, conformance=True):
     found = installed(top)
+    expected = [n for n in EXPECTED if conformance or "agentd-conformance" not in n]
     tap.check_empty(
-        [f"missing: {n}" for n in EXPECTED if n not in found]
-        + [f"not expected: {n}" for n in found if n not in EXPECTED],
+        [f"missing: {n}" for n in expected if n not in found]
+        + [f"not expected: {n}" for n in found if n not in expected],
         f"{what}: the files are those of the list",
     )
     wrong = []
@@ -81,16 +93,33 @@ def check_files(top, what):
     )
 
 
-def pkg_config(env, *args):
-    return good(f"pkg-config {' '.join(args)}", ["pkg-config", *args, "agentd"], env=env).stdout.split()
+def pkg_config(env, *args, packages=("agentd",)):
+    done = good(f"pkg-config {' '.join([*args, *packages])}", ["pkg-config", *args, *packages], env=env)
+    return done.stdout.split()
+
+
+def ask_http(program, env):
+    """One command by HTTP, and the end of the server."""
+    with tempfile.TemporaryDirectory(prefix="agentd-install-") as workdir:
+        os.chmod(workdir, 0o777)
+        with subprocess.Popen([program], stdout=subprocess.PIPE, text=True, env=env, cwd=workdir) as server:
+            try:
+                port = re.search(r":(\d+)$", server.stdout.readline())[1]
+                url = f"http://127.0.0.1:{port}/run"
+                with urllib.request.urlopen(url, data=b"echo hi; ls /root", timeout=60) as reply:
+                    text = reply.read().decode()
+                server.send_signal(signal.SIGTERM)
+                status = server.wait(60)
+            finally:
+                server.kill()
+    return text.startswith("hi\nls: ") and text.endswith("[error 2]\n") and status == 0, [text, str(status)]
 
 
 with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
     os.chmod(scratch, 0o755)
     os.umask(0o022)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MESON", "AGENTD_", "DESTDIR", "LD_"))}
-    # The host backend's commands read their user's profile.
-    env["HOME"] = scratch
+    env["HOME"] = scratch  # where login shells find no profile
 
     # ---- a staged installation of this build
 
@@ -100,7 +129,7 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
         [MESON, "install", "-C", BUILD, "--no-rebuild", "--quiet"],
         env={**env, "DESTDIR": stage},
     )
-    check_files(stage + PREFIX, "DESTDIR")
+    check_files(stage + PREFIX, "DESTDIR", HAS_CONFORMANCE == "true")
     tap.check(
         installed(stage) == [os.path.relpath(PREFIX, "/") + "/" + n for n in installed(stage + PREFIX)],
         "DESTDIR: nothing outside of the prefix",
@@ -157,6 +186,52 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
                 needed = tap.run(["readelf", "-d", program]).stdout
                 tap.check("[libagentd.so.0]" in needed, f"{name}: needs libagentd.so.0")
                 tap.check("json" not in needed, f"{name}: does not need json-c")
+
+    # ---- a host program with an HTTP server on its base
+
+    for kind, args, static_flag, run_env in [
+        ("dynamic", [], [], library_path),
+        ("static", ["--static"], ["-static"], env),
+    ]:
+        program = os.path.join(scratch, f"http-{kind}")
+        flags = pkg_config(env, *args, "--cflags", "--libs", packages=("libevent_extra", "agentd"))
+        made = good(f"HTTP host, {kind}: builds",
+                    ["cc", *WARNINGS, *static_flag, HTTP, "-o", program, *flags], env=env)
+        if made.returncode == 0:
+            worked, told = ask_http(program, run_env)
+            tap.check(worked, f"HTTP host, {kind}: runs a command in a sandbox", told)
+
+    # ---- a third party's backend, and whether it keeps the contract
+
+    module, first = os.path.join(scratch, "bwrap.so"), os.path.join(scratch, "first")
+    good("bwrap module: builds",
+         ["cc", *WARNINGS, "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", module, os.path.join(BWRAP, "module.c"),
+          os.path.join(BWRAP, "bwrap.c"), *cflags, *libs], env=env)
+    good("bwrap module: its first process builds",
+         ["cc", *WARNINGS, "-D_GNU_SOURCE", "-static", "-o", first, os.path.join(BWRAP, "first.c")], env=env)
+    conformance = os.path.join(prefix, "bin", "agentd-conformance")
+    trial = tap.run(["bwrap", "--unshare-all", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev",
+                     "--ro-bind", first, "/dev/first", "/dev/first"])
+    if trial.returncode == 0:
+        judged = tap.run(
+            [conformance, "--backend-module", module, "--features", "tree,reader,refuses"],
+            env={**env, "TMPDIR": scratch, "BWRAP_FIRST": first}, cwd=scratch)
+        lines = judged.stdout.splitlines()
+        tap.check(judged.returncode == 0 and len([n for n in lines if n.startswith("ok ")]) > 40
+                  and len([n for n in lines if n.startswith("ok ")]) == len(lines) - 1,
+                  "bwrap module: keeps the contract", [*lines, *judged.stderr.splitlines()])
+        # What it does not do is found out.
+        judged = tap.run(
+            [conformance, "--backend-module", module, "--features", "limits", "--only", "limits_accepted"],
+            env={**env, "TMPDIR": scratch, "BWRAP_FIRST": first}, cwd=scratch)
+        tap.check(judged.returncode == 1 and "not ok 1 - stops limits_accepted\n" in judged.stdout,
+                  "bwrap module: limits it does not have", judged.stdout.splitlines())
+    else:
+        print(f"SKIP-CANNOT: bwrap (Debian: bubblewrap) cannot run here: {trial.stderr.strip()}",
+              file=sys.stderr)
+    good("agentd-conformance finds the installed helper",
+         [conformance, "--backend", "sandbox", "--only", "tree_dies_after_setsid"],
+         env={**env, "TMPDIR": scratch}, cwd="/")
 
     # ---- the Python package, with what is installed
 

@@ -29,7 +29,7 @@ static void put_file(const char *dir, const char *name, const char *text)
 }
 
 static const char manifest[] =
-	"{\"format\": 1, \"protocol\": 1, \"files\": {\"vmlinux\": {\"size\": 6},"
+	"{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": 6},"
 	" \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6}}}";
 
 /* Its path tells of the world, its name tells it from every other. */
@@ -169,18 +169,18 @@ struct missing {
 static const struct missing missing[] = {
 	{ "image.json", NULL, AGENTD_ERR_NOTFOUND, "image.json", "scripts/build-image" },
 	{ "image.json", "", AGENTD_ERR_INVALID, "image.json", "" },
-	{ "image.json", "{\"format\": 1", AGENTD_ERR_INVALID, "image.json", "" },
+	{ "image.json", "{\"format\": 2", AGENTD_ERR_INVALID, "image.json", "" },
 	{ "image.json", "[]", AGENTD_ERR_UNSUPPORTED, "/image", "scripts/build-image" },
-	{ "image.json", "{\"format\": 2, \"protocol\": 1}", AGENTD_ERR_UNSUPPORTED, "format 2",
+	{ "image.json", "{\"format\": 1, \"protocol\": 2}", AGENTD_ERR_UNSUPPORTED, "format 1",
 	  "scripts/build-image" },
-	{ "image.json", "{\"format\": 1, \"protocol\": 9}", AGENTD_ERR_UNSUPPORTED, "protocol 9",
+	{ "image.json", "{\"format\": 2, \"protocol\": 9}", AGENTD_ERR_UNSUPPORTED, "protocol 9",
 	  "scripts/build-image" },
-	{ "image.json", "{\"format\": 1, \"protocol\": 1}", AGENTD_ERR_INVALID, "vmlinux",
+	{ "image.json", "{\"format\": 2, \"protocol\": 2}", AGENTD_ERR_INVALID, "vmlinux",
 	  "scripts/build-image" },
-	{ "image.json", "{\"format\": 1, \"protocol\": 1, \"files\": {\"vmlinux\": 6}}",
+	{ "image.json", "{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": 6}}",
 	  AGENTD_ERR_INVALID, "vmlinux", "scripts/build-image" },
 	{ "image.json",
-	  "{\"format\": 1, \"protocol\": 1, \"files\": {\"vmlinux\": {\"size\": -6}}}",
+	  "{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": -6}}}",
 	  AGENTD_ERR_INVALID, "vmlinux", "scripts/build-image" },
 	{ "vmlinux", NULL, AGENTD_ERR_NOTFOUND, "/vmlinux", "scripts/build-image" },
 	{ "vmlinux", "", AGENTD_ERR_INVALID, "/vmlinux", "scripts/build-image" },

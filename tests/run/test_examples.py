@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The small examples do what their comments say. EXAMPLE_RUN, EXAMPLE_STREAM,
-EXAMPLE_SESSION and EXAMPLE_SERVER name the programs."""
+EXAMPLE_SESSION, EXAMPLE_SERVER and EXAMPLE_HTTP name the programs."""
 
+import http.client
 import os
 import re
 import signal
@@ -150,6 +151,107 @@ class Server(unittest.TestCase):
         pid = int(reader.readline())
         self.end()
         self.assertFalse(os.path.exists(f"/proc/{pid}"))
+
+
+class Http(unittest.TestCase):
+    def setUp(self):
+        dir = tempfile.TemporaryDirectory(prefix="agentd-run-")
+        self.addCleanup(dir.cleanup)
+        self.dir = dir.name
+        os.chmod(self.dir, 0o777)
+        self.process = subprocess.Popen([os.environ["EXAMPLE_HTTP"]], stdout=subprocess.PIPE,
+                                        text=True, cwd=self.dir)
+        self.addCleanup(self.stop)
+        line = self.process.stdout.readline()
+        self.port = int(re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line).group(1))
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def connect(self):
+        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self.addCleanup(conn.close)
+        return conn
+
+    def ask(self, body, method="POST", path="/run", conn=None):
+        conn = conn or self.connect()
+        conn.request(method, path, body)
+        reply = conn.getresponse()
+        return reply.status, reply.read()
+
+    def test_commands_on_one_connection(self):
+        conn = self.connect()
+        self.assertEqual(self.ask("echo a; echo b >&2", conn=conn), (200, b"a\nb\n[ok 0]\n"))
+        self.assertEqual(self.ask("exit 4", conn=conn), (200, b"[error 4]\n"))
+
+    def test_in_a_sandbox(self):
+        status, body = self.ask("pwd; echo > made && ls; ls /home /root; ls -A /sys/class/net")
+        self.assertEqual(status, 200)
+        self.assertTrue(body.startswith(f"{self.dir}\nmade\n".encode()), body)
+        self.assertIn(b"cannot access '/root'", body)
+        self.assertTrue(os.path.exists(os.path.join(self.dir, "made")))
+
+    def test_many_at_once(self):
+        answers = [None] * 20
+
+        def client(i):
+            answers[i] = self.ask(f"sleep 1; echo {i}")
+
+        threads = [threading.Thread(target=client, args=(i,)) for i in range(len(answers))]
+        begin = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(answers, [(200, f"{i}\n[ok 0]\n".encode()) for i in range(len(answers))])
+        self.assertLess(time.monotonic() - begin, len(answers))
+
+    def test_what_is_refused(self):
+        self.assertEqual(self.ask("")[0], 400)
+        self.assertEqual(self.ask(b"echo \0")[0], 400)
+        self.assertEqual(self.ask("x" * 100000)[0], 413)
+        self.assertEqual(self.ask(None, method="GET")[0], 501)
+        self.assertEqual(self.ask("echo", path="/other")[0], 404)
+        self.assertEqual(self.ask("echo")[0], 200)
+
+    def test_slow_reader_gets_everything(self):
+        conn = self.connect()
+        conn.request("POST", "/run", "head -c 20000000 /dev/zero")
+        reply = conn.getresponse()
+        time.sleep(1)
+        body = reply.read()
+        self.assertEqual((len(body), body[-7:]), (20000007, b"[ok 0]\n"))
+
+    def test_client_that_leaves_ends_its_command(self):
+        beat = os.path.join(self.dir, "beat")
+        conn = self.connect()
+        conn.request("POST", "/run", "echo go; while :; do echo >> beat; sleep 0.05; done")
+        self.assertEqual(conn.getresponse().read(3), b"go\n")
+        self.wait_for(lambda: os.path.exists(beat) and os.path.getsize(beat) > 2)
+        conn.close()
+
+        def still():
+            size = os.path.getsize(beat)
+            time.sleep(1)
+            return os.path.getsize(beat) == size
+
+        self.wait_for(still)
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 10
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
+
+    def test_stop_with_a_command_running(self):
+        conn = self.connect()
+        conn.request("POST", "/run", "echo go; trap '' TERM; sleep 300")
+        self.assertEqual(conn.getresponse().read(3), b"go\n")
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=60)
+        self.assertEqual(self.process.returncode, 0)
 
 
 if __name__ == "__main__":

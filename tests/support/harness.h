@@ -40,6 +40,7 @@ bool t_is_small(void);
 bool t_on_valgrind(void);
 /* Is there what virtual machines need? If not, that is skipped (t_skip). */
 bool t_can_host_machines(void);
+const char *t_image_dir(void); /* of the real machines */
 
 /* ---- the process and the machine */
 
@@ -110,6 +111,7 @@ struct t_world_opts {
 	int32_t log_level;   /* 0: debug */
 	const char *backend; /* NULL: host; "": none named */
 	bool login_shell;    /* bash -lc, the default of the library; else sh -c */
+	bool paths;          /* the policy names the system's programs and home, for a sandbox */
 	bool no_log;         /* no log callback */
 	agentd_log_fn log;
 	void *log_userdata;

@@ -20,6 +20,8 @@
 #endif
 
 #define MONITOR "/usr/bin/qemu-system-x86_64"
+#define HELPER AGENTD_HELPER_DIR "/agentd-helper"
+#define GUEST AGENTD_HELPER_DIR "/agentd-guest"
 
 /* ---- the loop */
 
@@ -163,7 +165,15 @@ const char *t_helper_source(void)
 			return path;
 	}
 	path[0] = '\0';
-	return NULL;
+	return access(HELPER, X_OK) == 0 ? HELPER : NULL;
+}
+
+/* The library looks beside the helper, which here is a copy. */
+static const char *guest_source(void)
+{
+	const char *given = getenv("AGENTD_TEST_GUEST");
+
+	return given || access(GUEST, X_OK) < 0 ? given : GUEST;
 }
 
 char *t_copy_program(const char *source, const char *dir, const char *name)
@@ -210,7 +220,7 @@ void t_world_note_helpers(struct t_world *world)
 }
 
 /* Also for a user who is not root and has none of their own. */
-static const char *image_dir(void)
+const char *t_image_dir(void)
 {
 	const char *given = getenv("AGENTD_TEST_IMAGE");
 
@@ -219,7 +229,7 @@ static const char *image_dir(void)
 
 bool t_can_host_machines(void)
 {
-	char *image = t_format("%s/image.json", image_dir());
+	char *image = t_format("%s/image.json", t_image_dir());
 	bool can = true;
 
 	if (access(MONITOR, X_OK) < 0) {
@@ -246,9 +256,9 @@ static agentd_policy *world_policy(const struct t_world *world)
 	agentd_policy *policy = t_policy_none();
 
 	/* A machine's working directory is carried by a process in a sandbox. */
-	if (!world->opts.backend || (strcmp(world->opts.backend, "sandbox") != 0 &&
-				     strcmp(world->opts.backend, "bwrap") != 0 &&
-				     strcmp(world->opts.backend, "microvm") != 0))
+	if (!world->opts.paths &&
+	    (!world->opts.backend || (strcmp(world->opts.backend, "sandbox") != 0 &&
+				      strcmp(world->opts.backend, "microvm") != 0)))
 		return policy;
 	for (size_t i = 0; i < T_COUNT(programs); i++) {
 		if (access(programs[i], F_OK) == 0)
@@ -325,7 +335,10 @@ void t_world_start(struct t_world *world)
 {
 	struct agentd_runner_opts opts = {
 		.size = sizeof(opts),
-		.flags = world->opts.runner_flags,
+		.flags = world->opts.runner_flags |
+			 (in_machines(world) && !world->opts.microvm_image ?
+				  AGENTD_RUNNER_SNAPSHOTS :
+				  0),
 		.log = world->opts.no_log ? NULL :
 		       world->opts.log    ? world->opts.log :
 					    world_log,
@@ -338,10 +351,10 @@ void t_world_start(struct t_world *world)
 		.drain_ms = world->opts.drain_ms,
 		.helper_path = world->helper,
 		.microvm_image = world->opts.microvm_image ? world->opts.microvm_image :
-				 in_machines(world)        ? image_dir() :
+				 in_machines(world)        ? t_image_dir() :
 							     "/nowhere",
 		.microvm_guest = world->opts.microvm_guest ? world->opts.microvm_guest :
-							     getenv("AGENTD_TEST_GUEST"),
+							     guest_source(),
 		.microvm_monitor = world->opts.microvm_monitor ? world->opts.microvm_monitor :
 								 world->monitor,
 	};

@@ -134,7 +134,10 @@ static const struct step steps[] = {
 	{ AGENT,
 	  { AD_GUEST_HELLO,
 	    .u.hello = { AD_GUEST_VERSION, 0x1122334455667788u, 256ull << 20, "6.1.0-\u00e4" } } },
-	{ HOST, { AD_GUEST_SETUP, .u.setup = { { 1, 2, 3, [31] = 32 }, 0xfedcba9876543210u } } },
+	{ HOST, { .type = AD_GUEST_WARM } },
+	{ HOST,
+	  { AD_GUEST_SETUP,
+	    .u.setup = { { 1, 2, 3, [31] = 32 }, 0xfedcba9876543210u, "/vol/\xff", 1000, 1001 } } },
 	{ AGENT, { AD_GUEST_READY, .u.ready = { 0, "" } } },
 	{ HOST,
 	  { AD_GUEST_RUN, 1,
@@ -174,7 +177,7 @@ static const struct step steps[] = {
 	{ AGENT, { AD_GUEST_DATA, 3, .u.data = { AD_GUEST_FILES_OUT, bytes, 6 } } },
 	{ AGENT, { AD_GUEST_END, 3, .u.end = { AD_GUEST_FILES_OUT } } },
 	{ AGENT, { AD_GUEST_DONE, 3, .u.done = { 28, UINT64_MAX, UINT64_MAX - 5, "a name" } } },
-	{ HOST, { .type = AD_GUEST_STOP } },
+	{ HOST, { AD_GUEST_STOP, .u.stop = { 5000 } } },
 };
 
 static bool same_strings(const char *const *a, const char *const *b)
@@ -193,6 +196,9 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 	case AD_GUEST_SETUP:
 		ck_assert_mem_eq(got->u.setup.seed, sent->u.setup.seed, AD_GUEST_SEED_SIZE);
 		ck_assert_uint_eq(got->u.setup.realtime_ns, sent->u.setup.realtime_ns);
+		ck_assert_str_eq(got->u.setup.volume, sent->u.setup.volume);
+		ck_assert_uint_eq(got->u.setup.uid, sent->u.setup.uid);
+		ck_assert_uint_eq(got->u.setup.gid, sent->u.setup.gid);
 		break;
 	case AD_GUEST_RUN:
 		ck_assert_uint_eq(got->u.run.flags, sent->u.run.flags);
@@ -271,8 +277,11 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 		ck_assert_int_eq(got->u.log.level, sent->u.log.level);
 		ck_assert_str_eq(got->u.log.text, sent->u.log.text);
 		break;
-	case AD_GUEST_KILL:
 	case AD_GUEST_STOP:
+		ck_assert_uint_eq(got->u.stop.grace_ms, sent->u.stop.grace_ms);
+		break;
+	case AD_GUEST_KILL:
+	case AD_GUEST_WARM:
 		break;
 	}
 }
@@ -311,7 +320,7 @@ START_TEST(messages_round_trip)
 		ck_assert_msg(!ad_guest_kind(i) || seen[i], "type %u was not tried", i);
 		types += ad_guest_kind(i) != NULL;
 	}
-	ck_assert_uint_eq(types, 21);
+	ck_assert_uint_eq(types, 22);
 	ck_assert_ptr_null(ad_guest_kind(AD_GUEST_LOG + 1));
 	ck_assert_ptr_null(ad_guest_kind(UINT32_MAX));
 }
@@ -443,22 +452,22 @@ struct arrival {
 
 static const struct arrival arrivals[] = {
 	/* the beginning */
-	{ HOST, NEW, { AD_GUEST_HELLO, .u.hello = { 1, 0, 0, NULL } }, NULL },
+	{ HOST, NEW, { AD_GUEST_HELLO, .u.hello = { 2, 0, 0, NULL } }, NULL },
 	{ HOST,
 	  NEW,
-	  { AD_GUEST_HELLO, .u.hello = { 2, 0, 0, NULL } },
-	  "speaks version 2 of the protocol, not 1" },
+	  { AD_GUEST_HELLO, .u.hello = { 1, 0, 0, NULL } },
+	  "speaks version 1 of the protocol, not 2" },
 	{ HOST,
 	  NEW,
 	  { AD_GUEST_HELLO, .u.hello = { 0, 0, 0, NULL } },
-	  "speaks version 0 of the protocol, not 1" },
+	  "speaks version 0 of the protocol, not 2" },
 	{ HOST,
 	  NEW,
 	  { .type = AD_GUEST_READY },
 	  "READY (task 0, stream 0, 5 bytes): before HELLO" },
 	{ HOST, NEW, { .type = AD_GUEST_LOG }, "before HELLO" },
 	{ HOST, NEW, { AD_GUEST_STARTED, 1, .u.started = { 1 } }, "before HELLO" },
-	{ HOST, GREETED, { AD_GUEST_HELLO, .u.hello = { 1, 0, 0, NULL } }, "said before" },
+	{ HOST, GREETED, { AD_GUEST_HELLO, .u.hello = { 2, 0, 0, NULL } }, "said before" },
 	{ HOST, GREETED, { .type = AD_GUEST_READY }, "without SETUP" },
 	{ HOST, GREETED, { .type = AD_GUEST_LOG }, NULL },
 	{ HOST, GREETED, { .type = AD_GUEST_PING }, "before SETUP" },
@@ -469,7 +478,11 @@ static const struct arrival arrivals[] = {
 	{ AGENT, NEW, { .type = AD_GUEST_SETUP }, "before HELLO" },
 	{ AGENT, GREETED, { .type = AD_GUEST_SETUP }, NULL },
 	{ AGENT, GREETED, { .type = AD_GUEST_STOP }, "before SETUP" },
-	{ AGENT, GREETED, { .type = AD_GUEST_PING }, "before SETUP" },
+	{ AGENT, GREETED, { .type = AD_GUEST_PING }, "" },
+	{ AGENT, GREETED, { .type = AD_GUEST_WARM }, NULL },
+	{ AGENT, NEW, { .type = AD_GUEST_WARM }, "before HELLO" },
+	{ AGENT, SET_UP, { .type = AD_GUEST_WARM }, "after SETUP" },
+	{ HOST, GREETED, { .type = AD_GUEST_WARM }, "goes the other way" },
 	{ AGENT,
 	  GREETED,
 	  { AD_GUEST_RUN, 1, .u.run = { .workdir = "/", .argv = argv, .env = env } },
@@ -486,7 +499,7 @@ static const struct arrival arrivals[] = {
 	{ AGENT, OVER, { .type = AD_GUEST_SETUP }, "while a task is alive" },
 	/* what goes the other way */
 	{ AGENT, READY, { .type = AD_GUEST_READY }, "goes the other way" },
-	{ AGENT, READY, { AD_GUEST_HELLO, .u.hello = { 1, 0, 0, NULL } }, "goes the other way" },
+	{ AGENT, READY, { AD_GUEST_HELLO, .u.hello = { 2, 0, 0, NULL } }, "goes the other way" },
 	{ HOST, READY, { .type = AD_GUEST_SETUP }, "goes the other way" },
 	{ HOST, BEGUN, { .type = AD_GUEST_KILL, .id = 1 }, "goes the other way" },
 	/* numbers of tasks */
@@ -580,11 +593,11 @@ static const struct arrival arrivals[] = {
 	{ AGENT, READY, { AD_GUEST_GET, 1, .u.files = { "", 0, 0, 0 } }, "cannot be this long" },
 	{ AGENT,
 	  READY,
-	  { AD_GUEST_RUN, 1, .u.run = { 3, 1, 1, { 0 }, "/w", argv, env + 2 } },
+	  { AD_GUEST_RUN, 1, .u.run = { 7, 1, 1, { 0 }, "/w", argv, env + 2 } },
 	  NULL },
 	{ AGENT,
 	  READY,
-	  { AD_GUEST_RUN, 1, .u.run = { 4, 1, 1, { 0 }, "/w", argv, env } },
+	  { AD_GUEST_RUN, 1, .u.run = { 8, 1, 1, { 0 }, "/w", argv, env } },
 	  "flags that do not exist" },
 	{ AGENT,
 	  READY,
@@ -968,7 +981,10 @@ START_TEST(values)
 	refuse_with(AD_GUEST_GET, 3, AT + 9, 'x', path);
 	refuse_with(AD_GUEST_PUT, 2, AT + 16, 'x', path);
 	refuse_with(AD_GUEST_PUT, 2, AT + 18, 0, path);
-	refuse_with(AD_GUEST_RUN, 1, AT, 4, "flags that do not exist");
+	refuse_with(AD_GUEST_RUN, 1, AT, 8, "flags that do not exist");
+	/* SETUP: user and group follow the seed and the time; then the volume. */
+	refuse_with(AD_GUEST_SETUP, 0, AT + AD_GUEST_SEED_SIZE + 16, 'x', path);
+	refuse_with(AD_GUEST_SETUP, 0, AT + AD_GUEST_SEED_SIZE + 18, 0, path);
 	refuse_with(AD_GUEST_RUN, 1, AT + 68, 0, "no arguments");
 	refuse_with(AD_GUEST_RUN, 1, AT + 68, 3, fill);
 	refuse_with(AD_GUEST_RUN, 1, AT + 68, 5, fill);

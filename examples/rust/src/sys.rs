@@ -1320,6 +1320,7 @@ pub type agentd_runner_fn = ::std::option::Option<
     unsafe extern "C" fn(runner: *mut agentd_runner, userdata: *mut ::std::os::raw::c_void),
 >;
 pub const AGENTD_RUNNER_NO_STDERR_LOG: _bindgen_ty_18 = 1;
+pub const AGENTD_RUNNER_SNAPSHOTS: _bindgen_ty_18 = 2;
 pub type _bindgen_ty_18 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -14,8 +14,9 @@
 #include "json/json.h"
 #include "proto/guest.h"
 
-enum { FORMAT = 1 }; /* of image.json */
+enum { FORMAT = 2 }; /* of image.json */
 
+#define VOLUME "volume.ext4"
 #define REMEDY "; scripts/build-image makes an image"
 
 /* A regular file in dir, whose size is as expected unless that is 0. Its descriptor or a
@@ -120,7 +121,7 @@ int image_open(const char *dir, const char *root, struct image *ret, agentd_erro
 	const struct json_object *sizes;
 	int r;
 
-	*ret = (struct image){ .kernel = -1, .initramfs = -1, .root = -1 };
+	*ret = IMAGE_NONE;
 	r = read_manifest(dir, &manifest, reterr);
 	if (r < 0)
 		return r;
@@ -143,6 +144,35 @@ int image_open(const char *dir, const char *root, struct image *ret, agentd_erro
 		}
 	}
 	return 0;
+}
+
+static bool same_file(int a, int b)
+{
+	struct stat x, y;
+
+	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev &&
+	       x.st_ino == y.st_ino && x.st_size == y.st_size &&
+	       x.st_mtim.tv_sec == y.st_mtim.tv_sec && x.st_mtim.tv_nsec == y.st_mtim.tv_nsec;
+}
+
+bool image_same(const struct image *a, const struct image *b)
+{
+	return same_file(a->kernel, b->kernel) && same_file(a->initramfs, b->initramfs) &&
+	       same_file(a->root, b->root);
+}
+
+int image_open_volume(const char *dir, uint64_t *ret_bytes, agentd_error **reterr)
+{
+	ad_autojson struct json_object *manifest = NULL;
+	int r = read_manifest(dir, &manifest, reterr);
+
+	if (r < 0)
+		return r;
+	if (!member_u64(member(member(manifest, "files"), VOLUME), "size", ret_bytes) ||
+	    *ret_bytes == 0)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+			       "%s/image.json does not say how large " VOLUME " is" REMEDY, dir);
+	return open_file(dir, VOLUME, *ret_bytes, reterr);
 }
 
 void image_close(struct image *image)

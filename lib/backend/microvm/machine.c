@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* One virtual machine, from its monitor's start until nothing is left of it:
  *
- *   timing -> booting -> setting up -> ready -> ending
+ *   timing -> booting -------------------> setting up -> ready -> ending
+ *          -> waiting for a template -> restoring ->
  *
- * Where KVM is to be tried, a boot that fails is done again without it. Whatever goes
+ * and one that becomes a template: booting -> settling -> saving -> ready, where it stands
+ * still. Where KVM is to be tried, a boot that fails is done again without it; one that cannot
+ * go on from its template boots. Whatever goes
  * wrong ends in fail(), which keeps the reason and kills the monitor; only the monitor's
  * death, or that there was none, is the end. */
 #include "backend/microvm/private.h"
@@ -30,7 +33,14 @@ static const uint64_t end_ns = 2000 * MICROVM_MS;
 /* Over 20 ms the rate of the time-stamp counter comes out to 1 in 10,000 (measured). */
 static const uint64_t timing_ns = 20 * MICROVM_MS;
 
-enum state { TIMING, BOOTING, SETTING_UP, READY, ENDING };
+/* A clone runs after 0.1 s. */
+static const uint64_t restore_ns = 10000 * MICROVM_MS;
+/* For the agent to settle: what it runs to that end takes it 5 s at most. */
+static const uint64_t save_ns = 20000 * MICROVM_MS;
+/* Beside the grace of a stop: for the kernel to write what it has. */
+static const uint64_t unmount_ns = 3000 * MICROVM_MS;
+
+enum state { TIMING, WAITING, BOOTING, RESTORING, SETTLING, SAVING, SETTING_UP, READY, ENDING };
 
 enum { READ_SIZE = 64 * 1024, READS_PER_WAKE = 4 };
 
@@ -40,8 +50,16 @@ struct machine {
 	void *userdata;
 	struct machine_facts facts;
 	struct image image;
+	const struct image *boots; /* that, or its template's */
 	uint64_t memory_bytes;
 	bool require_kvm, trial; /* the first boot under KVM here */
+	enum engine_use use;
+	int memory, state_fd; /* of ENGINE_TEMPLATE; borrowed */
+	const struct machine_volume *volume;
+	struct template_watch watch;
+	struct template *template; /* it goes on from, or -- once it runs -- went on from */
+	struct ad_buf hello;       /* what came while it booted */
+	bool stopping;
 	enum state state;
 	uint64_t began_ns;
 	struct engine *engine;
@@ -81,6 +99,7 @@ static void fail(struct machine *machine, agentd_error *err)
 		return;
 	machine->state = ENDING;
 	ad_timer_stop(&machine->timer);
+	template_unwatch(&machine->watch);
 	/* The agent powers off when its channel closes; a monitor is not asked. */
 	ad_io_stop(&machine->readable);
 	ad_io_stop(&machine->writable);
@@ -104,6 +123,7 @@ static void report_over(struct ad_defer *defer, void *userdata)
 }
 
 static void boot(struct machine *machine);
+static void restore_failed(struct machine *machine);
 
 /* KVM did not boot what TCG boots. */
 static void trial_failed(struct machine *machine, const char *why)
@@ -135,6 +155,11 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 	struct machine *machine = userdata;
 
 	(void)engine;
+	if (machine->state == RESTORING) {
+		agentd_error_unref(err);
+		restore_failed(machine);
+		return;
+	}
 	if (machine->trial && (machine->state == BOOTING || machine->state == ENDING)) {
 		trial_failed(machine, agentd_error_message(machine->err ? machine->err : err));
 		agentd_error_unref(err);
@@ -150,6 +175,8 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 	machine->events->died(machine, AD_STEAL(machine->err), machine->userdata);
 }
 
+static void begin(struct machine *machine);
+
 static void timer_fired(struct ad_timer *timer, void *userdata)
 {
 	struct machine *machine = userdata;
@@ -161,8 +188,19 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	}
 	switch (machine->state) {
 	case TIMING:
-		machine->state = BOOTING;
-		boot(machine);
+		begin(machine);
+		break;
+	case RESTORING:
+		/* Its death is what ends that. */
+		machine->vm->engine->kill(machine->engine);
+		break;
+	case SETTLING:
+	case SAVING:
+		fail_text(machine, AGENTD_ERR_TIMEOUT, "no snapshot could be taken within 20 s");
+		break;
+	case READY:
+		/* It was asked to stop. */
+		machine_kill(machine);
 		break;
 	case BOOTING:
 		fail_text(machine, AGENTD_ERR_TIMEOUT,
@@ -231,6 +269,23 @@ static void channel_ended(struct machine *machine)
 		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
 }
 
+static void feed(struct machine *machine, const uint8_t *data, size_t len)
+{
+	ad_autobuf struct ad_buf text = { 0 };
+
+	machine->feeding = true;
+	if (!ad_guest_link_feed(machine->link, data, len)) {
+		ad_buf_printf(&text, "the guest agent broke the protocol: %s%s",
+			      ad_guest_link_error(machine->link),
+			      machine->state == BOOTING ?
+				      "; scripts/build-image makes an image that fits this "
+				      "library" :
+				      "");
+		fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
+	}
+	machine->feeding = false;
+}
+
 static void on_readable(struct ad_io *io, void *userdata)
 {
 	struct machine *machine = userdata;
@@ -246,19 +301,9 @@ static void on_readable(struct ad_io *io, void *userdata)
 			channel_ended(machine);
 			return;
 		}
-		machine->feeding = true;
-		if (!ad_guest_link_feed(machine->link, buf, (size_t)n)) {
-			ad_autobuf struct ad_buf text = { 0 };
-
-			ad_buf_printf(&text, "the guest agent broke the protocol: %s%s",
-				      ad_guest_link_error(machine->link),
-				      machine->state == BOOTING ?
-					      "; scripts/build-image makes an image that fits "
-					      "this library" :
-					      "");
-			fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
-		}
-		machine->feeding = false;
+		if (machine->use == ENGINE_TEMPLATE && machine->state == BOOTING)
+			ad_buf_append(&machine->hello, buf, (size_t)n);
+		feed(machine, buf, (size_t)n);
 	}
 	if (machine->state != ENDING)
 		write_soon(machine);
@@ -266,18 +311,17 @@ static void on_readable(struct ad_io *io, void *userdata)
 
 /* ---- what the agent says first */
 
-static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
+static void send_setup(struct machine *machine)
 {
-	struct ad_guest_msg setup = { .type = AD_GUEST_SETUP };
+	const struct machine_volume *volume = machine->volume;
+	struct ad_guest_msg setup = {
+		.type = AD_GUEST_SETUP,
+		.u.setup = { .volume = volume ? volume->path : "",
+			     .uid = volume ? volume->uid : 0,
+			     .gid = volume ? volume->gid : 0 },
+	};
 	struct timespec now;
 
-	if (machine->trial) {
-		machine->trial = false;
-		accel_learn(machine->vm, true, "");
-	}
-	machine->facts.boot_ns = ad_sys_now_ns() - machine->began_ns;
-	machine->facts.memory_bytes = msg->u.hello.memory_bytes;
-	snprintf(machine->facts.kernel, sizeof(machine->facts.kernel), "%s", msg->u.hello.kernel);
 	/* Nothing has run that could have wanted either. */
 	if (getrandom(setup.u.setup.seed, sizeof(setup.u.setup.seed), 0) !=
 	    sizeof(setup.u.setup.seed)) {
@@ -293,6 +337,62 @@ static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
 }
 
+/* The agent answers when it has nothing more to do until it is told. */
+static void settle(struct machine *machine)
+{
+	const struct ad_guest_msg warm = { .type = AD_GUEST_WARM },
+				  ping = { .type = AD_GUEST_PING };
+
+	machine->state = SETTLING;
+	if (!ad_guest_link_send(machine->link, &warm) ||
+	    !ad_guest_link_send(machine->link, &ping) ||
+	    ad_timer_start(&machine->timer, save_ns) < 0)
+		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+}
+
+/* Under emulation the first message takes a clone long: it is not to be the one that has the
+ * time in it. And one that does not answer is none. */
+static void wake(struct machine *machine)
+{
+	const struct ad_guest_msg ping = { .type = AD_GUEST_PING };
+
+	if (!ad_guest_link_send(machine->link, &ping))
+		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+}
+
+static void save(struct machine *machine)
+{
+	agentd_error *err = NULL;
+
+	machine->state = SAVING;
+	if (machine->vm->engine->save(machine->engine, machine->state_fd, &err) < 0)
+		fail(machine, err);
+}
+
+static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
+{
+	uint64_t took = ad_sys_now_ns() - machine->began_ns;
+
+	if (machine->trial) {
+		machine->trial = false;
+		accel_learn(machine->vm, true, "");
+	}
+	if (machine->template) {
+		machine->facts.restore_ns = took;
+		machine->facts.boot_ns = template_facts(machine->template)->boot_ns;
+	} else {
+		machine->facts.boot_ns = took;
+	}
+	machine->facts.memory_bytes = msg->u.hello.memory_bytes;
+	snprintf(machine->facts.kernel, sizeof(machine->facts.kernel), "%s", msg->u.hello.kernel);
+	if (machine->use == ENGINE_TEMPLATE)
+		settle(machine);
+	else if (machine->template)
+		wake(machine);
+	else
+		send_setup(machine);
+}
+
 static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
 {
 	ad_autobuf struct ad_buf text = { 0 };
@@ -305,6 +405,11 @@ static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
 	}
 	ad_buf_printf(&text, "the guest agent could not set itself up: %s: %s", msg->u.ready.text,
 		      strerror(msg->u.ready.os_errno));
+	if (machine->volume && strstr(msg->u.ready.text, "volume"))
+		ad_buf_printf(&text,
+			      "; its disk is the file %s: \"e2fsck -f\" of it tells whether it is "
+			      "damaged",
+			      machine->volume->file);
 	fail(machine, agentd_error_create(AGENTD_ERR_BACKEND, 0, text.data));
 }
 
@@ -318,6 +423,10 @@ static void on_message(const struct ad_guest_msg *msg, void *userdata)
 		on_hello(machine, msg);
 	else if (msg->type == AD_GUEST_READY)
 		on_set_up(machine, msg);
+	else if (msg->type == AD_GUEST_PONG && machine->state == SETTLING)
+		save(machine);
+	else if (msg->type == AD_GUEST_PONG && machine->state == RESTORING)
+		send_setup(machine);
 	else
 		machine->events->message(machine, msg, machine->userdata);
 }
@@ -348,8 +457,28 @@ static void engine_started(struct engine *engine, int32_t pid,
 	machine->facts.landlock_abi = receipt->landlock_abi;
 }
 
+static void engine_migrated(struct engine *engine, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	(void)engine;
+	if (machine->state == SAVING) {
+		ad_timer_stop(&machine->timer);
+		machine->state = READY;
+		machine->events->ready(machine, machine->userdata);
+	} else if (machine->state == RESTORING) {
+		const struct ad_buf *hello = template_facts(machine->template)->hello;
+
+		/* It has said that before it was copied. */
+		feed(machine, (const uint8_t *)hello->data, hello->len);
+		if (machine->state != ENDING)
+			write_soon(machine);
+	}
+}
+
 static const struct engine_events engine_events = {
 	.started = engine_started,
+	.migrated = engine_migrated,
 	.died = engine_died,
 };
 
@@ -369,14 +498,23 @@ static uint64_t tsc_khz(const struct microvm *vm)
 static int start_engine(struct machine *machine, int channel, agentd_error **reterr)
 {
 	const struct microvm *vm = machine->vm;
+	const struct machine_volume *volume = machine->volume;
+	const struct template_facts *from = machine->template ? template_facts(machine->template) :
+								NULL;
 	const struct engine_config config = {
 		.launcher = vm->launcher,
 		.program = vm->monitor,
-		.image = &machine->image,
+		.image = machine->boots,
+		.use = from ? ENGINE_CLONE : machine->use,
 		.accel = machine->facts.accel,
 		.memory_bytes = machine->memory_bytes,
 		.tsc_khz = machine->facts.accel == ACCEL_TCG ? tsc_khz(vm) : 0,
 		.channel = channel,
+		.memory = from ? from->memory : machine->memory,
+		.state = from ? from->state : machine->state_fd,
+		.volume = volume ? volume->fd : -1,
+		.volume_readonly = volume ? volume->fd_readonly : -1,
+		.volume_bytes = volume ? volume->bytes : 0,
 		.uid = vm->uid,
 		.gid = vm->gid,
 	};
@@ -384,7 +522,7 @@ static int start_engine(struct machine *machine, int channel, agentd_error **ret
 	return vm->engine->start(&config, &engine_events, machine, &machine->engine, reterr);
 }
 
-static int try_boot(struct machine *machine, agentd_error **reterr)
+static int try_start(struct machine *machine, uint64_t within_ns, agentd_error **reterr)
 {
 	ad_autoclose int theirs = -1;
 	int ends[2], r;
@@ -393,6 +531,11 @@ static int try_boot(struct machine *machine, agentd_error **reterr)
 	machine->link = ad_guest_link_new(AD_GUEST_HOST, &link_events, machine);
 	if (!machine->link)
 		return ad_fail_nomem(reterr);
+	/* An attempt before may have left something in it. */
+	if (machine->use == ENGINE_TEMPLATE &&
+	    (ftruncate(machine->memory, 0) < 0 ||
+	     ftruncate(machine->memory, (off_t)machine->memory_bytes) < 0))
+		return ad_fail_errno(reterr, errno, "the virtual machine's memory");
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		return ad_fail_errno(reterr, errno, "no channel for the virtual machine");
 	machine->fd = ad_sys_high_fd(ends[0]);
@@ -401,13 +544,12 @@ static int try_boot(struct machine *machine, agentd_error **reterr)
 	if (r < 0)
 		return ad_fail_errno(reterr, -r, "no channel for the virtual machine");
 	machine->writing = machine->hung_up = false;
+	machine->hello.len = 0;
 	ad_io_init(&machine->readable, loop_of(machine), machine->fd, AD_IO_READ, on_readable,
 		   machine);
 	ad_io_init(&machine->writable, loop_of(machine), machine->fd, AD_IO_WRITE, on_writable,
 		   machine);
-	if (ad_io_start(&machine->readable) < 0 ||
-	    ad_timer_start(&machine->timer,
-			   machine->facts.accel == ACCEL_KVM ? boot_kvm_ns : boot_tcg_ns) < 0)
+	if (ad_io_start(&machine->readable) < 0 || ad_timer_start(&machine->timer, within_ns) < 0)
 		return ad_fail_nomem(reterr);
 	machine->began_ns = ad_sys_now_ns();
 	return start_engine(machine, theirs, reterr);
@@ -417,11 +559,12 @@ static void boot(struct machine *machine)
 {
 	agentd_error *err = NULL;
 
-	if (try_boot(machine, &err) < 0)
+	if (try_start(machine, machine->facts.accel == ACCEL_KVM ? boot_kvm_ns : boot_tcg_ns,
+		      &err) < 0)
 		fail(machine, err);
 }
 
-/* ---- making one */
+/* ---- KVM or TCG */
 
 static int choose_accel(struct machine *machine, agentd_error **reterr)
 {
@@ -435,36 +578,149 @@ static int choose_accel(struct machine *machine, agentd_error **reterr)
 	return 0;
 }
 
+/* ---- going on from a template */
+
+static void begin_booting(struct machine *machine)
+{
+	agentd_error *err = NULL;
+
+	machine->state = BOOTING;
+	/* What the template's boot has found out holds for this one too. */
+	if (choose_accel(machine, &err) < 0)
+		fail(machine, err);
+	else
+		boot(machine);
+}
+
+static void restore_failed(struct machine *machine)
+{
+	machine->vm->engine->free(AD_STEAL(machine->engine));
+	close_channel(machine);
+	template_broken(machine->template);
+	template_unref(AD_STEAL(machine->template));
+	machine->boots = &machine->image;
+	begin_booting(machine);
+}
+
+static void template_known(struct template_watch *watch, struct template *template,
+			   const agentd_error *err)
+{
+	struct machine *machine = AD_CONTAINER_OF(watch, struct machine, watch);
+	agentd_error *own = NULL;
+
+	if (err) {
+		fail(machine, agentd_error_ref((agentd_error *)(uintptr_t)err));
+		return;
+	}
+	if (!template) {
+		begin_booting(machine);
+		return;
+	}
+	if (choose_accel(machine, &own) < 0) {
+		fail(machine, own);
+		return;
+	}
+	machine->trial = false;
+	machine->state = RESTORING;
+	machine->template = template_ref(template);
+	machine->boots = template_facts(template)->image;
+	machine->facts.accel = template_facts(template)->accel;
+	if (try_start(machine, restore_ns, &own) < 0)
+		fail(machine, own);
+}
+
+static void begin(struct machine *machine)
+{
+	agentd_error *err = NULL;
+
+	if (!machine->watch.known) {
+		begin_booting(machine);
+		return;
+	}
+	machine->state = WAITING;
+	if (template_watch(machine->vm, &machine->image, machine->memory_bytes, &machine->watch,
+			   &err) < 0)
+		fail(machine, err);
+}
+
+/* ---- making one */
+
+static struct machine *machine_create(struct microvm *vm, const struct machine_events *events,
+				      void *userdata)
+{
+	struct machine *machine = calloc(1, sizeof(*machine));
+
+	if (!machine)
+		return NULL;
+	machine->vm = vm;
+	machine->events = events;
+	machine->userdata = userdata;
+	machine->fd = machine->memory = machine->state_fd = -1;
+	machine->image = IMAGE_NONE;
+	machine->boots = &machine->image;
+	ad_timer_init(&machine->timer, loop_of(machine), timer_fired, machine);
+	ad_defer_init(&machine->over, loop_of(machine), report_over, machine);
+	return machine;
+}
+
+/* Not before the rate of the time-stamp counter can be told. */
+static int start_timing(struct machine *machine, agentd_error **reterr)
+{
+	uint64_t known_for = ad_sys_now_ns() - machine->vm->first_ns;
+
+	return ad_timer_start(&machine->timer, known_for < timing_ns ? timing_ns - known_for : 0) <
+			       0 ?
+		       ad_fail_nomem(reterr) :
+		       0;
+}
+
 int machine_new(struct microvm *vm, const struct machine_config *config,
 		const struct machine_events *events, void *userdata, struct machine **ret,
 		agentd_error **reterr)
 {
-	struct machine *machine = calloc(1, sizeof(*machine));
-	uint64_t known_for = ad_sys_now_ns() - vm->first_ns;
+	struct machine *machine = machine_create(vm, events, userdata);
 	int r;
 
 	if (!machine)
 		return ad_fail_nomem(reterr);
-	machine->vm = vm;
-	machine->events = events;
-	machine->userdata = userdata;
 	machine->memory_bytes = config->memory_bytes;
 	machine->require_kvm = config->require_kvm;
-	machine->fd = -1;
-	machine->image = (struct image){ .kernel = -1, .initramfs = -1, .root = -1 };
-	ad_timer_init(&machine->timer, loop_of(machine), timer_fired, machine);
-	ad_defer_init(&machine->over, loop_of(machine), report_over, machine);
+	machine->volume = config->volume;
+	machine->watch.known = config->from_template ? template_known : NULL;
 	r = choose_accel(machine, reterr);
 	if (r == 0)
 		r = image_open(vm->image_dir, config->root, &machine->image, reterr);
-	if (r == 0 &&
-	    ad_timer_start(&machine->timer, known_for < timing_ns ? timing_ns - known_for : 0) < 0)
-		r = ad_fail_nomem(reterr);
+	if (r == 0)
+		r = start_timing(machine, reterr);
 	if (r < 0)
 		machine_free(machine);
 	else
 		*ret = machine;
 	return r;
+}
+
+int machine_new_template(struct microvm *vm, const struct image *image, uint64_t memory_bytes,
+			 int memory, int state, const struct machine_events *events, void *userdata,
+			 struct machine **ret, agentd_error **reterr)
+{
+	struct machine *machine = machine_create(vm, events, userdata);
+
+	if (!machine || start_timing(machine, NULL) < 0) {
+		machine_free(machine);
+		return ad_fail_nomem(reterr);
+	}
+	machine->use = ENGINE_TEMPLATE;
+	machine->memory_bytes = memory_bytes;
+	machine->boots = image;
+	machine->memory = memory;
+	machine->state_fd = state;
+	*ret = machine;
+	return 0;
+}
+
+const struct ad_buf *machine_hello(const struct machine *machine)
+{
+	return &machine->hello;
 }
 
 const struct machine_facts *machine_facts(const struct machine *machine)
@@ -501,6 +757,18 @@ void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream st
 	write_soon(machine);
 }
 
+void machine_stop(struct machine *machine, uint32_t grace_ms)
+{
+	const struct ad_guest_msg stop = { .type = AD_GUEST_STOP, .u.stop.grace_ms = grace_ms };
+
+	if (machine->stopping)
+		return;
+	machine->stopping = true;
+	if (!machine_send(machine, &stop) ||
+	    ad_timer_start(&machine->timer, grace_ms * MICROVM_MS + unmount_ns) < 0)
+		machine_kill(machine);
+}
+
 void machine_kill(struct machine *machine)
 {
 	/* Asked for, it is no trial that failed. */
@@ -514,10 +782,13 @@ void machine_free(struct machine *machine)
 		return;
 	ad_timer_stop(&machine->timer);
 	ad_defer_cancel(&machine->over);
+	template_unwatch(&machine->watch);
 	close_channel(machine);
 	machine->vm->engine->free(machine->engine);
 	ad_guest_link_free(machine->link);
+	template_unref(machine->template);
 	image_close(&machine->image);
+	ad_buf_free(&machine->hello);
 	agentd_error_unref(machine->err);
 	free(machine);
 }

@@ -108,6 +108,7 @@ static void microvm_close(void *self)
 {
 	struct microvm *vm = self;
 
+	template_free_all(vm);
 	ad_local_environment_free(&vm->environment);
 	ad_buf_free(&vm->kvm_reason);
 	free(vm->image_dir);
@@ -135,6 +136,7 @@ static int init(struct microvm *vm, const struct ad_microvm_opts *opts)
 	vm->image_dir = opts->image ? strdup(opts->image) : image_default_dir();
 	vm->monitor = strdup(opts->monitor ? opts->monitor : MONITOR);
 	vm->guest = strdup(opts->guest);
+	vm->template_always = opts->snapshots;
 	vm->memory_bytes = opts->memory_bytes;
 	vm->memory_most = most_memory();
 	vm->workdir_bytes = opts->workdir_bytes;
@@ -156,6 +158,7 @@ static int32_t microvm_open(void *userdata, struct event_base *base, void **ret_
 	(void)base;
 	if (!vm)
 		return AGENTD_ERR_NOMEM;
+	ad_list_init(&vm->templates);
 	if (init(vm, userdata) < 0) {
 		microvm_close(vm);
 		return AGENTD_ERR_NOMEM;
@@ -183,6 +186,9 @@ const struct agentd_backend_ops *ad_microvm_backend_ops(void)
 		.task_write = task_write,
 		.task_close_stdin = task_close_stdin,
 		.task_set_paused = task_set_paused,
+		.session_start = session_start,
+		.session_stop = session_stop,
+		.session_free = session_free,
 		.setup_max_ms = SETUP_MAX_MS,
 		.close_max_ms = CLOSE_MAX_MS,
 	};

@@ -5,6 +5,8 @@
 #ifndef AD_BACKEND_MICROVM_H
 #define AD_BACKEND_MICROVM_H
 
+#include <stdbool.h>
+
 #include <agentd/backend.h>
 
 #include "backend/sandbox/sandbox.h"
@@ -23,6 +25,7 @@ struct ad_microvm_opts {
 	const char *image;              /* directory; NULL: the default one */
 	const char *monitor;            /* QEMU; NULL: the installed one */
 	const char *guest;              /* agentd-guest; NULL: beside the helper */
+	bool snapshots;                 /* for commands without a session too */
 	uint64_t memory_bytes;          /* of a machine */
 	uint64_t workdir_bytes;         /* most that is carried */
 	uint32_t uid, gid;              /* the monitor's, when the host program is root */

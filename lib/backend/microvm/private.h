@@ -3,10 +3,12 @@
  *   microvm.c  the backend: what it has, what it refuses;
  *   image.c    the files that a machine boots from;
  *   accel.c    KVM or TCG;
- *   engine.h, qemu.c  the monitor that runs a machine;
+ *   engine.h, qemu.c, qmp.c  the monitor that runs a machine;
  *   machine.c  a machine: from nothing to an agent that answers, and to its end;
+ *   template.c a machine that was booted once, from which others go on;
  *   carrier.c  the working directory's way in and back out;
- *   task.c     one command: its machine, its carrier, and their order. */
+ *   task.c     one command: its machine, its carrier, and their order;
+ *   session.c  a machine that stays, with a disk of its own. */
 #ifndef AD_BACKEND_MICROVM_PRIVATE_H
 #define AD_BACKEND_MICROVM_PRIVATE_H
 
@@ -21,6 +23,8 @@
 #include "util/util.h"
 
 #define MICROVM_MS UINT64_C(1000000)
+/* Whom a command runs as in its machine, as in a sandbox. */
+enum { MICROVM_GUEST_UID = 1000 };
 
 /* ---- microvm.c */
 
@@ -36,6 +40,8 @@ struct microvm {
 	uint32_t uid, gid;
 	enum kvm_verdict kvm;
 	struct ad_buf kvm_reason; /* why UNUSABLE */
+	struct ad_list templates;
+	bool template_always; /* for commands without a session too */
 	/* Two looks at the clocks tell the rate of one by the other; this is the first. */
 	uint64_t first_tsc, first_ns;
 };
@@ -49,8 +55,14 @@ struct image {
 	int kernel, initramfs, root; /* descriptors */
 };
 
+#define IMAGE_NONE ((struct image){ .kernel = -1, .initramfs = -1, .root = -1 })
+
 /* root: a file to boot from instead of the image's, or NULL. */
 int image_open(const char *dir, const char *root, struct image *ret, agentd_error **reterr);
+/* Whether both are the same files, unchanged. */
+bool image_same(const struct image *a, const struct image *b);
+/* The file system that a new volume begins with, and its size: a descriptor or a code. */
+int image_open_volume(const char *dir, uint64_t *ret_bytes, agentd_error **reterr);
 void image_close(struct image *image);
 char *image_default_dir(void); /* malloc'ed, or NULL */
 
@@ -78,10 +90,21 @@ struct machine_events {
 	void (*died)(struct machine *machine, agentd_error *err, void *userdata);
 };
 
+/* A disk that outlives it. */
+struct machine_volume {
+	int fd, fd_readonly;
+	uint64_t bytes;
+	const char *file; /* for messages */
+	const char *path; /* where the guest has it */
+	uint32_t uid, gid;
+};
+
 struct machine_config {
 	const char *root; /* NULL: the image's */
 	uint64_t memory_bytes;
 	bool require_kvm;
+	bool from_template;                  /* where one can be had */
+	const struct machine_volume *volume; /* or NULL; lives as long as the machine */
 };
 
 /* What is known of a machine that is ready. */
@@ -91,7 +114,8 @@ struct machine_facts {
 	uint32_t uid;
 	uint8_t landlock_abi;  /* of the monitor; 0: none */
 	uint64_t memory_bytes; /* that the guest's kernel has */
-	uint64_t boot_ns;
+	uint64_t boot_ns;      /* or of the template's, then until it went on */
+	uint64_t restore_ns;   /* 0: it was booted */
 	char kernel[64];
 };
 
@@ -99,14 +123,59 @@ struct machine_facts {
 int machine_new(struct microvm *vm, const struct machine_config *config,
 		const struct machine_events *events, void *userdata, struct machine **ret,
 		agentd_error **reterr);
+/* One to make a template of: ready says that the snapshot is complete. memory, state: as an
+ * engine's. image lives as long as it. */
+int machine_new_template(struct microvm *vm, const struct image *image, uint64_t memory_bytes,
+			 int memory, int state, const struct machine_events *events, void *userdata,
+			 struct machine **ret, agentd_error **reterr);
 const struct machine_facts *machine_facts(const struct machine *machine);
+/* The first bytes that its agent has sent: one HELLO. */
+const struct ad_buf *machine_hello(const struct machine *machine);
 /* As of a link. */
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg);
 size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
 		    const uint8_t *data, size_t len);
 void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream stream, size_t len);
+/* All processes in it end, its volume is complete, then it dies: died follows, after
+ * grace_ms and 3 s at most. */
+void machine_stop(struct machine *machine, uint32_t grace_ms);
 void machine_kill(struct machine *machine); /* died follows */
 void machine_free(struct machine *machine); /* kills it too, without a word */
+
+/* ---- template.c */
+
+struct template;
+
+struct template_watch {
+	struct ad_list link;
+	struct ad_defer known_already;
+	struct template *template;
+	/* Once, from the loop. template NULL: there is none, and why not, or err NULL: it
+	 * could be booted, but not kept. err is borrowed. */
+	void (*known)(struct template_watch *watch, struct template *template,
+		      const agentd_error *err);
+};
+
+struct template_facts {
+	const struct image *image;
+	int memory, state;
+	enum accel accel;
+	uint64_t boot_ns;
+	const struct ad_buf *hello;
+};
+
+/* The template for such a machine; it is made if there is none. The watch is over with
+ * known(), or template_unwatch(), which is idempotent. */
+int template_watch(struct microvm *vm, const struct image *image, uint64_t memory_bytes,
+		   struct template_watch *watch, agentd_error **reterr);
+void template_unwatch(struct template_watch *watch);
+/* Valid until template_unref(). */
+const struct template_facts *template_facts(const struct template *template);
+struct template *template_ref(struct template *template);
+void template_unref(struct template *template);
+/* A machine could not go on from it: nobody else is to try. */
+void template_broken(struct template *template);
+void template_free_all(struct microvm *vm);
 
 /* ---- carrier.c */
 
@@ -140,6 +209,8 @@ void carrier_free(struct carrier *carrier); /* kills it too, without a word */
 
 /* ---- task.c: the members of struct agentd_backend_ops */
 
+struct vm_task;
+
 int32_t task_start(void *self, agentd_task *task, const agentd_spec *spec, void **ret_state,
 		   agentd_error **reterr);
 int32_t task_kill(void *state);
@@ -148,5 +219,27 @@ int32_t task_write(void *state, const uint8_t *data, size_t len, size_t *ret_tak
 int32_t task_close_stdin(void *state);
 int32_t task_set_paused(void *state, agentd_stream stream, int32_t paused);
 void task_free(void *state);
+/* From the session that the task is in. */
+bool task_has_id(const struct vm_task *task, uint32_t id);
+void task_message(struct vm_task *task, const struct ad_guest_msg *msg);
+void task_writable(struct vm_task *task, enum ad_guest_stream stream);
+void task_lost(struct vm_task *task, const agentd_error *err);
+/* A machine that can hold what the command may have. */
+uint64_t task_memory(const struct microvm *vm, const agentd_spec *spec);
+
+/* ---- session.c */
+
+struct vm_session;
+
+int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, void **ret_session,
+		      agentd_error **reterr);
+int32_t session_stop(void *session, uint32_t grace_ms);
+void session_free(void *session);
+/* A command begins in it: *ret_id is its number, and the machine is its until it leaves. */
+int session_enter(struct vm_session *session, const agentd_spec *spec, struct vm_task *task,
+		  struct machine **ret, uint32_t *ret_id, agentd_error **reterr);
+void session_leave(struct vm_session *session, const struct vm_task *task);
+/* The agent does not answer, or cannot be trusted. */
+void session_broken(struct vm_session *session);
 
 #endif

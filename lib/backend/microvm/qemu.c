@@ -5,19 +5,24 @@
 #include "backend/microvm/engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <agentd/backend.h>
 
 #include "backend/microvm/private.h"
+#include "backend/microvm/qmp.h"
+#include "proto/helper_msg.h"
 
 enum {
-	ARGUMENTS_MAX = 40,
+	ARGUMENTS_MAX = 56,
+	TEXTS_MAX = 12,
 	SAID_MAX = 512, /* kept of what it says */
 	READS_PER_WAKE = 16
 };
@@ -33,6 +38,9 @@ struct engine {
 	struct ad_io readable;
 	int output; /* or -1 */
 	int wait_status;
+	int control; /* our end of its control channel, until that is used; or -1 */
+	struct qmp *qmp;
+	agentd_error *err; /* of the control channel: then it is killed */
 	size_t said_len;
 	char said[SAID_MAX + 1];
 };
@@ -163,7 +171,9 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 			      WEXITSTATUS(engine->wait_status));
 	if (words[0])
 		ad_buf_printf(&text, ": %s", words);
-	engine->events->died(engine, agentd_error_create(AGENTD_ERR_BACKEND, 0, text.data),
+	engine->events->died(engine,
+			     engine->err ? AD_STEAL(engine->err) :
+					   agentd_error_create(AGENTD_ERR_BACKEND, 0, text.data),
 			     engine->userdata);
 }
 
@@ -177,10 +187,16 @@ static const struct ad_job_events job_events = {
 
 /* ---- its command line */
 
+/* Its descriptors begin here. */
+enum { FIRST_FD = 3 };
+
 struct arguments {
 	const char *argv[ARGUMENTS_MAX + 1];
 	size_t count;
-	struct ad_buf machine_memory, kernel_line;
+	struct ad_buf texts[TEXTS_MAX]; /* what is made for this machine */
+	size_t text_count;
+	int fds[AD_SPAWN_MACHINE_FDS_MAX];
+	size_t fd_count;
 };
 
 static void add(struct arguments *arguments, const char *option, const char *value)
@@ -190,26 +206,98 @@ static void add(struct arguments *arguments, const char *option, const char *val
 		arguments->argv[arguments->count++] = value;
 }
 
-static void kernel_line(struct ad_buf *line, const struct engine_config *config)
+/* The number that a descriptor has in the monitor. */
+static int add_fd(struct arguments *arguments, int fd)
 {
-	ad_buf_puts(line, "quiet loglevel=1 panic=-1 audit=0 lsm= ipv6.disable=1 nokaslr "
-			  "cryptomgr.notests random.trust_cpu=on");
-	/* Without a clock the kernel knows, boots under TCG hang now and then. */
-	if (config->accel == ACCEL_TCG)
-		ad_buf_printf(line, " tsc_early_khz=%" PRIu64, config->tsc_khz);
+	arguments->fds[arguments->fd_count] = fd;
+	return FIRST_FD + (int)arguments->fd_count++;
 }
 
-static bool make_arguments(struct arguments *arguments, const struct engine_config *config)
+static const char *add_text(struct arguments *arguments, const char *fmt, ...) AD_PRINTF(2, 3);
+
+static const char *add_text(struct arguments *arguments, const char *fmt, ...)
+{
+	struct ad_buf *text = &arguments->texts[arguments->text_count++];
+	va_list args;
+
+	va_start(args, fmt);
+	ad_buf_vprintf(text, fmt, args);
+	va_end(args);
+	return text->failed ? "" : text->data;
+}
+
+static void add_kernel(struct arguments *arguments, const struct engine_config *config)
+{
+	/* Without a clock the kernel knows, boots under TCG hang now and then. */
+	ad_autobuf struct ad_buf clock = { 0 };
+
+	if (config->accel == ACCEL_TCG)
+		ad_buf_printf(&clock, " tsc_early_khz=%" PRIu64, config->tsc_khz);
+	add(arguments, "-kernel",
+	    add_text(arguments, "/proc/self/fd/%d", add_fd(arguments, config->image->kernel)));
+	add(arguments, "-initrd",
+	    add_text(arguments, "/proc/self/fd/%d", add_fd(arguments, config->image->initramfs)));
+	add(arguments, "-append",
+	    add_text(arguments,
+		     "quiet loglevel=1 panic=-1 audit=0 lsm= ipv6.disable=1 nokaslr "
+		     "cryptomgr.notests random.trust_cpu=on%s",
+		     clock.len ? clock.data : ""));
+}
+
+/* A machine that has no volume of its own has something in its place, for all of the
+ * same template have the same devices. */
+static void add_volume(struct arguments *arguments, const struct engine_config *config)
+{
+	if (config->use == ENGINE_BOOT && config->volume < 0)
+		return;
+	if (config->volume >= 0) {
+		/* What is not active yet is opened to read only. */
+		add(arguments, "-add-fd",
+		    add_text(arguments, "fd=%d,set=2", add_fd(arguments, config->volume)));
+		add(arguments, "-add-fd",
+		    add_text(arguments, "fd=%d,set=2", add_fd(arguments, config->volume_readonly)));
+		add(arguments, "-blockdev",
+		    "driver=raw,node-name=vol,discard=unmap,file.driver=file,"
+		    "file.filename=/dev/fdset/2,file.locking=off,file.discard=unmap");
+	} else {
+		add(arguments, "-blockdev", "driver=null-co,node-name=vol,size=512,read-zeroes=on");
+	}
+	add(arguments, "-device", "virtio-blk-device,drive=vol,serial=vol");
+}
+
+/* control: the monitor's end of its control channel. */
+static void add_snapshot(struct arguments *arguments, const struct engine_config *config,
+			 int control)
+{
+	if (config->use == ENGINE_BOOT)
+		return;
+	add(arguments, "-chardev",
+	    add_text(arguments, "socket,id=control,fd=%d", add_fd(arguments, control)));
+	add(arguments, "-mon", "chardev=control,mode=control");
+	add(arguments, "-object",
+	    add_text(arguments,
+		     "memory-backend-file,id=memory,size=%" PRIu64
+		     ",mem-path=/proc/self/fd/%d,share=%s",
+		     config->memory_bytes, add_fd(arguments, config->memory),
+		     config->use == ENGINE_TEMPLATE ? "on" : "off"));
+	if (config->use == ENGINE_CLONE)
+		add(arguments, "-incoming", "defer");
+}
+
+static bool make_arguments(struct arguments *arguments, const struct engine_config *config,
+			   int control)
 {
 	*arguments = (struct arguments){ .count = 0 };
-	ad_buf_printf(&arguments->machine_memory, "%" PRIu64 "M", config->memory_bytes >> 20);
-	kernel_line(&arguments->kernel_line, config);
 	add(arguments, config->program, NULL);
 	add(arguments, "-nodefaults", NULL);
 	add(arguments, "-no-user-config", NULL);
 	add(arguments, "-no-reboot", NULL);
 	add(arguments, "-display", "none");
-	add(arguments, "-M", "microvm,x-option-roms=off,isa-serial=off,pit=off,pic=off,rtc=on");
+	add(arguments, "-M",
+	    config->use == ENGINE_BOOT ?
+		    "microvm,x-option-roms=off,isa-serial=off,pit=off,pic=off,rtc=on" :
+		    "microvm,x-option-roms=off,isa-serial=off,pit=off,pic=off,rtc=on,"
+		    "memory-backend=memory");
 	if (config->accel == ACCEL_KVM) {
 		add(arguments, "-accel", "kvm");
 		add(arguments, "-cpu", "host");
@@ -220,25 +308,116 @@ static bool make_arguments(struct arguments *arguments, const struct engine_conf
 		add(arguments, "-cpu", "max,-erms,-fsrm");
 	}
 	add(arguments, "-smp", "1");
-	add(arguments, "-m", arguments->machine_memory.data);
-	add(arguments, "-kernel", "/proc/self/fd/4");
-	add(arguments, "-initrd", "/proc/self/fd/5");
-	add(arguments, "-append", arguments->kernel_line.data);
-	add(arguments, "-chardev", "socket,id=agent,fd=3");
+	add(arguments, "-m", add_text(arguments, "%" PRIu64 "M", config->memory_bytes >> 20));
+	add(arguments, "-chardev",
+	    add_text(arguments, "socket,id=agent,fd=%d", add_fd(arguments, config->channel)));
 	add(arguments, "-device", "virtio-serial-device,max_ports=2");
 	add(arguments, "-device", "virtserialport,chardev=agent,name=agent.0");
-	add(arguments, "-add-fd", "fd=6,set=1");
+	add_kernel(arguments, config);
+	add(arguments, "-add-fd",
+	    add_text(arguments, "fd=%d,set=1", add_fd(arguments, config->image->root)));
 	add(arguments, "-drive", "file=/dev/fdset/1,if=none,id=root,format=raw,readonly=on");
 	add(arguments, "-device", "virtio-blk-device,drive=root,serial=root");
+	add_volume(arguments, config);
+	add_snapshot(arguments, config, control);
 	add(arguments, "-sandbox",
 	    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-	return !arguments->machine_memory.failed && !arguments->kernel_line.failed;
+	for (size_t i = 0; i < arguments->text_count; i++) {
+		if (arguments->texts[i].failed)
+			return false;
+	}
+	return true;
 }
 
 static void free_arguments(struct arguments *arguments)
 {
-	ad_buf_free(&arguments->machine_memory);
-	ad_buf_free(&arguments->kernel_line);
+	for (size_t i = 0; i < arguments->text_count; i++)
+		ad_buf_free(&arguments->texts[i]);
+}
+
+/* ---- its control channel */
+
+static void migrated(agentd_error *err, void *userdata)
+{
+	struct engine *engine = userdata;
+
+	if (err) {
+		engine->err = err;
+		(void)ad_job_kill(engine->job);
+		return;
+	}
+	engine->events->migrated(engine, engine->userdata);
+}
+
+static void add_step(struct qmp_step *steps, size_t *count, const char *fmt, ...) AD_PRINTF(3, 4);
+
+static void add_step(struct qmp_step *steps, size_t *count, const char *fmt, ...)
+{
+	struct qmp_step *step = &steps[(*count)++];
+	va_list args;
+
+	*step = (struct qmp_step){ .fd = -1 };
+	va_start(args, fmt);
+	ad_buf_vprintf(&step->command, fmt, args);
+	va_end(args);
+	ad_buf_puts(&step->command, "\n");
+}
+
+/* The memory is a file that both have: it is not copied. */
+static void add_capabilities(struct qmp_step *steps, size_t *count)
+{
+	add_step(steps, count, "{\"execute\":\"qmp_capabilities\"}");
+	add_step(steps, count,
+		 "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":["
+		 "{\"capability\":\"x-ignore-shared\",\"state\":true},"
+		 "{\"capability\":\"events\",\"state\":true}]}}");
+}
+
+static int talk(struct engine *engine, struct qmp_step *steps, size_t count, agentd_error **reterr)
+{
+	bool failed = false;
+	int r;
+
+	for (size_t i = 0; i < count; i++)
+		failed |= steps[i].command.failed;
+	r = failed ? ad_fail_nomem(reterr) :
+		     qmp_new(engine->loop, ad_steal_fd(&engine->control), steps, count, migrated,
+			     engine, &engine->qmp, reterr);
+	for (size_t i = 0; i < count; i++)
+		ad_buf_free(&steps[i].command);
+	return r;
+}
+
+static int qemu_save(struct engine *engine, int state, agentd_error **reterr)
+{
+	struct qmp_step steps[QMP_STEPS_MAX];
+	size_t count = 0;
+
+	add_capabilities(steps, &count);
+	add_step(steps, &count, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"}}");
+	steps[count - 1].fd = state;
+	add_step(steps, &count, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:state\"}}");
+	steps[count - 1].migrates = true;
+	return talk(engine, steps, count, reterr);
+}
+
+/* state: its number in the monitor. */
+static int restore(struct engine *engine, int state, uint64_t volume_bytes, agentd_error **reterr)
+{
+	struct qmp_step steps[QMP_STEPS_MAX];
+	size_t count = 0;
+
+	add_capabilities(steps, &count);
+	add_step(steps, &count,
+		 "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:%d\"}}", state);
+	steps[count - 1].migrates = true;
+	/* Tells the guest how large its disk is now. */
+	if (volume_bytes)
+		add_step(steps, &count,
+			 "{\"execute\":\"block_resize\",\"arguments\":{\"node-name\":\"vol\","
+			 "\"size\":%" PRIu64 "}}",
+			 volume_bytes);
+	return talk(engine, steps, count, reterr);
 }
 
 /* ---- the engine */
@@ -254,28 +433,25 @@ static void qemu_free(struct engine *engine)
 		return;
 	stop_listening(engine);
 	ad_job_free(engine->job);
+	qmp_free(engine->qmp);
+	if (engine->control >= 0)
+		close(engine->control);
+	agentd_error_unref(engine->err);
 	free(engine);
 }
 
-static int qemu_start(const struct engine_config *config, const struct engine_events *events,
-		      void *userdata, struct engine **ret, agentd_error **reterr)
+static int start_job(struct engine *engine, const struct engine_config *config,
+		     const struct arguments *arguments, agentd_error **reterr)
 {
 	static const char *const env[] = { "PATH=/usr/bin:/bin", "LANG=C", NULL };
-	/* 3, 4, 5 and 6 of make_arguments(). */
-	const int fds[] = {
-		config->channel,
-		config->image->kernel,
-		config->image->initramfs,
-		config->image->root,
-	};
 	const struct ad_launch_machine machine = {
-		.fds = fds,
-		.fd_count = AD_COUNT(fds),
+		.fds = arguments->fds,
+		.fd_count = arguments->fd_count,
 		.uid = config->uid,
 		.gid = config->gid,
 	};
-	struct arguments arguments;
-	struct ad_launch_request request = {
+	const struct ad_launch_request request = {
+		.argv = arguments->argv,
 		.env = env,
 		.workdir = "/",
 		.merge_stderr = true,
@@ -285,25 +461,64 @@ static int qemu_start(const struct engine_config *config, const struct engine_ev
 		},
 		.machine = &machine,
 	};
+
+	return ad_job_start(config->launcher, &request, &job_events, engine, &engine->job, reterr);
+}
+
+/* The library's end is the engine's, the other is returned. */
+static int make_control(struct engine *engine, int *ret, agentd_error **reterr)
+{
+	int ends[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return ad_fail_errno(reterr, errno, "no control channel for the virtual machine");
+	engine->control = ad_sys_high_fd(ends[0]);
+	*ret = ad_sys_high_fd(ends[1]);
+	if (engine->control < 0 || *ret < 0 || ad_sys_set_nonblock(engine->control) < 0)
+		return ad_fail_errno(reterr, EMFILE, "no control channel for the virtual machine");
+	return 0;
+}
+
+/* Each reads from the beginning. */
+static int open_anew(int fd, int *ret, agentd_error **reterr)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	*ret = ad_sys_high_fd(open(path, O_RDONLY | O_CLOEXEC));
+	return *ret < 0 ? ad_fail_errno(reterr, -*ret, "the virtual machine's snapshot") : 0;
+}
+
+static int qemu_start(const struct engine_config *config, const struct engine_events *events,
+		      void *userdata, struct engine **ret, agentd_error **reterr)
+{
 	struct engine *engine = calloc(1, sizeof(*engine));
-	int r = AGENTD_ERR_NOMEM;
+	ad_autoclose int control = -1, state = -1;
+	struct arguments arguments;
+	int r = 0;
 
 	if (!engine)
 		return ad_fail_nomem(reterr);
-	engine->output = -1;
+	engine->output = engine->control = -1;
 	engine->loop = ad_launcher_loop(config->launcher);
 	engine->events = events;
 	engine->userdata = userdata;
-	if (make_arguments(&arguments, config)) {
-		request.argv = arguments.argv;
-		r = ad_job_start(config->launcher, &request, &job_events, engine, &engine->job,
-				 reterr);
-	} else {
-		ad_fail_nomem(reterr);
+	if (config->use != ENGINE_BOOT)
+		r = make_control(engine, &control, reterr);
+	if (r == 0 && config->use == ENGINE_CLONE)
+		r = open_anew(config->state, &state, reterr);
+	if (r == 0) {
+		bool made = make_arguments(&arguments, config, control);
+		int number = state >= 0 ? add_fd(&arguments, state) : -1;
+
+		r = made ? start_job(engine, config, &arguments, reterr) : ad_fail_nomem(reterr);
+		free_arguments(&arguments);
+		if (r == 0 && state >= 0)
+			r = restore(engine, number, config->volume >= 0 ? config->volume_bytes : 0,
+				    reterr);
 	}
-	free_arguments(&arguments);
 	if (r < 0)
-		free(engine);
+		qemu_free(engine);
 	else
 		*ret = engine;
 	return r;
@@ -312,6 +527,7 @@ static int qemu_start(const struct engine_config *config, const struct engine_ev
 const struct engine_ops engine_qemu = {
 	.name = "qemu",
 	.start = qemu_start,
+	.save = qemu_save,
 	.kill = qemu_kill,
 	.free = qemu_free,
 };

@@ -8,6 +8,9 @@
  *   emptying         what changed comes back (GET) and the carrier applies it
  *   ending           the machine is stopped, the carrier ends
  *
+ * In a session the machine is there already, and so are the files: the task begins with
+ * starting and ends when it would begin to empty.
+ *
  * The task is over when neither the machine nor the carrier is there any more. Whatever
  * goes wrong before the command has exited fails the task; what goes wrong afterwards
  * cannot change how the command ended, and is told as what it is: changes that did not
@@ -34,9 +37,8 @@ static const uint64_t kill_ns = 3000 * MICROVM_MS;
 static const uint64_t carry_ns = 60000 * MICROVM_MS;
 /* Of the guest's memory, for its kernel and agent; the rest is the command's at most. */
 #define GUEST_RESERVE_BYTES (UINT64_C(48) << 20)
-/* Whom a command runs as in its machine, as in a sandbox. */
-enum { GUEST_UID = 1000 };
-/* Ids of what is asked of the agent; a machine has but one of each. */
+#define MEMORY_STEP (UINT64_C(256) << 20)
+/* Numbers of what is asked of the agent, in a machine of one's own. */
 enum { ID_PUT = 1, ID_RUN = 2, ID_GET = 3 };
 
 enum phase { BOOTING, FILLING, STARTING, RUNNING, EMPTYING, ENDING };
@@ -48,7 +50,10 @@ struct vm_task {
 	struct agentd_limits limits;
 	uint32_t flags;
 	enum phase phase;
-	struct machine *machine;
+	struct vm_session *session; /* or NULL */
+	struct machine *machine;    /* its own, or the session's */
+	uint32_t run_id;
+	struct ad_defer begin; /* in a session */
 	struct carrier *carrier;
 	bool machine_ready, machine_over, carrier_over;
 	bool packed, started, exited, closed, killing;
@@ -91,11 +96,18 @@ static void settle_end(struct vm_task *self)
 /* Stop what is still there; the task is over when it is gone. */
 static void end(struct vm_task *self)
 {
+	bool alive = self->phase >= STARTING && !self->closed;
+
 	if (self->phase == ENDING)
 		return;
 	self->phase = ENDING;
 	ad_timer_stop(&self->timer);
-	if (!self->machine_over)
+	ad_defer_cancel(&self->begin);
+	if (self->session && !alive)
+		self->machine_over = true; /* for us */
+	else if (self->session)
+		session_broken(self->session);
+	else if (!self->machine_over)
 		machine_kill(self->machine);
 	if (!self->carrier_over && self->err)
 		carrier_kill(self->carrier);
@@ -111,7 +123,8 @@ static void fail(struct vm_task *self, agentd_error *err)
 		agentd_error_unref(err);
 		return;
 	}
-	if (self->exited && agentd_spec_workdir_access(self->spec) & AGENTD_ACCESS_WRITE) {
+	if (self->exited && !self->session &&
+	    agentd_spec_workdir_access(self->spec) & AGENTD_ACCESS_WRITE) {
 		ad_autobuf struct ad_buf text = { 0 };
 
 		ad_buf_printf(&text,
@@ -144,8 +157,8 @@ static void begin_filling(struct vm_task *self)
 		.id = ID_PUT,
 		.u.files = { .path = agentd_spec_workdir(self->spec),
 			     .max_bytes = self->vm->workdir_bytes,
-			     .uid = GUEST_UID,
-			     .gid = GUEST_UID },
+			     .uid = MICROVM_GUEST_UID,
+			     .gid = MICROVM_GUEST_UID },
 	};
 
 	self->phase = FILLING;
@@ -199,7 +212,7 @@ static void begin_emptying(struct vm_task *self)
 			     .max_bytes = self->vm->workdir_bytes },
 	};
 
-	if (!(agentd_spec_workdir_access(self->spec) & AGENTD_ACCESS_WRITE)) {
+	if (self->session || !(agentd_spec_workdir_access(self->spec) & AGENTD_ACCESS_WRITE)) {
 		end(self);
 		return;
 	}
@@ -297,14 +310,15 @@ static void send_run(struct vm_task *self)
 								  agentd_spec_env(self->spec));
 	const struct ad_guest_msg run = {
 		.type = AD_GUEST_RUN,
-		.id = ID_RUN,
+		.id = self->run_id,
 		.u.run = {
 			.flags = (self->flags & AGENTD_EXEC_STDIN_OPEN ? AD_GUEST_RUN_STDIN : 0) |
 				 (self->flags & AGENTD_EXEC_MERGE_STDERR ?
 					  AD_GUEST_RUN_MERGE_STDERR :
-					  0),
-			.uid = GUEST_UID,
-			.gid = GUEST_UID,
+					  0) |
+				 (self->session ? AD_GUEST_RUN_STAY : 0),
+			.uid = MICROVM_GUEST_UID,
+			.gid = MICROVM_GUEST_UID,
 			.limits = {
 				.memory = memory_for_command(self),
 				.pids = self->limits.pids_max,
@@ -347,10 +361,19 @@ static void report(const struct vm_task *self)
 	};
 	char text[160];
 
+	size_t len;
+
 	snprintf(text, sizeof(text), "%s, %s, Linux %s, booted in %" PRIu64 " ms",
 		 self->vm->engine->name, accel_name(facts->accel), facts->kernel,
 		 facts->boot_ns / MICROVM_MS);
+	len = strlen(text);
+	if (facts->restore_ns)
+		snprintf(text + len, sizeof(text) - len, ", cloned in %" PRIu64 " ms",
+			 facts->restore_ns / MICROVM_MS);
 	agentd_task_protection(self->task, "vm", AGENTD_LAYER_ENFORCED, text);
+	if (self->session)
+		agentd_task_protection(self->task, "workdir", AGENTD_LAYER_ENFORCED,
+				       "a disk of the session's own");
 	agentd_task_protection(self->task, "accel", AGENTD_LAYER_ENFORCED,
 			       accel_name(facts->accel));
 	snprintf(text, sizeof(text), "user %u, no capabilities, no_new_privs, seccomp", facts->uid);
@@ -398,6 +421,7 @@ static void on_failed(struct vm_task *self, const struct ad_guest_msg *msg)
 		.text = msg->u.failed.text,
 	};
 
+	self->closed = true;
 	fail(self, ad_launch_error(&failure));
 }
 
@@ -406,7 +430,7 @@ static void deliver(struct vm_task *self, unsigned int i, const uint8_t *data, s
 	if (agentd_task_output(self->task, AGENTD_STDOUT + (agentd_stream)i, data, len) ==
 	    AGENTD_SINK_PAUSE)
 		self->paused[i] = true;
-	machine_taken(self->machine, ID_RUN, i ? AD_GUEST_STDERR : AD_GUEST_STDOUT, len);
+	machine_taken(self->machine, self->run_id, i ? AD_GUEST_STDERR : AD_GUEST_STDOUT, len);
 }
 
 static void on_data(struct vm_task *self, const struct ad_guest_msg *msg)
@@ -493,11 +517,8 @@ static void on_ready(struct machine *machine, void *userdata)
 	end_filling(self);
 }
 
-static void on_message(struct machine *machine, const struct ad_guest_msg *msg, void *userdata)
+void task_message(struct vm_task *self, const struct ad_guest_msg *msg)
 {
-	struct vm_task *self = userdata;
-
-	(void)machine;
 	if (self->phase == ENDING)
 		return;
 	switch (msg->type) {
@@ -530,24 +551,31 @@ static void on_message(struct machine *machine, const struct ad_guest_msg *msg, 
 	}
 }
 
-static void on_writable(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
-			void *userdata)
+static void on_message(struct machine *machine, const struct ad_guest_msg *msg, void *userdata)
 {
-	struct vm_task *self = userdata;
-
 	(void)machine;
-	(void)id;
+	task_message(userdata, msg);
+}
+
+void task_writable(struct vm_task *self, enum ad_guest_stream stream)
+{
 	if (stream == AD_GUEST_FILES_IN)
 		carrier_go_on(self->carrier);
 	else if (stream == AD_GUEST_STDIN && self->phase == RUNNING)
 		agentd_task_stdin_drained(self->task);
 }
 
-static void on_died(struct machine *machine, agentd_error *err, void *userdata)
+static void on_writable(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
+			void *userdata)
 {
-	struct vm_task *self = userdata;
-
 	(void)machine;
+	(void)id;
+	task_writable(userdata, stream);
+}
+
+/* Takes err. */
+static void lost(struct vm_task *self, agentd_error *err)
+{
 	self->machine_over = true;
 	if (self->phase == ENDING) {
 		agentd_error_unref(err);
@@ -555,6 +583,18 @@ static void on_died(struct machine *machine, agentd_error *err, void *userdata)
 		return;
 	}
 	fail(self, err);
+}
+
+void task_lost(struct vm_task *self, const agentd_error *err)
+{
+	self->closed = true;
+	lost(self, agentd_error_ref((agentd_error *)(uintptr_t)err));
+}
+
+static void on_died(struct machine *machine, agentd_error *err, void *userdata)
+{
+	(void)machine;
+	lost(userdata, err);
 }
 
 static const struct machine_events machine_events = {
@@ -595,7 +635,7 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 int32_t task_kill(void *state)
 {
 	struct vm_task *self = state;
-	const struct ad_guest_msg kill = { .type = AD_GUEST_KILL, .id = ID_RUN };
+	const struct ad_guest_msg kill = { .type = AD_GUEST_KILL, .id = self->run_id };
 
 	self->killed = true;
 	if (self->phase < STARTING) {
@@ -616,7 +656,7 @@ int32_t task_signal(void *state, int32_t signo)
 	struct vm_task *self = state;
 	const struct ad_guest_msg msg = {
 		.type = AD_GUEST_SIGNAL,
-		.id = ID_RUN,
+		.id = self->run_id,
 		.u.signal = { .signo = signo },
 	};
 
@@ -635,7 +675,7 @@ int32_t task_write(void *state, const uint8_t *data, size_t len, size_t *ret_tak
 		self->stdin_waited = true;
 		return AGENTD_ERR_AGAIN;
 	}
-	*ret_taken = machine_data(self->machine, ID_RUN, AD_GUEST_STDIN, data, len);
+	*ret_taken = machine_data(self->machine, self->run_id, AD_GUEST_STDIN, data, len);
 	return *ret_taken > 0 || len == 0 ? 0 : AGENTD_ERR_AGAIN;
 }
 
@@ -644,7 +684,7 @@ int32_t task_close_stdin(void *state)
 	struct vm_task *self = state;
 	const struct ad_guest_msg finish = {
 		.type = AD_GUEST_END,
-		.id = ID_RUN,
+		.id = self->run_id,
 		.u.end = { .stream = AD_GUEST_STDIN },
 	};
 
@@ -671,34 +711,76 @@ void task_free(void *state)
 
 	ad_timer_stop(&self->timer);
 	ad_defer_cancel(&self->go_on);
+	ad_defer_cancel(&self->begin);
 	ad_buf_free(&self->held[0]);
 	ad_buf_free(&self->held[1]);
-	machine_free(self->machine);
+	if (self->session)
+		session_leave(self->session, self);
+	else
+		machine_free(self->machine);
 	carrier_free(self->carrier);
 	agentd_error_unref(self->err);
 	free(self);
 }
 
-/* A machine that can hold what the command may have. */
-static uint64_t memory_wanted(const struct microvm *vm, const agentd_spec *spec,
-			      const struct agentd_limits *limits)
+uint64_t task_memory(const struct microvm *vm, const agentd_spec *spec)
 {
-	uint64_t wanted = vm->memory_bytes;
+	struct agentd_limits limits = { .size = sizeof(limits) };
+	uint64_t wanted = vm->memory_bytes, most = vm->memory_most;
 
+	agentd_spec_limits(spec, &limits);
+	/* In steps, so that a template serves many. */
 	if (agentd_spec_limit_requested(spec, "mem_bytes") == 1 &&
-	    limits->mem_bytes + 2 * GUEST_RESERVE_BYTES > wanted)
-		wanted = limits->mem_bytes + 2 * GUEST_RESERVE_BYTES;
-	return wanted < vm->memory_most ? wanted : vm->memory_most;
+	    limits.mem_bytes + 2 * GUEST_RESERVE_BYTES > wanted)
+		wanted = (limits.mem_bytes + 2 * GUEST_RESERVE_BYTES + MEMORY_STEP - 1) /
+			 MEMORY_STEP * MEMORY_STEP;
+	return wanted < most ? wanted : most;
+}
+
+bool task_has_id(const struct vm_task *self, uint32_t id)
+{
+	return self->run_id == id;
+}
+
+static void begin(struct ad_defer *defer, void *userdata)
+{
+	(void)defer;
+	send_run(userdata);
+}
+
+/* The machine is the session's, and there is nothing to carry. */
+static int start_in_session(struct vm_task *self, agentd_error **reterr)
+{
+	int r = session_enter(self->session, self->spec, self, &self->machine, &self->run_id,
+			      reterr);
+
+	if (r < 0)
+		return r;
+	self->carrier_over = true;
+	ad_defer(&self->begin);
+	return 0;
+}
+
+static int start_alone(struct vm_task *self, agentd_error **reterr)
+{
+	const struct machine_config config = {
+		.root = agentd_spec_rootfs(self->spec),
+		.memory_bytes = task_memory(self->vm, self->spec),
+		.require_kvm = agentd_spec_require_kvm(self->spec) != 0,
+		.from_template = self->vm->template_always,
+	};
+	int r = machine_new(self->vm, &config, &machine_events, self, &self->machine, reterr);
+
+	self->run_id = ID_RUN;
+	return r < 0 ? r :
+		       carrier_new(self->vm, self->task, self->spec, &carrier_events, self,
+				   &self->carrier, reterr);
 }
 
 int32_t task_start(void *backend, agentd_task *task, const agentd_spec *spec, void **ret_state,
 		   agentd_error **reterr)
 {
 	struct microvm *vm = backend;
-	struct machine_config config = {
-		.root = agentd_spec_rootfs(spec),
-		.require_kvm = agentd_spec_require_kvm(spec) != 0,
-	};
 	struct vm_task *self;
 	int r = microvm_check(spec, reterr);
 
@@ -713,12 +795,11 @@ int32_t task_start(void *backend, agentd_task *task, const agentd_spec *spec, vo
 	self->flags = agentd_spec_flags(spec);
 	self->limits.size = sizeof(self->limits);
 	agentd_spec_limits(spec, &self->limits);
-	config.memory_bytes = memory_wanted(vm, spec, &self->limits);
 	ad_timer_init(&self->timer, ad_launcher_loop(vm->launcher), timer_fired, self);
 	ad_defer_init(&self->go_on, ad_launcher_loop(vm->launcher), go_on, self);
-	r = machine_new(vm, &config, &machine_events, self, &self->machine, reterr);
-	if (r == 0)
-		r = carrier_new(vm, task, spec, &carrier_events, self, &self->carrier, reterr);
+	ad_defer_init(&self->begin, ad_launcher_loop(vm->launcher), begin, self);
+	self->session = agentd_spec_session(spec);
+	r = self->session ? start_in_session(self, reterr) : start_alone(self, reterr);
 	if (r < 0)
 		task_free(self);
 	else
