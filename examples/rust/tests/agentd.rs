@@ -632,16 +632,20 @@ fn a_context_by_hand() {
         return;
     }
     let dir = TempDir::new("mount");
-    fs::write(dir.0.join("file"), "mounted").unwrap();
+    let (mounted, workdir) = (dir.0.join("mounted"), dir.0.join("work"));
+    fs::create_dir(&workdir).unwrap();
+    fs::create_dir(&mounted).unwrap();
+    fs::write(mounted.join("file"), "mounted").unwrap();
     let limits = Limits { pids_max: Some(50), ..Default::default() };
     let runner = Runner::builder().sandbox_prewarm(1).build().unwrap();
     let mut context = Context::new().unwrap();
-    context.set_policy(runner.policy()).unwrap().set_workdir("/tmp").unwrap();
+    context.set_policy(runner.policy()).unwrap().set_workdir(&workdir).unwrap();
     context.set_limits(&limits).unwrap().set_env("NAME", "value").unwrap();
-    context.add_mount(&dir.0, "/mnt", Access::READ).unwrap();
+    context.add_mount(&mounted, "/mnt", Access::READ).unwrap();
     let params = Params::shell("cat /mnt/file; printenv NAME; touch /mnt/new", None).unwrap();
     let result = runner.run(&context, &params).unwrap();
-    assert_eq!((result.exit_code(), result.stdout()), (Some(1), &b"mountedvalue\n"[..]));
+    assert_eq!(result.exit_code(), Some(1), "{}", result.to_json().unwrap());
+    assert_eq!(result.stdout(), b"mountedvalue\n");
     assert!(runner.explain(&context, &params).unwrap().contains(r#""pids_max":50"#));
     context.set_rootfs("/nonexistent").unwrap();
     let refused = runner.run(&context, &params).unwrap();
