@@ -126,10 +126,12 @@ static void start_command(struct command *command)
 	agentd_params *params = NULL;
 	agentd_sink *sink = NULL;
 	agentd_error *err = NULL;
+	char *here = g_get_current_dir();
 
 	must(agentd_context_new(&ctx, &err), &err);
 	must(agentd_context_set_policy(ctx, command->engine->policy, &err), &err);
-	must(agentd_context_set_workdir(ctx, "/tmp", &err), &err);
+	must(agentd_context_set_workdir(ctx, here, &err), &err);
+	g_free(here);
 	must(agentd_params_new_shell(command->script, 30000, &params, &err), &err);
 	must(agentd_sink_new(&ops, command, &sink, &err), &err);
 	must(agentd_exec_start(command->engine->runner, ctx, params, sink, NULL, &command->exec,

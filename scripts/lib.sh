@@ -59,8 +59,10 @@ packages_of()
 # runs virtual machines, and what their image is made with; what tests run in a sandbox.
 build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev
 	libarchive-dev libc-ares-dev"
-test_packages="abigail-tools bubblewrap g++ clang clang-format-14 clang-tidy binutils check doxygen valgrind mandoc git procps strace util-linux
-	curl libglib2.0-dev openssl python3-cffi python3-pycparser python3-pytest python3-venv"
+test_packages="abigail-tools bubblewrap g++ clang clang-format-14 clang-tidy binutils check doxygen
+	valgrind mandoc git procps strace util-linux
+	curl libglib2.0-dev openssl python3-cffi python3-pycparser python3-pytest python3-venv
+	bindgen cargo rust-clippy rustc rustfmt"
 deb_packages="check debhelper dh-python dpkg-dev fakeroot lintian python3"
 machine_packages="qemu-system-x86"
 image_packages="apt binutils dpkg e2fsprogs erofs-utils lz4 mmdebstrap python3 util-linux"

@@ -35,6 +35,12 @@ def test_result(runner, ctx):
     assert (result.status, result.cause, result.exit_code) == ("error", "exited", 3)
     assert (result.stdout, result.stderr) == (b"hello\n", b"oops\n")
     assert not result.ok and result.backend == "host"
+    assert result.signal is None and result.document["signal"] is None
+    for member in ("status", "cause", "exit_code", "backend"):
+        assert result.document[member] == getattr(result, member)
+    killed = runner.run("kill -USR1 $$", context=ctx)
+    assert (killed.cause, killed.exit_code, killed.signal) == ("signaled", None, 10)
+    assert (killed.document["exit_code"], killed.document["signal"]) == (None, 10)
 
 
 def test_argv_is_not_parsed_by_a_shell(runner, ctx):

@@ -53,8 +53,8 @@ static const char *const names[TOOLS] = {
 static struct bench_runner runners[SUBJECTS];
 static struct tool_command tools[TOOL_COUNT];
 
-static const char *const python_argv[] = { "/usr/bin/python3", "-S", "-B", BENCH_PYTHON_PEER,
-					   NULL };
+static const char *const python_argv[] = { "/usr/bin/python3", "-S",         "-B",
+					   BENCH_PYTHON_PEER,  "subprocess", NULL };
 static struct bench_server servers[TOOLS]; /* pid 0: not one of these */
 
 static const char *name_of(int subject)

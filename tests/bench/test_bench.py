@@ -18,6 +18,9 @@ SIZES = ("64 MiB of memory", "200 descriptors")
 AGENTD = ("agentd, host", "agentd, sandbox")
 # These may be missing where they are not installed, or are not let do their work.
 PEERS = {"libuv", "GLib", "Python subprocess", "unshare", "bwrap", "crun", "minijail0", "nsjail"}
+BINDINGS = {"agentd, Python", "agentd, Python asyncio", "agentd, Rust"}
+LANGUAGES = {"Python subprocess", "Python asyncio", "Rust std::process"}
+MORE = "more than C"
 PROXY = "agentd, CONNECT"
 MACHINE = "running machine"
 SESSION = "agentd, machine session"
@@ -34,6 +37,11 @@ def expected():
     for case in SIZES:
         for subject in ("posix_spawn", "fork + exec", *AGENTD):
             yield "latency", case, subject, "start to finish"
+    for case in ("static true, host", "bash -lc true, sandbox"):
+        for subject in ("agentd, C", *BINDINGS, *LANGUAGES):
+            yield "bindings", case, subject, "start to finish"
+        for subject in BINDINGS:
+            yield "bindings", case, subject, MORE
     for case in ("as it is", *SIZES):
         for subject in ("posix_spawn", "fork + exec"):
             yield "blocked", case, subject, "start"
@@ -79,8 +87,9 @@ def expected():
 
 def bad_number(row, member):
     value = row.get(member)
+    least = -1e12 if row["metric"] == MORE else 0
     return not (
-        isinstance(value, (int, float)) and math.isfinite(value) and 0 < value < 1e12
+        isinstance(value, (int, float)) and math.isfinite(value) and least < value < 1e12
     ) and f"{row}: {member} is {value}"
 
 
@@ -90,10 +99,10 @@ def problem(key, row):
         return f"{key}: missing"
     if "cannot" in row:
         excused = (
-            row["subject"] in PEERS
+            row["subject"] in PEERS | BINDINGS | LANGUAGES
             or (row["metric"] == MEMORY[1] and os.geteuid() != 0)
             # Where there is no monitor or no image.
-            or (row["bench"] == "vm" and row["cannot"].startswith("there is no "))
+            or (row["bench"] in ("vm", "sessions") and row["cannot"].startswith("there is no "))
         )
         return None if excused and row["cannot"] else f"{row}: must run everywhere"
     for member in ("n", "median", "p99"):
@@ -101,10 +110,12 @@ def problem(key, row):
         if bad:
             return bad
     # What it is compared with is measured everywhere.
-    compared = row["bench"] != "many" or row["metric"] not in MEMORY
+    compared = row["metric"] not in (*MEMORY, MORE)
     if row["bench"] == "blocked" and row["metric"] != "start":
         compared = False
     if row["bench"] == "vm" and row["metric"] != "start to finish":
+        compared = False
+    if row["bench"] == "sessions":
         compared = False
     if row["bench"] == "net" and row["metric"] != "throughput":
         compared = False

@@ -8,6 +8,7 @@ agentd-conformance ("true" or "false").
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,10 @@ import tap
 MESON, BUILD, PREFIX, LIBDIR, HAS_CONFORMANCE = sys.argv[1:6]
 if importlib.util.find_spec("pytest") is None:
     tap.skip("python3-pytest is not installed")
+# The distribution's, whatever else the user has.
+CARGO_PATH = "/usr/bin:/bin"
+if shutil.which("cargo", path=CARGO_PATH) is None:
+    tap.skip("cargo is not installed")
 SOURCE = os.path.join(tap.ROOT, "tests", "install", "consumer.c")
 HTTP = os.path.join(tap.ROOT, "examples", "http.c")
 BWRAP = os.path.join(tap.ROOT, "examples", "bwrap")
@@ -240,4 +245,39 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
         cwd=scratch,
     )
     print("# " + "\n# ".join(tests.stdout.splitlines()[-1:]))
+
+    # ---- the Rust crate, the same way; cargo writes beside the sources
+
+    crate = os.path.join(scratch, "rust")
+    shutil.copytree(
+        os.path.join(tap.ROOT, "examples", "rust"), crate, ignore=shutil.ignore_patterns("target")
+    )
+    cargo_env = {**library_path, "PATH": CARGO_PATH, "CARGO_HOME": os.path.join(scratch, "cargo"),
+                 "CARGO_TARGET_DIR": os.path.join(scratch, "target")}
+    tests = good("the Rust crate's tests pass", ["cargo", "test", "--offline"], env=cargo_env, cwd=crate)
+    for line in tests.stdout.splitlines():
+        if line.startswith("test result:"):
+            print("# " + line)
+    ran = tap.run(
+        ["cargo", "run", "--offline", "--quiet", "--example", "run", "--", "echo hi; echo ho >&2"],
+        env=cargo_env,
+        cwd=crate,
+    )
+    if "denied, isolation" in ran.stdout:
+        print("SKIP-CANNOT:", ran.stdout.splitlines()[1], file=sys.stderr)
+    else:
+        tap.check(
+            ran.stdout.startswith("hi\nok, exited by the backend sandbox\n")
+            and "  landlock: Enforced" in ran.stdout
+            and ran.stderr == "ho\n",
+            "its example prints the output and the receipt",
+            ran.stdout.splitlines(),
+        )
+    without = tap.run(["cargo", "build", "--offline"], cwd=crate,
+                      env={**cargo_env, "PKG_CONFIG_LIBDIR": scratch, "PKG_CONFIG_PATH": scratch})
+    tap.check(
+        without.returncode != 0 and "libagentd was not found" in without.stderr,
+        "without the library the crate says so",
+        without.stderr.splitlines(),
+    )
 tap.finish()

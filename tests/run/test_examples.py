@@ -57,7 +57,7 @@ class GLib(unittest.TestCase):
     def test_the_main_loop_goes_on(self):
         done = subprocess.run(
             [os.environ["EXAMPLE_GLIB"], "echo out; sleep 0.5; echo err >&2; echo more"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, cwd=home.name)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stderr, "err\n")
         said = re.fullmatch(r"out\nmore\nok, and the timer came (\d+) times\n", done.stdout)
@@ -67,7 +67,7 @@ class GLib(unittest.TestCase):
 
     def test_an_interrupt_cancels(self):
         process = subprocess.Popen([os.environ["EXAMPLE_GLIB"], "echo begun; exec sleep 60"],
-                                   stdout=subprocess.PIPE, text=True)
+                                   stdout=subprocess.PIPE, text=True, cwd=home.name)
         self.assertEqual(process.stdout.readline(), "begun\n")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=30)

@@ -16,13 +16,14 @@ import atexit
 import collections
 import concurrent.futures
 import ctypes
+import functools
 import itertools
 import json
 import os
 import threading
 import weakref
 from ctypes import byref, c_char_p, c_size_t, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Sequence, Union
 
 from . import _lib
@@ -167,7 +168,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended; `document` is all of docs/result.schema.json."""
+    """How a command ended."""
 
     status: str
     cause: str
@@ -176,26 +177,36 @@ class Result:
     backend: str
     stdout: bytes
     stderr: bytes
-    document: Mapping[str, Any]
+    _json: bytes = field(repr=False)
 
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @functools.cached_property
+    def document(self) -> Mapping[str, Any]:
+        """All of docs/result.schema.json; parsed when it is asked for, as few do."""
+        document: Mapping[str, Any] = json.loads(self._json)
+        return document
 
 
 def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
     text, length = c_void_p(), c_size_t()
     _try(_c.agentd_result_to_json, ptr, byref(text), byref(length))
     try:
-        document = json.loads(ctypes.string_at(text.value or 0, length.value))
+        document = ctypes.string_at(text.value or 0, length.value)
     finally:
         _c.agentd_free(text)
-    members = ("status", "cause", "exit_code", "signal", "backend")
+    exit_code: int = _c.agentd_result_exit_code(ptr)
     return Result(
-        **{name: document[name] for name in members},
+        status=_c.agentd_status_name(_c.agentd_result_status(ptr)).decode(),
+        cause=_c.agentd_cause_name(_c.agentd_result_cause(ptr)).decode(),
+        exit_code=exit_code if exit_code >= 0 else None,
+        signal=_c.agentd_result_signal(ptr) or None,
+        backend=_c.agentd_result_backend(ptr).decode(),
         stdout=b"".join(kept[STDOUT]),
         stderr=b"".join(kept[STDERR]),
-        document=document,
+        _json=document,
     )
 
 

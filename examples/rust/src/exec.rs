@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: MIT
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem::{self, size_of};
+use std::ops::ControlFlow;
+use std::os::raw::c_void;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::rc::Rc;
+use std::slice;
+use std::time::Duration;
+
+use crate::context::Context;
+use crate::error::{check, make, milliseconds, Result};
+use crate::event_loop::Loop;
+use crate::handle::{Handle, Object};
+use crate::limits::Limits;
+use crate::params::Params;
+use crate::result::ExecResult;
+use crate::runner::Runner;
+use crate::sys;
+
+/// Bytes that wait for the iterator before the command has to.
+const WINDOW: usize = 1 << 20;
+
+impl Object for sys::agentd_exec {
+    unsafe fn unref(object: *mut Self) {
+        // SAFETY: as the caller promises.
+        unsafe { sys::agentd_exec_unref(object) }
+    }
+}
+
+impl Object for sys::agentd_sink {
+    unsafe fn unref(object: *mut Self) {
+        // SAFETY: as the caller promises.
+        unsafe { sys::agentd_sink_unref(object) }
+    }
+}
+
+/// Where output came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    fn from_raw(stream: sys::agentd_stream) -> Self {
+        if stream == sys::AGENTD_STDERR as sys::agentd_stream {
+            Self::Stderr
+        } else {
+            Self::Stdout
+        }
+    }
+
+    fn to_raw(self) -> sys::agentd_stream {
+        match self {
+            Self::Stdout => sys::AGENTD_STDOUT as _,
+            Self::Stderr => sys::AGENTD_STDERR as _,
+        }
+    }
+}
+
+/// A piece of output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it came from.
+    pub stream: Stream,
+    /// Its bytes, which may end inside of a character.
+    pub data: Vec<u8>,
+}
+
+type OutputFn = Box<dyn FnMut(Stream, &[u8]) -> ControlFlow<()>>;
+
+/// How one command is run; all of it can be left as it is.
+#[derive(Default)]
+pub struct ExecOptions {
+    limits: Limits,
+    flags: u32,
+    grace: Option<Duration>,
+    input: Vec<u8>,
+    on_output: Option<OutputFn>,
+}
+
+impl fmt::Debug for ExecOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecOptions").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl ExecOptions {
+    /// Everything as the context and the policies have it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Limits lower than those of the context.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// From SIGTERM to SIGKILL; 2 seconds unless set.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// Standard error becomes part of standard output, in the order written.
+    pub fn merge_stderr(mut self) -> Self {
+        self.flags |= sys::AGENTD_EXEC_MERGE_STDERR;
+        self
+    }
+
+    /// Ends a command that produces more than `output_bytes`; else what exceeds that is dropped
+    /// and counted.
+    pub fn kill_on_output(mut self) -> Self {
+        self.flags |= sys::AGENTD_EXEC_KILL_ON_OUTPUT;
+        self
+    }
+
+    /// Standard input, which else is empty.
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.flags |= sys::AGENTD_EXEC_STDIN_OPEN;
+        self.input = input.into();
+        self
+    }
+
+    /// Gives output to a closure, as it comes, instead of keeping it. It is called on the thread
+    /// of the runner, while that is in the loop. [`ControlFlow::Break`] cancels the command; so
+    /// does a panic, which goes on in whoever waits for the [`Exec`].
+    pub fn on_output(
+        mut self,
+        closure: impl FnMut(Stream, &[u8]) -> ControlFlow<()> + 'static,
+    ) -> Self {
+        self.on_output = Some(Box::new(closure));
+        self
+    }
+}
+
+/// What the callbacks and the `Exec` share. Only its own thread sees it.
+struct State {
+    event_loop: Loop,
+    /// Absent while it is being called, and for good when there is nobody to call it for.
+    on_output: Cell<Option<OutputFn>>,
+    /// Output is kept here, not given to a closure.
+    keeps: bool,
+    chunks: RefCell<VecDeque<Chunk>>,
+    waiting: Cell<usize>,
+    /// When so many bytes wait the command has to.
+    window: Cell<usize>,
+    paused: [Cell<bool>; 2],
+    /// An iterator runs the loop and wants to know of news.
+    iterating: Cell<bool>,
+    abandoned: Cell<bool>,
+    input: Vec<u8>,
+    written: Cell<usize>,
+    panic: Cell<Option<Box<dyn Any + Send>>>,
+    finished: Cell<bool>,
+    result: Cell<Option<Handle<sys::agentd_result>>>,
+}
+
+impl State {
+    fn new(runner: &Runner, options: &mut ExecOptions) -> Self {
+        Self {
+            event_loop: runner.event_loop().clone(),
+            keeps: options.on_output.is_none(),
+            on_output: Cell::new(options.on_output.take()),
+            chunks: RefCell::default(),
+            waiting: Cell::new(0),
+            window: Cell::new(WINDOW),
+            paused: Default::default(),
+            iterating: Cell::new(false),
+            abandoned: Cell::new(false),
+            input: mem::take(&mut options.input),
+            written: Cell::new(0),
+            panic: Cell::new(None),
+            finished: Cell::new(false),
+            result: Cell::new(None),
+        }
+    }
+
+    fn tell(&self) {
+        if self.iterating.get() {
+            self.event_loop.wake();
+        }
+    }
+
+    /// What the library is answered.
+    fn output(&self, stream: Stream, data: &[u8]) -> i32 {
+        if self.abandoned.get() {
+            return sys::AGENTD_SINK_CONTINUE as i32;
+        }
+        if !self.keeps {
+            return self.call(stream, data);
+        }
+        self.chunks.borrow_mut().push_back(Chunk { stream, data: data.to_vec() });
+        self.waiting.set(self.waiting.get() + data.len());
+        self.tell();
+        if self.waiting.get() < self.window.get() {
+            return sys::AGENTD_SINK_CONTINUE as i32;
+        }
+        self.paused[stream as usize].set(true);
+        sys::AGENTD_SINK_PAUSE as i32
+    }
+
+    fn call(&self, stream: Stream, data: &[u8]) -> i32 {
+        let mut closure = match self.on_output.take() {
+            Some(closure) => closure,
+            None => return sys::AGENTD_SINK_CONTINUE as i32,
+        };
+        let flow = closure(stream, data);
+        if !self.abandoned.get() {
+            self.on_output.set(Some(closure));
+        }
+        match flow {
+            ControlFlow::Continue(()) => sys::AGENTD_SINK_CONTINUE as i32,
+            ControlFlow::Break(()) => sys::AGENTD_ERR_USER,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `exec` lives during the call, which comes from its thread.
+    unsafe fn feed(&self, exec: *mut sys::agentd_exec) {
+        loop {
+            let rest = &self.input[self.written.get()..];
+            if rest.is_empty() {
+                // SAFETY: as the caller promises.
+                unsafe { sys::agentd_exec_close_stdin(exec) };
+                return;
+            }
+            let mut taken = 0;
+            // SAFETY: as the caller promises; the bytes live during the call.
+            let code =
+                unsafe { sys::agentd_exec_write(exec, rest.as_ptr(), rest.len(), &mut taken) };
+            if code < 0 {
+                // Until more can be taken, or nobody reads it.
+                return;
+            }
+            self.written.set(self.written.get() + taken);
+        }
+    }
+
+    fn next_chunk(&self) -> Option<Chunk> {
+        let chunk = self.chunks.borrow_mut().pop_front()?;
+        self.waiting.set(self.waiting.get() - chunk.data.len());
+        Some(chunk)
+    }
+}
+
+// A panic must not unwind through the library: it is kept until the library has returned.
+
+unsafe extern "C" fn on_output(
+    _exec: *mut sys::agentd_exec,
+    stream: sys::agentd_stream,
+    data: *const u8,
+    len: usize,
+    state: *mut c_void,
+) -> i32 {
+    // SAFETY: on_destroy() has not been called; data is valid during the call.
+    let (state, data) = unsafe { (&*(state as *const State), slice::from_raw_parts(data, len)) };
+    let output = || state.output(Stream::from_raw(stream), data);
+    catch_unwind(AssertUnwindSafe(output)).unwrap_or_else(|panic| {
+        state.panic.set(Some(panic));
+        sys::AGENTD_ERR_USER
+    })
+}
+
+unsafe extern "C" fn on_stdin_drained(exec: *mut sys::agentd_exec, state: *mut c_void) {
+    // SAFETY: on_destroy() has not been called; the library holds exec while it calls.
+    unsafe { (*(state as *const State)).feed(exec) }
+}
+
+unsafe extern "C" fn on_finished(
+    _exec: *mut sys::agentd_exec,
+    result: *mut sys::agentd_result,
+    state: *mut c_void,
+) {
+    // SAFETY: on_destroy() has not been called; result lives during the call, which is one
+    // reference more afterwards.
+    let (state, result) =
+        unsafe { (&*(state as *const State), Handle::from_raw(sys::agentd_result_ref(result))) };
+    state.result.set(result);
+    state.finished.set(true);
+    let closure = state.on_output.take();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(closure))) {
+        state.panic.set(Some(panic));
+    }
+    state.tell();
+}
+
+unsafe extern "C" fn on_destroy(state: *mut c_void) {
+    // SAFETY: it is the reference that the sink was given, and the last call for it. No closure
+    // is left in it that could panic.
+    drop(unsafe { Rc::from_raw(state as *const State) });
+}
+
+/// A command that was started. It moves on while its thread is in here or in its loop.
+///
+/// As an iterator it gives the output as it comes; whoever reads slowly makes the command
+/// wait, and what is not read is in the result of [`Exec::wait`]. Dropping it cancels the
+/// command, which ends when the loop is run again, or with the runner.
+pub struct Exec {
+    handle: Handle<sys::agentd_exec>,
+    state: Rc<State>,
+    runner: Runner,
+    broken: bool,
+}
+
+impl Exec {
+    pub(crate) fn start(
+        runner: &Runner,
+        context: &Context,
+        params: &Params,
+        mut options: ExecOptions,
+    ) -> Result<Self> {
+        let limits = options.limits.to_raw()?;
+        let grace = options.grace.map_or(Ok(0), |grace| milliseconds("/grace", grace))?;
+        let opts = sys::agentd_exec_opts {
+            size: size_of::<sys::agentd_exec_opts>() as u32,
+            flags: options.flags,
+            limits: &limits,
+            grace_ms: grace.try_into().unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        // Dropped after the sink: a closure that has not been used is dropped here.
+        let state = Rc::new(State::new(runner, &mut options));
+        let sink = new_sink(&state)?;
+        // SAFETY: all live during the call, which takes references of what it keeps, and
+        // comes from the thread of the runner, for this has no way to another.
+        let handle = make(|ret, err| unsafe {
+            sys::agentd_exec_start(
+                runner.as_ptr(),
+                context.as_ptr(),
+                params.as_ptr(),
+                sink.as_ptr(),
+                &opts,
+                ret,
+                err,
+            )
+        })?;
+        if options.flags & sys::AGENTD_EXEC_STDIN_OPEN != 0 {
+            // SAFETY: the handle keeps it alive.
+            unsafe { state.feed(handle.as_ptr()) };
+        }
+        Ok(Self { handle, state, runner: runner.clone(), broken: false })
+    }
+
+    /// Waits for the end. A panic of the closure of its output goes on here.
+    pub fn wait(mut self) -> Result<ExecResult> {
+        self.run_until_finished(None)?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        while let Some(mut chunk) = self.state.next_chunk() {
+            let kept = match chunk.stream {
+                Stream::Stdout => &mut stdout,
+                Stream::Stderr => &mut stderr,
+            };
+            if kept.is_empty() {
+                *kept = chunk.data;
+            } else {
+                kept.append(&mut chunk.data);
+            }
+        }
+        let result = self.state.result.take().expect("a command that finished has a result");
+        Ok(ExecResult::new(result, stdout, stderr))
+    }
+
+    /// Waits for the end, but not longer; says whether it has come. Output is kept meanwhile,
+    /// however much it is.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool> {
+        self.run_until_finished(Some(timeout))
+    }
+
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.state.finished.get()
+    }
+
+    fn run_until_finished(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        if !self.state.finished.get() {
+            self.state.window.set(usize::MAX);
+            self.resume();
+            self.runner.event_loop().run_until(self.handle.as_ptr(), timeout)?;
+        }
+        self.go_on_panicking();
+        Ok(self.state.finished.get())
+    }
+
+    /// Asks it to end, and ends it after the grace. Nothing if it has ended.
+    pub fn cancel(&self) {
+        // SAFETY: the handle keeps it alive.
+        unsafe { sys::agentd_exec_cancel(self.handle.as_ptr()) };
+    }
+
+    /// Ends it now.
+    pub fn kill(&self) {
+        // SAFETY: the handle keeps it alive.
+        unsafe { sys::agentd_exec_kill(self.handle.as_ptr()) };
+    }
+
+    /// Delivers a signal to the command's process group.
+    pub fn signal(&self, number: i32) -> Result<()> {
+        // SAFETY: the handle keeps it alive.
+        check(|err| unsafe { sys::agentd_exec_signal(self.handle.as_ptr(), number, err) })?;
+        Ok(())
+    }
+
+    /// Ends it from any thread, while its own waits.
+    pub fn canceller(&self) -> Canceller {
+        Canceller::new(self.handle.as_ptr())
+    }
+
+    /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
+    /// otherwise.
+    pub fn as_ptr(&self) -> *mut sys::agentd_exec {
+        self.handle.as_ptr()
+    }
+
+    fn resume(&self) {
+        for stream in Stream::ALL {
+            if self.state.paused[stream as usize].replace(false) {
+                // SAFETY: the handle keeps it alive.
+                unsafe { sys::agentd_exec_resume(self.handle.as_ptr(), stream.to_raw()) };
+            }
+        }
+    }
+
+    fn go_on_panicking(&self) {
+        if let Some(panic) = self.state.panic.take() {
+            resume_unwind(panic);
+        }
+    }
+
+    fn run_loop_once(&mut self) -> Result<()> {
+        self.state.iterating.set(true);
+        let turn = self.runner.event_loop().run(None);
+        self.state.iterating.set(false);
+        self.broken = turn.is_err();
+        turn.map(drop)
+    }
+}
+
+impl Iterator for Exec {
+    type Item = Result<Chunk>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.state.window.set(WINDOW);
+        loop {
+            self.go_on_panicking();
+            if let Some(chunk) = self.state.next_chunk() {
+                if self.state.waiting.get() < WINDOW / 2 {
+                    self.resume();
+                }
+                return Some(Ok(chunk));
+            }
+            if self.state.finished.get() || self.broken {
+                return None;
+            }
+            if let Err(error) = self.run_loop_once() {
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("finished", &self.state.finished).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        if !self.state.finished.get() {
+            self.state.abandoned.set(true);
+            self.state.chunks.take();
+            self.resume();
+            self.cancel();
+        }
+        drop(self.state.on_output.take());
+        drop(self.state.panic.take());
+    }
+}
+
+fn new_sink(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
+    let ops = sys::agentd_sink_ops {
+        size: size_of::<sys::agentd_sink_ops>() as u32,
+        output: Some(on_output),
+        stdin_drained: Some(on_stdin_drained),
+        finished: Some(on_finished),
+        destroy: Some(on_destroy),
+        ..Default::default()
+    };
+    let userdata = Rc::into_raw(state.clone());
+    // SAFETY: ops lives during the call, userdata until on_destroy().
+    make(|ret, err| unsafe { sys::agentd_sink_new(&ops, userdata as *mut c_void, ret, err) })
+        .map_err(|error| {
+            // SAFETY: there is no sink that would call on_destroy().
+            drop(unsafe { Rc::from_raw(userdata) });
+            error
+        })
+}
+
+/// Ends a command from any thread. It does not keep the command's runner alive, and does nothing
+/// when the command has ended.
+#[derive(Debug)]
+pub struct Canceller(Handle<sys::agentd_exec>);
+
+// SAFETY: cancelling, killing and the counting of references work from any thread.
+unsafe impl Send for Canceller {}
+// SAFETY: as above.
+unsafe impl Sync for Canceller {}
+
+impl Canceller {
+    fn new(exec: *mut sys::agentd_exec) -> Self {
+        // SAFETY: ref takes any living object and returns it with one more reference.
+        let handle = unsafe { Handle::from_raw(sys::agentd_exec_ref(exec)) };
+        Self(handle.expect("ref returns its argument"))
+    }
+
+    /// Asks it to end, and ends it after the grace.
+    pub fn cancel(&self) {
+        // SAFETY: the handle keeps it alive.
+        unsafe { sys::agentd_exec_cancel(self.0.as_ptr()) };
+    }
+
+    /// Ends it now.
+    pub fn kill(&self) {
+        // SAFETY: the handle keeps it alive.
+        unsafe { sys::agentd_exec_kill(self.0.as_ptr()) };
+    }
+}
+
+impl Clone for Canceller {
+    fn clone(&self) -> Self {
+        Self::new(self.0.as_ptr())
+    }
+}

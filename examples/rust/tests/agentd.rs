@@ -1,0 +1,701 @@
+// SPDX-License-Identifier: MIT
+//! With whatever libagentd pkg-config and the loader find.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::ops::ControlFlow;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agentd::{
+    Access, Canceller, Cause, Command, Context, ErrorCode, Exec, ExecOptions, ExecResult,
+    Isolation, LayerState, Limits, Loop, Metric, Net, Params, Policy, PolicyBuilder, Runner,
+    Status, Stream, Strictness, Waker,
+};
+
+fn runner() -> Runner {
+    Runner::builder().policy(Policy::none().unwrap()).build().unwrap()
+}
+
+/// Without isolation, for what is about these bindings, and without the user's profile.
+fn host(script: &str) -> Command {
+    Command::shell(script).backend("host").workdir("/").env("HOME", "/")
+}
+
+fn summary(result: &ExecResult) -> (Status, Cause, Option<i32>, Option<i32>) {
+    (result.status(), result.cause(), result.exit_code(), result.signal())
+}
+
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("agentd-rust-{}-{}", process::id(), name));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl TempDir {
+    /// A file that a command can wait for with `wait_for`.
+    fn gate(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn wait_for(gate: &Path) -> String {
+    format!("until [ -e {} ]; do sleep 0.01; done", gate.display())
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// On a machine that can host one: the library says why not.
+fn has_sandbox() -> bool {
+    let result = agentd::run("true").unwrap();
+    if result.cause() == Cause::Isolation {
+        eprintln!("SKIP-CANNOT: {}", result.error().unwrap());
+    }
+    result.cause() != Cause::Isolation
+}
+
+// ---- how commands end
+
+#[test]
+fn sandboxed_by_default() {
+    if !has_sandbox() {
+        return;
+    }
+    let dir = TempDir::new("sandbox");
+    let (secret, workdir) = (dir.0.join("secret"), dir.0.join("work"));
+    fs::create_dir(&workdir).unwrap();
+    fs::write(&secret, "secret").unwrap();
+    let script = format!("echo made >file; cat {}", secret.display());
+    let result = Command::shell(&script).workdir(&workdir).run().unwrap();
+    assert_eq!(summary(&result), (Status::Error, Cause::Exited, Some(1), None));
+    assert_eq!((result.backend(), result.stdout()), ("sandbox", &b""[..]));
+    assert_eq!(fs::read(workdir.join("file")).unwrap(), b"made\n");
+    let layers: Vec<_> = result.layers().collect();
+    for name in ["userns", "mountns", "landlock", "seccomp"] {
+        let layer = layers.iter().find(|layer| layer.name == name).unwrap();
+        assert_eq!(layer.state, LayerState::Enforced, "{:?}", layer);
+        assert!(result.to_json().unwrap().contains(name));
+    }
+    // It is there for a command without a sandbox.
+    let result = host(&script).workdir(&workdir).run_on(&runner()).unwrap();
+    assert!(result.is_ok() && result.stdout() == b"secret");
+}
+
+#[test]
+fn one_call() {
+    if !has_sandbox() {
+        return;
+    }
+    let result = agentd::run("echo hello; echo oops >&2").unwrap();
+    assert_eq!(summary(&result), (Status::Ok, Cause::Exited, Some(0), None));
+    assert_eq!((result.stdout(), result.stderr()), (&b"hello\n"[..], &b"oops\n"[..]));
+    assert!(result.duration().unwrap() > Duration::ZERO);
+    assert_eq!(result.metric(Metric::StdoutBytes), Some(6));
+    assert_eq!(result.metric(Metric::NetConnections), None);
+    assert!(result.error().is_none() && result.limit().is_none() && !result.is_truncated());
+}
+
+#[test]
+fn exit_status_and_signal() {
+    let runner = runner();
+    let result = host("exit 3").run_on(&runner).unwrap();
+    assert_eq!(summary(&result), (Status::Error, Cause::Exited, Some(3), None));
+    let result = host("kill -USR1 $$").run_on(&runner).unwrap();
+    assert_eq!(summary(&result), (Status::Error, Cause::Signaled, None, Some(10)));
+    assert_eq!(
+        (result.status().to_string(), result.cause().to_string()),
+        ("error".into(), "signaled".into())
+    );
+}
+
+#[test]
+fn timeout() {
+    let begin = Instant::now();
+    let result = host("sleep 60").timeout(Duration::from_millis(200)).run_on(&runner()).unwrap();
+    assert_eq!((result.status(), result.cause()), (Status::Timeout, Cause::Timeout));
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn limit_of_output() {
+    let limits = Limits { output_bytes: Some(1000), ..Default::default() };
+    let result = host("head -c 5000 /dev/zero").limits(limits).run_on(&runner()).unwrap();
+    assert!(result.is_ok() && result.is_truncated());
+    assert_eq!(result.stdout().len(), 1000);
+    assert_eq!(result.metric(Metric::DroppedBytes), Some(4000));
+}
+
+#[test]
+fn environment_workdir_and_arguments() {
+    let runner = runner();
+    let result = host("echo $GREETING; pwd").env("GREETING", "hello").run_on(&runner).unwrap();
+    assert_eq!(result.stdout(), b"hello\n/\n");
+    let argv = Command::argv(["/bin/echo", "$HOME; a  b"]).backend("host");
+    assert_eq!(argv.run_on(&runner).unwrap().stdout(), b"$HOME; a  b\n");
+}
+
+#[test]
+fn denied_is_a_result() {
+    let runner = Runner::new().unwrap();
+    let result = host("echo hello").run_on(&runner).unwrap();
+    assert_eq!((result.status(), result.cause()), (Status::Denied, Cause::Isolation));
+    assert!(result.stdout().is_empty() && result.duration().is_none());
+    let error = result.error().unwrap();
+    assert_eq!(error.code(), ErrorCode::Denied);
+    assert!(!error.message().is_empty());
+}
+
+#[test]
+fn cannot_be_started_is_a_result() {
+    let result = Command::argv(["/nonexistent"]).backend("host").run_on(&runner()).unwrap();
+    assert_eq!((result.status(), result.cause()), (Status::Error, Cause::Spawn));
+    let error = result.error().unwrap();
+    assert_eq!(error.os_error().unwrap().kind(), std::io::ErrorKind::NotFound);
+}
+
+// ---- errors
+
+#[test]
+fn errors_name_the_input() {
+    let error = Policy::from_json(r#"{"limits": {"mem_bytes": "much"}}"#).unwrap_err();
+    assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, "/limits/mem_bytes"));
+    assert!(error.to_string().ends_with("(at /limits/mem_bytes)"), "{}", error);
+    Policy::from_json(r#"{"limits": {"mem_bytes": 1000000}}"#).unwrap();
+
+    let error = Params::from_json(r#"{"command": 7}"#).unwrap_err();
+    assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, "/command"));
+    Params::from_json(r#"{"command": "true"}"#).unwrap();
+
+    let error = Context::from_json(r#"{"workdir": "here"}"#).unwrap_err();
+    assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, "/workdir"));
+    Context::from_json(r#"{"workdir": "/here"}"#).unwrap();
+}
+
+#[test]
+fn errors_of_these_bindings_do_too() {
+    let runner = runner();
+    let none = Limits { mem_bytes: Some(0), ..Default::default() };
+    for (command, pointer) in [
+        (host("true").limits(none), "/limits/mem_bytes"),
+        (host("true").timeout(Duration::ZERO), "/timeout_ms"),
+        (host("true").env("NAME", "a\0b"), "/env"),
+        (host("true\0"), "/command"),
+    ] {
+        let error = command.run_on(&runner).unwrap_err();
+        assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, pointer), "{}", error);
+    }
+    let short = host("sleep 60").timeout(Duration::from_nanos(1)).run_on(&runner).unwrap();
+    assert_eq!(short.status(), Status::Timeout);
+}
+
+#[test]
+fn a_backend_that_does_not_exist() {
+    let error = host("true").backend("nothing").run_on(&runner()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound);
+    assert!(error.message().contains("nothing"), "{}", error);
+}
+
+#[test]
+fn a_helper_that_does_not_exist() {
+    let error = Runner::builder().helper_path("/var/nonexistent/helper").build().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound);
+    assert!(error.message().contains("/var/nonexistent/helper"), "{}", error);
+}
+
+#[test]
+fn explain() {
+    let mut context = Context::new().unwrap();
+    context.set_workdir("/").unwrap().set_backend("host").unwrap();
+    let params = Params::shell("true", None).unwrap();
+    assert!(runner().explain(&context, &params).unwrap().contains(r#""host""#));
+    assert!(params.to_json().unwrap().contains("30000"));
+}
+
+// ---- output
+
+#[test]
+fn output_comes_as_it_is_written() {
+    let dir = TempDir::new("stream");
+    let gates = [dir.gate("second"), dir.gate("third"), dir.gate("nothing")];
+    let script = format!(
+        "echo one; {}; echo two >&2; {}; echo three",
+        wait_for(&gates[0]),
+        wait_for(&gates[1])
+    );
+    let mut exec = host(&script).start_on(&runner()).unwrap();
+    let mut seen = Vec::new();
+    for chunk in &mut exec {
+        let chunk = chunk.unwrap();
+        fs::write(&gates[seen.len()], "").unwrap();
+        seen.push((chunk.stream, String::from_utf8(chunk.data).unwrap()));
+    }
+    let wanted =
+        [(Stream::Stdout, "one\n"), (Stream::Stderr, "two\n"), (Stream::Stdout, "three\n")];
+    assert!(seen.iter().map(|(stream, text)| (*stream, text.as_str())).eq(wanted), "{:?}", seen);
+    assert!(exec.is_finished() && exec.next().is_none());
+    let result = exec.wait().unwrap();
+    assert!(result.is_ok() && result.stdout().is_empty());
+}
+
+#[test]
+fn what_the_iterator_leaves_is_in_the_result() {
+    let dir = TempDir::new("rest");
+    let gate = dir.gate("rest");
+    let script = format!("echo one; {}; echo two; echo three >&2", wait_for(&gate));
+    let mut exec = host(&script).start_on(&runner()).unwrap();
+    assert_eq!(exec.next().unwrap().unwrap().data, b"one\n");
+    fs::write(&gate, "").unwrap();
+    let result = exec.wait().unwrap();
+    assert_eq!(result.into_output(), (b"two\n".to_vec(), b"three\n".to_vec()));
+}
+
+#[test]
+fn a_slow_reader_makes_the_command_wait() {
+    const SIZE: usize = 8 << 20;
+    let script = format!("head -c {} /dev/zero", SIZE);
+    let runner = runner();
+    let event_loop = runner.event_loop();
+
+    let mut exec = host(&script).start_on(&runner).unwrap();
+    let mut size = exec.next().unwrap().unwrap().data.len();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(300) {
+        event_loop.run(Some(Duration::from_millis(50))).unwrap();
+    }
+    assert!(!exec.is_finished());
+    for chunk in &mut exec {
+        size += chunk.unwrap().data.len();
+    }
+    assert_eq!(size, SIZE);
+    assert!(exec.wait().unwrap().is_ok());
+
+    // Whoever waits wants all of it.
+    let mut exec = host(&script).start_on(&runner).unwrap();
+    assert!(exec.wait_timeout(Duration::from_secs(30)).unwrap());
+    assert_eq!(exec.wait().unwrap().stdout().len(), SIZE);
+}
+
+#[test]
+fn merged_output_is_in_order() {
+    let result = host("echo 1; echo 2 >&2; echo 3").merge_stderr().run_on(&runner()).unwrap();
+    assert_eq!((result.stdout(), result.stderr()), (&b"1\n2\n3\n"[..], &b""[..]));
+}
+
+#[test]
+fn closure() {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let sink = seen.clone();
+    let command = host("echo out; echo err >&2").on_output(move |stream, data| {
+        sink.borrow_mut().push((stream, data.to_vec()));
+        ControlFlow::Continue(())
+    });
+    let result = command.run_on(&runner()).unwrap();
+    assert!(result.is_ok() && result.stdout().is_empty());
+    let wanted = [(Stream::Stdout, b"out\n".to_vec()), (Stream::Stderr, b"err\n".to_vec())];
+    assert!(seen.borrow().len() == 2 && wanted.iter().all(|chunk| seen.borrow().contains(chunk)));
+    assert_eq!(Rc::strong_count(&seen), 1);
+}
+
+#[test]
+fn closure_that_refuses_ends_the_command() {
+    let runner = runner();
+    let command = host("echo hello; sleep 60").on_output(|_, _| ControlFlow::Break(()));
+    let result = command.run_on(&runner).unwrap();
+    assert_eq!((result.status(), result.cause()), (Status::Killed, Cause::Sink));
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+#[test]
+fn a_panic_goes_on_in_whoever_waits() {
+    let runner = runner();
+    let panicking = || host("echo hello; sleep 60").on_output(|_, data| panic!("{}", data.len()));
+    let begin = Instant::now();
+    for way in 0..3 {
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            let mut exec = panicking().start_on(&runner).unwrap();
+            match way {
+                0 => drop(exec.wait()),
+                1 => drop(exec.next()),
+                _ => drop(exec.wait_timeout(Duration::from_secs(30))),
+            }
+        }));
+        assert_eq!(panic.unwrap_err().downcast_ref::<String>().unwrap(), "6");
+    }
+    let guard = PanicsWhenDropped;
+    let command = host("echo hello").on_output(move |_, _| {
+        let _held = &guard;
+        ControlFlow::Continue(())
+    });
+    let panic = catch_unwind(AssertUnwindSafe(|| command.run_on(&runner)));
+    assert_eq!(*panic.unwrap_err().downcast_ref::<&str>().unwrap(), "dropped");
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!(host("true").run_on(&runner).unwrap().is_ok());
+}
+
+#[test]
+fn waiting_in_a_closure_is_refused() {
+    let runner = runner();
+    let refused = Rc::new(Cell::new(None));
+    let (inner, told) = (runner.clone(), refused.clone());
+    let command = host("echo hello").on_output(move |_, _| {
+        told.set(host("true").run_on(&inner).err());
+        ControlFlow::Continue(())
+    });
+    assert!(command.run_on(&runner).unwrap().is_ok());
+    assert_eq!(refused.take().unwrap().code(), ErrorCode::Reentrant);
+}
+
+#[test]
+fn dropping_in_a_closure() {
+    let event_loop = Loop::new().unwrap();
+    let on_loop = || {
+        let builder = Runner::builder().policy(Policy::none().unwrap());
+        builder.event_loop(event_loop.clone()).build().unwrap()
+    };
+    let (runner, mut other) = (on_loop(), Some(on_loop()));
+    let mut left = other.as_ref().map(|other| host("sleep 60").start_on(other).unwrap());
+    let command = host("echo hello; sleep 0.5; echo again").on_output(move |_, _| {
+        drop((left.take(), other.take()));
+        ControlFlow::Continue(())
+    });
+    let begin = Instant::now();
+    assert!(command.run_on(&runner).unwrap().is_ok());
+    drop((runner, event_loop));
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+// ---- input
+
+#[test]
+fn input() {
+    let runner = runner();
+    let input: Vec<u8> = (0..3 << 20).map(|i| (i % 251) as u8).collect();
+    let result = host("cat").stdin(input.clone()).run_on(&runner).unwrap();
+    assert!(result.is_ok() && result.stdout() == input);
+    assert!(host("true").stdin(input).run_on(&runner).unwrap().is_ok());
+    for command in [host("cat").stdin(""), host("cat")] {
+        assert!(command.run_on(&runner).unwrap().is_ok());
+    }
+}
+
+// ---- ending
+
+#[test]
+fn cancel_from_a_thread() {
+    let runner = runner();
+    for kill in [false, true] {
+        let mut exec = host("echo started; sleep 60").start_on(&runner).unwrap();
+        assert_eq!(exec.next().unwrap().unwrap().data, b"started\n");
+        let canceller = exec.canceller().clone();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            if kill {
+                canceller.kill()
+            } else {
+                canceller.cancel()
+            }
+            canceller
+        });
+        let begin = Instant::now();
+        let result = exec.wait().unwrap();
+        assert_eq!((result.status(), result.cause()), (Status::Killed, Cause::Canceled));
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        // Of a command that has ended.
+        thread.join().unwrap().cancel();
+    }
+}
+
+#[test]
+fn canceller_outlives_the_runner() {
+    let runner = runner();
+    let exec = host("sleep 60").start_on(&runner).unwrap();
+    let canceller = exec.canceller();
+    drop((exec, runner));
+    thread::spawn(move || canceller.kill()).join().unwrap();
+}
+
+#[test]
+fn signal() {
+    let script = "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done";
+    let mut exec = host(script).start_on(&runner()).unwrap();
+    assert_eq!(exec.signal(10).unwrap_err().code(), ErrorCode::State);
+    assert_eq!(exec.next().unwrap().unwrap().data, b"ready\n");
+    assert_eq!(exec.signal(1000).unwrap_err().code(), ErrorCode::Invalid);
+    exec.signal(10).unwrap();
+    let result = exec.wait().unwrap();
+    assert_eq!((result.exit_code(), result.stdout()), (Some(5), &b"caught\n"[..]));
+}
+
+/// Whether a process has this word in its command line.
+fn runs(word: &str) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .map(|process| fs::read(process.path().join("cmdline")).unwrap_or_default())
+        .any(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
+}
+
+#[test]
+fn dropping_ends_the_command() {
+    let runner = runner();
+    let seconds = format!("60.{}", process::id());
+    let script = format!("echo ready; sleep {}; :", seconds);
+    let mut exec = host(&script).start_on(&runner).unwrap();
+    exec.next().unwrap().unwrap();
+    while !runs(&seconds) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop(exec);
+    // The loop is shared with what else the runner does.
+    let begin = Instant::now();
+    while runs(&seconds) && begin.elapsed() < Duration::from_secs(30) {
+        assert!(host("sleep 0.1").run_on(&runner).unwrap().is_ok());
+    }
+    assert!(!runs(&seconds));
+}
+
+#[test]
+fn dropping_the_runner_ends_what_is_left() {
+    let runner = runner();
+    let seconds = format!("61.{}", process::id());
+    let mut exec =
+        host(&format!("trap '' TERM; echo ready; sleep {}; :", seconds)).start_on(&runner).unwrap();
+    exec.next().unwrap().unwrap();
+    while !runs(&seconds) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop((exec, runner));
+    assert!(!runs(&seconds));
+}
+
+#[test]
+fn an_exec_keeps_its_runner() {
+    let exec = host("echo hello").start_on(&runner()).unwrap();
+    assert_eq!(exec.wait().unwrap().stdout(), b"hello\n");
+}
+
+// ---- threads and loops
+
+#[test]
+fn runners_in_two_threads() {
+    let run = |number: usize| {
+        move || {
+            let runner = runner();
+            (0..20).all(|i| {
+                let result = host(&format!("echo {}", number * 100 + i)).run_on(&runner).unwrap();
+                result.stdout() == format!("{}\n", number * 100 + i).as_bytes()
+            })
+        }
+    };
+    let threads = [1, 2].map(|number| thread::spawn(run(number)));
+    assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+}
+
+#[test]
+fn commands_run_side_by_side() {
+    let runner = runner();
+    let begin = Instant::now();
+    let execs =
+        [0, 1, 2, 3].map(|i| host(&format!("sleep 2; echo {}", i)).start_on(&runner).unwrap());
+    for (i, exec) in execs.into_iter().enumerate() {
+        assert_eq!(exec.wait().unwrap().stdout(), format!("{}\n", i).as_bytes());
+    }
+    assert!(begin.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn more_than_can_wait_is_an_error() {
+    let builder = Runner::builder().policy(Policy::none().unwrap());
+    let runner = builder.max_running(1).max_queued(1).build().unwrap();
+    let execs = [(); 2].map(|()| host("sleep 0.1").start_on(&runner).unwrap());
+    assert_eq!(host("true").start_on(&runner).unwrap_err().code(), ErrorCode::Limit);
+    for exec in execs {
+        assert!(exec.wait().unwrap().is_ok());
+    }
+}
+
+fn cpu_time() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn waiting_takes_no_cpu_time() {
+    let runner = runner();
+    let mut exec = host("sleep 1").start_on(&runner).unwrap();
+    let begin = cpu_time();
+    assert!(exec.next().is_none());
+    assert!(exec.wait().unwrap().is_ok());
+    let taken = cpu_time() - begin;
+    assert!(taken < Duration::from_millis(200), "{:?}", taken);
+}
+
+#[test]
+fn a_waker_ends_the_loop() {
+    let event_loop = Loop::new().unwrap();
+    assert!(!event_loop.run(Some(Duration::from_millis(10))).unwrap());
+    let waker = event_loop.waker();
+    let thread = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        waker.wake();
+        waker
+    });
+    assert!(event_loop.run(None).unwrap());
+    drop(event_loop);
+    thread.join().unwrap().wake();
+}
+
+#[test]
+fn policies_are_shared() {
+    let policy = Policy::none().unwrap();
+    let threads = [(); 2].map(|()| {
+        let policy = policy.clone();
+        thread::spawn(move || {
+            let runner = Runner::builder().policy(policy).build().unwrap();
+            host("true").run_on(&runner).unwrap().is_ok()
+        })
+    });
+    assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+    let mut builder = Policy::builder().unwrap();
+    builder.min_isolation(Isolation::None).unwrap();
+    assert_eq!(builder.build().to_json().unwrap(), policy.to_json().unwrap());
+}
+
+#[test]
+fn objects_by_hand() {
+    let runner = runner();
+    let mut context = Context::new().unwrap();
+    context.set_backend("host").unwrap().set_workdir("/").unwrap();
+    context.set_shell(&["sh", "-c"]).unwrap().set_label("agent", "seven").unwrap();
+    context.set_policy(runner.policy()).unwrap().set_trace_id("trace").unwrap();
+    let params = Params::shell("echo $0 $SMITH_TRACE_ID; sleep 60", None).unwrap();
+    let limits = Limits { timeout: Some(Duration::from_millis(300)), ..Default::default() };
+    let exec = runner.start(&context, &params, ExecOptions::new().limits(limits)).unwrap();
+    // What it started with is what it has.
+    context.set_trace_id("another").unwrap();
+    let result = exec.wait().unwrap();
+    assert_eq!((result.status(), result.stdout()), (Status::Timeout, &b"sh trace\n"[..]));
+    assert!(result.to_json().unwrap().contains("seven"));
+    assert!(Path::new("/").is_dir() && !agentd::version().is_empty());
+}
+
+#[test]
+fn a_policy_by_hand_is_that_of_json() {
+    let mut builder = Policy::builder().unwrap();
+    builder.allow_path("/usr", Access::READ | Access::EXEC).unwrap();
+    builder.allow_path("/srv/project", Access::READ | Access::WRITE).unwrap();
+    builder.deny_path("/srv/project/secrets").unwrap();
+    builder.net(Net::Allowlist).unwrap().allow_host("*.debian.org", Some(443..=443)).unwrap();
+    builder.allow_host("example.org", None).unwrap().deny_host("bad.debian.org").unwrap();
+    builder.allow_env("LC_*").unwrap().protection("cgroup", Strictness::Degradable).unwrap();
+    builder.require_kvm().unwrap().min_isolation(Isolation::Vm).unwrap();
+    let timeout = Some(Duration::from_secs(600));
+    builder.limits(&Limits { timeout, pids_max: Some(64), ..Default::default() }).unwrap();
+    let json = r#"{
+        "min_isolation": "vm", "require_kvm": true, "env": ["LC_*"],
+        "paths": {"read": ["/usr", "/srv/project"], "write": ["/srv/project"], "exec": ["/usr"],
+                  "deny": ["/srv/project/secrets"]},
+        "protections": {"cgroup": "degradable"},
+        "net": {"mode": "allow", "allow": ["*.debian.org:443", "example.org"],
+                "deny": ["bad.debian.org"]},
+        "limits": {"timeout_ms": 600000, "pids_max": 64}
+    }"#;
+    let same = Policy::from_json(json).unwrap();
+    assert_eq!(builder.build().to_json().unwrap(), same.to_json().unwrap());
+    // This one adds to what there is.
+    let mut builder = Policy::builder().unwrap();
+    builder.protect_name("Makefile").unwrap();
+    assert!(builder.build().to_json().unwrap().contains(r#""Makefile""#));
+}
+
+#[test]
+fn a_context_by_hand() {
+    if !has_sandbox() {
+        return;
+    }
+    let dir = TempDir::new("mount");
+    let (mounted, workdir) = (dir.0.join("mounted"), dir.0.join("work"));
+    fs::create_dir(&workdir).unwrap();
+    fs::create_dir(&mounted).unwrap();
+    fs::write(mounted.join("file"), "mounted").unwrap();
+    let limits = Limits { pids_max: Some(50), ..Default::default() };
+    let runner = Runner::builder().sandbox_prewarm(1).build().unwrap();
+    let mut context = Context::new().unwrap();
+    context.set_policy(runner.policy()).unwrap().set_workdir(&workdir).unwrap();
+    context.set_limits(&limits).unwrap().set_env("NAME", "value").unwrap();
+    context.add_mount(&mounted, "/mnt", Access::READ).unwrap();
+    let params = Params::shell("cat /mnt/file; printenv NAME; touch /mnt/new", None).unwrap();
+    let result = runner.run(&context, &params).unwrap();
+    assert_eq!(result.exit_code(), Some(1), "{}", result.to_json().unwrap());
+    assert_eq!(result.stdout(), b"mountedvalue\n");
+    assert!(runner.explain(&context, &params).unwrap().contains(r#""pids_max":50"#));
+    context.set_rootfs("/nonexistent").unwrap();
+    let refused = runner.run(&context, &params).unwrap();
+    assert!(!refused.is_ok() && refused.duration().is_none() && refused.error().is_some());
+}
+
+#[test]
+fn ends_by_grace_and_by_output() {
+    let runner = runner();
+    let mut context = Context::new().unwrap();
+    context.set_workdir("/").unwrap().set_backend("host").unwrap().set_env("HOME", "/").unwrap();
+    context.set_policy(runner.policy()).unwrap();
+    let params = Params::shell("trap '' TERM; echo ready; sleep 60; :", None).unwrap();
+    let options = ExecOptions::new().grace(Duration::from_millis(2500));
+    let mut exec = runner.start(&context, &params, options).unwrap();
+    exec.next().unwrap().unwrap();
+    let begin = Instant::now();
+    exec.cancel();
+    assert_eq!(exec.wait().unwrap().cause(), Cause::Canceled);
+    assert!(begin.elapsed() >= Duration::from_millis(2500));
+    let params = Params::shell("yes", None).unwrap();
+    let limits = Limits { output_bytes: Some(10_000), ..Default::default() };
+    let options = ExecOptions::new().limits(limits).kill_on_output();
+    let result = runner.start(&context, &params, options).unwrap().wait().unwrap();
+    assert_eq!((result.cause(), result.limit()), (Cause::Output, Some("output_bytes")));
+}
+
+fn sent<T: Send>() {}
+fn shared<T: Send + Sync>() {}
+
+/// A call of `found` is ambiguous, and does not compile, for a type that can be sent.
+trait NotSent<Marker> {
+    fn found() {}
+}
+struct Sent;
+impl<T: ?Sized> NotSent<()> for T {}
+impl<T: ?Sized + Send> NotSent<Sent> for T {}
+
+#[test]
+fn what_may_go_to_other_threads() {
+    shared::<Policy>();
+    shared::<Params>();
+    shared::<ExecResult>();
+    shared::<Canceller>();
+    shared::<Waker>();
+    shared::<agentd::Error>();
+    sent::<Context>();
+    sent::<PolicyBuilder>();
+    <Runner as NotSent<_>>::found();
+    <Loop as NotSent<_>>::found();
+    <Exec as NotSent<_>>::found();
+    <ExecOptions as NotSent<_>>::found();
+}
