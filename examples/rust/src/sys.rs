@@ -942,6 +942,12 @@ extern "C" {
     ) -> ::std::os::raw::c_int;
 }
 extern "C" {
+    pub fn agentd_policy_discard_unfinished(
+        policy: *mut agentd_policy,
+        reterr: *mut *mut agentd_error,
+    ) -> ::std::os::raw::c_int;
+}
+extern "C" {
     pub fn agentd_policy_allow_env(
         policy: *mut agentd_policy,
         name_pattern: *const ::std::os::raw::c_char,
