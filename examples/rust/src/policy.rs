@@ -239,6 +239,14 @@ impl PolicyBuilder {
         Ok(self)
     }
 
+    /// What a command that was stopped has changed does not come back; a backend that cannot
+    /// do that refuses.
+    pub fn discard_unfinished(&mut self) -> Result<&mut Self> {
+        // SAFETY: it lives during the call.
+        check(|err| unsafe { sys::agentd_policy_discard_unfinished(self.0.as_ptr(), err) })?;
+        Ok(self)
+    }
+
     /// Lets variables of the host program's environment through; `*` at the end matches the
     /// rest.
     pub fn allow_env(&mut self, pattern: impl AsRef<OsStr>) -> Result<&mut Self> {
