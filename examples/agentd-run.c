@@ -459,6 +459,7 @@ enum option_id {
 	OPT_CPU_TIME,
 	OPT_FILE,
 	OPT_OPEN_FILES,
+	OPT_NET_BYTES,
 	OPT_POLICY,
 	OPT_CONTEXT,
 	OPT_PARAMS,
@@ -505,6 +506,7 @@ static const struct option long_options[] = {
 	{ "cpu-time-ms", required_argument, NULL, OPT_CPU_TIME },
 	{ "file-bytes", required_argument, NULL, OPT_FILE },
 	{ "open-files", required_argument, NULL, OPT_OPEN_FILES },
+	{ "net-bytes", required_argument, NULL, OPT_NET_BYTES },
 	{ "policy", required_argument, NULL, OPT_POLICY },
 	{ "context", required_argument, NULL, OPT_CONTEXT },
 	{ "params", required_argument, NULL, OPT_PARAMS },
@@ -558,6 +560,7 @@ static const char help_text[] =
 	"  --cpu-time-ms N         user and system time of the whole tree\n"
 	"  --cpu-ms-per-100ms N    share of CPU: 100 is one whole CPU\n"
 	"  --mem BYTES  --pids N  --open-files N  --file-bytes BYTES  --io-bytes BYTES\n"
+	"  --net-bytes BYTES       to and from allowed hosts, together\n"
 	"  --output-bytes BYTES    delivered output; the rest is dropped and counted\n"
 	"  --kill-on-output        end the command at --output-bytes instead\n"
 	"What to report\n"
@@ -689,6 +692,9 @@ static void apply_option(struct options *options, int id, const char *name, cons
 	case OPT_FILE:
 		limits->file_bytes = parse_bytes(name, value);
 		break;
+	case OPT_NET_BYTES:
+		limits->net_bytes = parse_bytes(name, value);
+		break;
 	case OPT_OPEN_FILES:
 		limits->open_files_max = parse_u32(name, value);
 		break;
@@ -735,6 +741,7 @@ static void open_wide(agentd_policy *policy)
 	agentd_limits_init(&limits, sizeof(limits));
 	limits.timeout_ms = limits.idle_timeout_ms = limits.cpu_time_ms = UINT64_MAX;
 	limits.mem_bytes = limits.io_bytes = limits.output_bytes = limits.file_bytes = UINT64_MAX;
+	limits.net_bytes = UINT64_MAX;
 	limits.pids_max = limits.cpu_ms_per_100ms = limits.open_files_max = UINT32_MAX;
 	check(agentd_policy_allow_path(policy, "/",
 				       AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE |

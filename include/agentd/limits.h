@@ -30,6 +30,7 @@ struct agentd_limits {
 	uint64_t file_bytes;       /**< largest single file (RLIMIT_FSIZE) */
 	uint32_t cpu_ms_per_100ms; /**< CPU bandwidth: 100 = one whole CPU */
 	uint32_t open_files_max;   /**< descriptors per process (RLIMIT_NOFILE) */
+	uint64_t net_bytes;        /**< to and from the hosts of the network mode "allow" */
 };
 
 /** Zero *limits and set its size. `size` is the caller's sizeof: the library

@@ -231,6 +231,13 @@ static void on_denied(const char *target, const char *rule, const char *remedy, 
 	agentd_task_denied(&exec->task, "net", target, rule, remedy);
 }
 
+static void on_spent(void *userdata)
+{
+	agentd_exec *exec = userdata;
+
+	agentd_task_limit_hit(&exec->task, "net_bytes", false);
+}
+
 static int make_egress(agentd_exec *exec, agentd_error **reterr)
 {
 	agentd_runner *runner = exec->runner;
@@ -243,6 +250,9 @@ static int make_egress(agentd_exec *exec, agentd_error **reterr)
 		.ask = state ? on_ask : NULL,
 		.ask_ns = state ? state->timeout_ns : 0,
 		.ask_default = state && state->allow_by_default,
+		.bytes_max =
+			exec->spec.limits.net_bytes == UINT64_MAX ? 0 : exec->spec.limits.net_bytes,
+		.spent = on_spent,
 		.userdata = exec,
 		.resolver = runner->resolver,
 	};

@@ -182,6 +182,13 @@ static bool expired(const struct ad_context_state *context)
 	       context->expires_unix_ms;
 }
 
+static int32_t narrower_net(const agentd_runner *runner, const agentd_policy *policy)
+{
+	int32_t a = ad_policy_net(runner->policy), b = ad_policy_net(policy);
+
+	return a < b ? a : b; /* NONE < ALLOWLIST < FULL */
+}
+
 static int make(agentd_runner *runner, const struct ad_context_state *context,
 		const agentd_params *params, const struct agentd_limits *own_limits,
 		agentd_error *no_session, struct ad_plan *ret, agentd_error **reterr)
@@ -212,6 +219,10 @@ static int make(agentd_runner *runner, const struct ad_context_state *context,
 			&plan.limits_requested);
 	if (ad_policy_within(policy, runner->policy, &plan.refusal) < 0)
 		plan.refused_cause = AGENTD_CAUSE_POLICY;
+	else if (plan.limits.net_bytes && plan.limits.net_bytes != UINT64_MAX &&
+		 narrower_net(runner, policy) == AGENTD_NET_FULL)
+		refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_UNSUPPORTED, "/limits/net_bytes",
+		       "bytes are counted in the network mode \"allow\" only, not in \"full\"");
 	else if (expired(context))
 		refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_DENIED, "/credentials",
 		       "the credentials have expired");
@@ -450,13 +461,6 @@ static uint32_t workdir_access(const agentd_exec *exec)
 			access &= one;
 	}
 	return access;
-}
-
-static int32_t narrower_net(const agentd_runner *runner, const agentd_policy *policy)
-{
-	int32_t a = ad_policy_net(runner->policy), b = ad_policy_net(policy);
-
-	return a < b ? a : b; /* NONE < ALLOWLIST < FULL */
 }
 
 /* The session's files take the place of the workdir. */

@@ -43,6 +43,9 @@ struct ad_egress_opts {
 	void (*ask)(uint32_t question, const char *host, uint16_t port, void *userdata);
 	uint64_t ask_ns;
 	bool ask_default;
+	uint64_t bytes_max; /* both ways together; 0: no limit */
+	/* That many have been taken: all connections are closed, new ones refused. */
+	void (*spent)(void *userdata);
 	void *userdata;
 };
 

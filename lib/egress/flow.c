@@ -142,7 +142,9 @@ static ssize_t take_copied(struct ad_flow *flow, size_t most)
 
 static ssize_t take(struct ad_flow *flow)
 {
-	size_t most = flow->left < CHUNK ? (size_t)flow->left : CHUNK;
+	struct ad_flows *flows = flow->flows;
+	uint64_t left = flow->left < flows->left ? flow->left : flows->left;
+	size_t most = left < CHUNK ? (size_t)left : CHUNK;
 	ssize_t n;
 
 	flow->pipe = pipe_take(flow->flows);
@@ -160,6 +162,8 @@ static ssize_t take(struct ad_flow *flow)
 	}
 	if (n > 0 && flow->left != UINT64_MAX)
 		flow->left -= (uint64_t)n;
+	if (n > 0 && flows->left != UINT64_MAX)
+		flows->left -= (uint64_t)n;
 	if (n == 0)
 		flow->eof = true;
 	return n;
@@ -206,7 +210,7 @@ static int watch(struct ad_flow *flow)
 
 	return r < 0 ? r :
 		       watch_one(&flow->source, &flow->source_watched,
-				 !stuck && !flow->eof && flow->left > 0);
+				 !stuck && !flow->eof && flow->left > 0 && flow->flows->left > 0);
 }
 
 static void on_turn_over(struct ad_defer *defer, void *userdata)
@@ -242,7 +246,8 @@ static int move(struct ad_flow *flow)
 {
 	int r = drain(flow);
 
-	for (size_t taken = 0; r == 1 && taken < BURST && !flow->eof && flow->left > 0;) {
+	for (size_t taken = 0;
+	     r == 1 && taken < BURST && !flow->eof && flow->left > 0 && flow->flows->left > 0;) {
 		ssize_t n = take(flow);
 
 		if (n == -EAGAIN)
@@ -286,8 +291,9 @@ static void ready(struct ad_io *io, void *userdata)
 
 /* ---- life */
 
-void ad_flows_init(struct ad_flows *flows, struct ad_loop *loop)
+void ad_flows_init(struct ad_flows *flows, struct ad_loop *loop, uint64_t most)
 {
+	flows->left = most;
 	ad_defer_init(&flows->turn_over, loop, on_turn_over, flows);
 }
 
@@ -314,6 +320,8 @@ int ad_flow_put(struct ad_flow *flow, const void *data, size_t len)
 	memcpy(copy + flow->pending_len, data, len);
 	flow->pending = copy;
 	flow->pending_len += len;
+	if (flow->flows->left != UINT64_MAX)
+		flow->flows->left -= len < flow->flows->left ? len : flow->flows->left;
 	return 0;
 }
 

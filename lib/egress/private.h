@@ -66,6 +66,7 @@ struct ad_pipe {
 struct ad_flows {
 	struct ad_pipe *idle;
 	size_t lent, kept;
+	uint64_t left; /* most that may still come, of all of them together */
 	/* Of the turn: until when flows are served, how many came, up to which were served, and
 	 * how many that had their time before let others go first. */
 	uint64_t until;
@@ -73,7 +74,8 @@ struct ad_flows {
 	bool out_of_time;
 	struct ad_defer turn_over;
 };
-void ad_flows_init(struct ad_flows *flows, struct ad_loop *loop);
+/* most: bytes of all of them together. */
+void ad_flows_init(struct ad_flows *flows, struct ad_loop *loop, uint64_t most);
 void ad_flows_free(struct ad_flows *flows);
 
 struct ad_flow {

@@ -56,6 +56,8 @@ struct ad_egress {
 	uint32_t last_question;
 	struct ad_flows flows;
 	struct ad_egress_counts counts;
+	bool spent;
+	struct ad_defer on_spent;
 };
 
 static void accept_on(struct ad_egress *egress)
@@ -207,7 +209,11 @@ static void deny(struct connection *conn, const char *rule, const char *address)
 	if (address)
 		snprintf(wanted, sizeof(wanted), strchr(address, ':') ? "[%s]:%u" : "%s:%u",
 			 address, conn->request.port);
-	if (strncmp(rule, "deny ", 5) == 0)
+	if (egress->spent)
+		snprintf(remedy, sizeof(remedy),
+			 "the command has used up its network; the operator can raise the limit "
+			 "net_bytes, or agentd-run --net-bytes");
+	else if (strncmp(rule, "deny ", 5) == 0)
 		snprintf(remedy, sizeof(remedy),
 			 "the operator's policy denies it: net.deny has \"%s\"", rule + 5);
 	else
@@ -241,12 +247,32 @@ static void count(struct connection *conn)
 	conn->up.moved = conn->down.moved = 0;
 }
 
+static void close_tunnels(struct ad_defer *defer, void *userdata)
+{
+	struct ad_egress *egress = userdata;
+
+	(void)defer;
+	for (struct ad_list *node = egress->connections.next, *next; node != &egress->connections;
+	     node = next) {
+		struct connection *conn = AD_CONTAINER_OF(node, struct connection, link);
+
+		next = node->next;
+		if (conn->state == TUNNEL)
+			connection_free(conn);
+	}
+	egress->opts.spent(egress->opts.userdata);
+}
+
 static void moved(struct ad_flow *flow, bool alive, void *userdata)
 {
 	struct connection *conn = userdata;
 
 	(void)flow;
 	count(conn);
+	if (conn->egress->flows.left == 0 && !conn->egress->spent) {
+		conn->egress->spent = true;
+		ad_defer(&conn->egress->on_spent);
+	}
 	conn->until = ad_sys_now_ns() + idle_ns;
 	/* Who has ended may still be answered; a request that was answered is done with. */
 	if (!alive || (conn->up.over && conn->down.over)) {
@@ -508,6 +534,10 @@ static void decide(struct connection *conn)
 	const struct ad_egress_opts *opts = &conn->egress->opts;
 	struct ad_net_answer answer;
 
+	if (conn->egress->spent) {
+		deny(conn, "net_bytes", NULL);
+		return;
+	}
 	ad_net_check(opts->ceiling, opts->policy, &conn->request.host, conn->request.port, &answer);
 	if (answer.verdict == AD_NET_ALLOWED)
 		reach(conn);
@@ -706,7 +736,8 @@ int ad_egress_new(const struct ad_egress_opts *opts, struct ad_egress **ret, age
 	egress->most = most_connections();
 	ad_list_init(&egress->connections);
 	ad_timer_init(&egress->pause, opts->loop, on_pause_over, egress);
-	ad_flows_init(&egress->flows, opts->loop);
+	ad_flows_init(&egress->flows, opts->loop, opts->bytes_max ? opts->bytes_max : UINT64_MAX);
+	ad_defer_init(&egress->on_spent, opts->loop, close_tunnels, egress);
 	*ret = egress;
 	return 0;
 }
@@ -725,6 +756,7 @@ void ad_egress_free(struct ad_egress *egress)
 	ad_util_closep(&egress->listener);
 	egress->listener = -1;
 	ad_timer_stop(&egress->pause);
+	ad_defer_cancel(&egress->on_spent);
 	while (!ad_list_empty(&egress->connections))
 		connection_free(AD_CONTAINER_OF(egress->connections.next, struct connection, link));
 	ad_flows_free(&egress->flows);

@@ -12,7 +12,7 @@
 #define HALF_OF_MEMORY UINT64_MAX
 
 /* What 0.1 had: callers built against it pass structs that large. */
-enum { LIMITS_SIZE_0_1 = offsetof(struct agentd_limits, open_files_max) + sizeof(uint32_t) };
+enum { LIMITS_SIZE_0_1 = offsetof(struct agentd_limits, net_bytes) + sizeof(uint64_t) };
 
 #define LIMIT(member, default_)                                                                    \
 	{                                                                                          \
@@ -32,6 +32,7 @@ const struct ad_limit_desc ad_limit_descs[AD_LIMIT_COUNT] = {
 	LIMIT(file_bytes, 0),
 	LIMIT(cpu_ms_per_100ms, 0),
 	LIMIT(open_files_max, 0),
+	LIMIT(net_bytes, 0),
 };
 
 void agentd_limits_init(struct agentd_limits *limits, uint32_t size)

@@ -19,7 +19,7 @@ struct ad_limit_desc {
 	bool is64;
 	uint64_t builtin; /* when nobody set it: 0 none, else the default; see below */
 };
-enum { AD_LIMIT_COUNT = 10 };
+enum { AD_LIMIT_COUNT = 11 };
 extern const struct ad_limit_desc ad_limit_descs[AD_LIMIT_COUNT];
 uint64_t ad_limit_get(const struct agentd_limits *limits, const struct ad_limit_desc *desc);
 void ad_limit_set(struct agentd_limits *limits, const struct ad_limit_desc *desc, uint64_t value);

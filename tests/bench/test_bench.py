@@ -23,6 +23,7 @@ LANGUAGES = {"Python subprocess", "Python asyncio", "Rust std::process"}
 MORE = "more than C"
 PROXY = "agentd, CONNECT"
 MACHINE = "running machine"
+INSIDE = "the machine's own shell"
 SESSION = "agentd, machine session"
 MEMORY = ("memory of the host program, each", "memory of helper and supervisors, each")
 
@@ -68,7 +69,7 @@ def expected():
     yield "vm", "nothing", MACHINE, "round trip"
     yield "vm", "idle", MACHINE, "memory of the monitor"
     for case in ("/bin/true", "bash -c :"):
-        for subject in ("posix_spawn", MACHINE):
+        for subject in ("posix_spawn", MACHINE, INSIDE):
             yield "vm", case, subject, "start to finish"
     for case, metric in (
         ("first of all", "start to finish"),

@@ -119,6 +119,17 @@ has("TLS is the client's: another CA is refused", run(
 expect("curl sends a body", run(
     f"head -c 300000 /dev/zero | curl -sS --data-binary @- http://{ALLOWED}:{web.port}/"),
     "got 300000\n")
+done = run(f"""
+    head -c 40000 /dev/zero | curl -sS --data-binary @- http://{ALLOWED}:{web.port}/
+    head -c 300000 /dev/zero | curl -sS --data-binary @- http://{ALLOWED}:{web.port}/ || echo cut
+    curl -sS {HELLO}; echo on""", "--net-bytes", "100K", *DEFAULT)
+moved = done.result["metrics"]["net_sent_bytes"] + done.result["metrics"]["net_received_bytes"]
+tap.check(done.stdout.startswith("got 40000\ncut\n") and "net_bytes" in done.stdout
+          and done.stdout.endswith("on\n") and done.result["limit"] == "net_bytes"
+          and done.result["status"] == "ok" and [d["rule"] for d in done.denied] == ["net_bytes"]
+          and 40000 < moved <= 100 << 10,
+          "no more bytes than the limit says, and the command goes on",
+          [*details(done), str(done.result)])
 expect("python3 urllib", run(inside(f"""
     import urllib.request
     print(urllib.request.urlopen("{HELLO}").read().decode(), end="")

@@ -29,6 +29,8 @@ pub struct Limits {
     pub file_bytes: Option<u64>,
     /// Descriptors per process.
     pub open_files_max: Option<u32>,
+    /// To and from the hosts of the network mode `allow`, both ways together.
+    pub net_bytes: Option<u64>,
 }
 
 fn number<T: Default + PartialEq>(pointer: &str, value: Option<T>) -> Result<T> {
@@ -58,6 +60,7 @@ impl Limits {
             output_bytes: number("/limits/output_bytes", self.output_bytes)?,
             file_bytes: number("/limits/file_bytes", self.file_bytes)?,
             open_files_max: number("/limits/open_files_max", self.open_files_max)?,
+            net_bytes: number("/limits/net_bytes", self.net_bytes)?,
         })
     }
 }

@@ -91,12 +91,13 @@ pub struct agentd_limits {
     pub file_bytes: u64,
     pub cpu_ms_per_100ms: u32,
     pub open_files_max: u32,
+    pub net_bytes: u64,
 }
 #[test]
 fn bindgen_test_layout_agentd_limits() {
     assert_eq!(
         ::std::mem::size_of::<agentd_limits>(),
-        72usize,
+        80usize,
         concat!("Size of: ", stringify!(agentd_limits))
     );
     assert_eq!(
@@ -251,6 +252,18 @@ fn bindgen_test_layout_agentd_limits() {
         );
     }
     test_field_open_files_max();
+    fn test_field_net_bytes() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<agentd_limits>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).net_bytes) as usize - ptr as usize
+            },
+            72usize,
+            concat!("Offset of field: ", stringify!(agentd_limits), "::", stringify!(net_bytes))
+        );
+    }
+    test_field_net_bytes();
 }
 extern "C" {
     pub fn agentd_limits_init(limits: *mut agentd_limits, size: u32);

@@ -59,6 +59,7 @@ static const struct ad_local_kind kind = {
 /* What of the specification this backend cannot honour, or NULL. */
 static const char *unsupported(const agentd_spec *spec)
 {
+	struct agentd_limits limits = { .size = sizeof(limits) };
 	const char *source, *target;
 	uint32_t access;
 
@@ -66,6 +67,10 @@ static const char *unsupported(const agentd_spec *spec)
 		return "a root file system";
 	if (agentd_spec_netns(spec) >= 0)
 		return "a network namespace";
+	agentd_spec_limits(spec, &limits);
+	if (limits.net_bytes && limits.net_bytes != UINT64_MAX &&
+	    agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		return "the limit net_bytes";
 	if (agentd_spec_discard_unfinished(spec))
 		return "discard_unfinished: commands work in the directory itself";
 	if (agentd_spec_credentials_fd(spec) >= 0)
