@@ -81,7 +81,7 @@ struct machine;
 struct machine_events {
 	/* It has booted and is set up: messages may be sent. */
 	void (*ready)(struct machine *machine, void *userdata);
-	/* Any message of the agent after that. May send, not free. */
+	/* Any message of the agent after that, and what it logs before. May send, not free. */
 	void (*message)(struct machine *machine, const struct ad_guest_msg *msg, void *userdata);
 	/* As of a link. */
 	void (*writable)(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
