@@ -728,6 +728,11 @@ const struct machine_facts *machine_facts(const struct machine *machine)
 	return &machine->facts;
 }
 
+bool machine_is_up(const struct machine *machine)
+{
+	return machine->state == READY && !machine->stopping;
+}
+
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg)
 {
 	bool sent = machine->state == READY && ad_guest_link_send(machine->link, msg);

@@ -131,6 +131,7 @@ int machine_new_template(struct microvm *vm, const struct image *image, uint64_t
 const struct machine_facts *machine_facts(const struct machine *machine);
 /* The first bytes that its agent has sent: one HELLO. */
 const struct ad_buf *machine_hello(const struct machine *machine);
+bool machine_is_up(const struct machine *machine);
 /* As of a link. */
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg);
 size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
