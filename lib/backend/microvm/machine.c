@@ -136,16 +136,17 @@ static void trial_failed(struct machine *machine, const char *why)
 	machine->vm->engine->free(AD_STEAL(machine->engine));
 	close_channel(machine);
 	machine->facts.accel = ACCEL_TCG;
-	agentd_error_unref(AD_STEAL(machine->err));
 	if (machine->require_kvm) {
 		text.len = 0;
 		ad_buf_printf(&text, "the policy requires KVM: %s",
 			      machine->vm->kvm_reason.data ? machine->vm->kvm_reason.data : why);
 		machine->state = ENDING;
+		agentd_error_unref(machine->err); /* why may be of it */
 		machine->err = agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0, text.data);
 		ad_defer(&machine->over);
 		return;
 	}
+	agentd_error_unref(AD_STEAL(machine->err));
 	machine->state = BOOTING;
 	boot(machine);
 }
