@@ -183,7 +183,7 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	struct machine *machine = userdata;
 
 	(void)timer;
-	if (machine->hung_up) {
+	if (machine->hung_up && machine->state != RESTORING) {
 		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
 		return;
 	}
