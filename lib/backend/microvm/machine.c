@@ -613,7 +613,8 @@ static void template_known(struct template_watch *watch, struct template *templa
 		fail(machine, agentd_error_ref((agentd_error *)(uintptr_t)err));
 		return;
 	}
-	if (!template) {
+	/* One may have been made before KVM could be used. */
+	if (!template || (machine->require_kvm && template_facts(template)->accel != ACCEL_KVM)) {
 		begin_booting(machine);
 		return;
 	}
