@@ -378,8 +378,10 @@ static void session_started(agentd_task *task, int32_t pid)
 	struct ad_pool_entry *entry = of_task(task);
 
 	(void)pid;
-	if (entry->state == STARTING)
-		entry->state = PREPARING;
+	/* It may be on its way out already. */
+	if (entry->state != STARTING)
+		return;
+	entry->state = PREPARING;
 	ad_timer_stop(&entry->timer);
 	ad_defer(&entry->step);
 }
@@ -1101,7 +1103,9 @@ static void advance(struct ad_pool_entry *entry)
 	if (entry->state == STOPPING || entry->held)
 		return;
 	if (entry->stop_wanted || pool->closing) {
-		if (entry->state == READY || (pool->closing && entry->state != STOPPED))
+		/* One that starts is not waited for when nobody wants it any more. */
+		if (entry->state == READY ||
+		    (entry->state != STOPPED && (pool->closing || ad_list_empty(&entry->waiting))))
 			stop_session(entry, pool->closing ? pool->grace_ms : STOP_GRACE_MS);
 		if (entry->state == STOPPED && entry->stop_wanted) {
 			entry->stop_wanted = false;
