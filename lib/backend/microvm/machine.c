@@ -136,16 +136,17 @@ static void trial_failed(struct machine *machine, const char *why)
 	machine->vm->engine->free(AD_STEAL(machine->engine));
 	close_channel(machine);
 	machine->facts.accel = ACCEL_TCG;
-	agentd_error_unref(AD_STEAL(machine->err));
 	if (machine->require_kvm) {
 		text.len = 0;
 		ad_buf_printf(&text, "the policy requires KVM: %s",
 			      machine->vm->kvm_reason.data ? machine->vm->kvm_reason.data : why);
 		machine->state = ENDING;
+		agentd_error_unref(machine->err); /* why may be of it */
 		machine->err = agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0, text.data);
 		ad_defer(&machine->over);
 		return;
 	}
+	agentd_error_unref(AD_STEAL(machine->err));
 	machine->state = BOOTING;
 	boot(machine);
 }
@@ -182,7 +183,7 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	struct machine *machine = userdata;
 
 	(void)timer;
-	if (machine->hung_up) {
+	if (machine->hung_up && machine->state != RESTORING) {
 		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
 		return;
 	}
@@ -612,7 +613,8 @@ static void template_known(struct template_watch *watch, struct template *templa
 		fail(machine, agentd_error_ref((agentd_error *)(uintptr_t)err));
 		return;
 	}
-	if (!template) {
+	/* One may have been made before KVM could be used. */
+	if (!template || (machine->require_kvm && template_facts(template)->accel != ACCEL_KVM)) {
 		begin_booting(machine);
 		return;
 	}
@@ -726,6 +728,11 @@ const struct ad_buf *machine_hello(const struct machine *machine)
 const struct machine_facts *machine_facts(const struct machine *machine)
 {
 	return &machine->facts;
+}
+
+bool machine_is_up(const struct machine *machine)
+{
+	return machine->state == READY && !machine->stopping;
 }
 
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg)
