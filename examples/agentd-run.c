@@ -1487,6 +1487,8 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 	check(agentd_runner_new(&runner_opts, &run->runner, &err), "runner", NULL, &err);
 	if (options->pool_file)
 		use_pool(run, options->pool_file);
+	/* Not before all that may be refused, or an empty one would be left. */
+	run->result = open_report("result", options->result_file);
 	clock_gettime(CLOCK_MONOTONIC, &run->start);
 	if (agentd_exec_start(run->runner, options->context, params, sink, &exec_opts, &run->exec,
 			      &err) < 0) {
@@ -1591,7 +1593,6 @@ int main(int argc, char **argv)
 		die_nomem();
 	if (options.stdin_open)
 		input_prepare(&run);
-	run.result = open_report("result", options.result_file);
 	run.events = open_report("events", options.events_file);
 	watch_signals(&run);
 

@@ -16,8 +16,7 @@ enum {
 	TOKEN_MAX = 65536,
 	BACKEND_MAX = 64,
 	SHELL_MAX = 64, /* arguments */
-	SESSION_ID_SIZE = 37,
-	FIRST_FD = 3, /* never a standard stream, whatever the host closed */
+	FIRST_FD = 3,   /* never a standard stream, whatever the host closed */
 };
 
 struct agentd_context {
@@ -496,25 +495,15 @@ int agentd_context_set_trace_id(agentd_context *ctx, const char *trace_id, agent
 	return r < 0 ? r : replace_text(&state->trace_id, trace_id, reterr);
 }
 
-/* In lower case, so that it is one session however it is written. */
-static bool fold_id(const char *id, char ret[static SESSION_ID_SIZE])
-{
-	if (strlen(id) != SESSION_ID_SIZE - 1)
-		return false;
-	for (size_t i = 0; i < SESSION_ID_SIZE; i++)
-		ret[i] = id[i] >= 'A' && id[i] <= 'F' ? (char)(id[i] - 'A' + 'a') : id[i];
-	return ad_pool_id_valid(ret);
-}
-
 int agentd_context_set_session(agentd_context *ctx, const char *id, const char *domain,
 			       const char *profile, agentd_error **reterr)
 {
 	struct ad_context_state *state = NULL;
-	char folded[SESSION_ID_SIZE];
+	char folded[AD_POOL_ID_SIZE];
 	AD_KEEP_ERRNO;
 	int r = writable(ctx, &state, reterr);
 
-	if (r == 0 && id && !fold_id(id, folded))
+	if (r == 0 && id && !ad_pool_id_fold(id, folded))
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "session id is not a UUID: 36 hexadecimal digits and dashes are "
 			       "wanted");

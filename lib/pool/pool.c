@@ -20,7 +20,7 @@
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
 #define MAINTAIN_NS (60 * NS_PER_S)
-enum { STOP_GRACE_MS = 5000, ID_BYTES = 36, SAID_MAX = 1024, PREPARE_MAX_S = 600 };
+enum { STOP_GRACE_MS = 5000, ID_BYTES = AD_POOL_ID_SIZE - 1, SAID_MAX = 1024, PREPARE_MAX_S = 600 };
 
 enum state { STOPPED, STARTING, PREPARING, READY, STOPPING };
 
@@ -178,6 +178,15 @@ bool ad_pool_id_valid(const char *id)
 			return false;
 	}
 	return id[ID_BYTES] == '\0';
+}
+
+bool ad_pool_id_fold(const char *id, char ret[static AD_POOL_ID_SIZE])
+{
+	if (strlen(id) != ID_BYTES)
+		return false;
+	for (size_t i = 0; i < AD_POOL_ID_SIZE; i++)
+		ret[i] = id[i] >= 'A' && id[i] <= 'F' ? (char)(id[i] - 'A' + 'a') : id[i];
+	return ad_pool_id_valid(ret);
 }
 
 static struct ad_pool_entry *find(const agentd_pool *pool, const char *id)
@@ -378,8 +387,10 @@ static void session_started(agentd_task *task, int32_t pid)
 	struct ad_pool_entry *entry = of_task(task);
 
 	(void)pid;
-	if (entry->state == STARTING)
-		entry->state = PREPARING;
+	/* It may be on its way out already. */
+	if (entry->state != STARTING)
+		return;
+	entry->state = PREPARING;
 	ad_timer_stop(&entry->timer);
 	ad_defer(&entry->step);
 }
@@ -1101,7 +1112,9 @@ static void advance(struct ad_pool_entry *entry)
 	if (entry->state == STOPPING || entry->held)
 		return;
 	if (entry->stop_wanted || pool->closing) {
-		if (entry->state == READY || (pool->closing && entry->state != STOPPED))
+		/* One that starts is not waited for when nobody wants it any more. */
+		if (entry->state == READY ||
+		    (entry->state != STOPPED && (pool->closing || ad_list_empty(&entry->waiting))))
 			stop_session(entry, pool->closing ? pool->grace_ms : STOP_GRACE_MS);
 		if (entry->state == STOPPED && entry->stop_wanted) {
 			entry->stop_wanted = false;
@@ -1353,13 +1366,14 @@ int agentd_pool_maintain(agentd_pool *pool, agentd_pool_fn done, void *userdata)
 int agentd_pool_stop(agentd_pool *pool, const char *session_id, agentd_pool_fn done, void *userdata)
 {
 	struct ad_pool_entry *entry;
+	char id[AD_POOL_ID_SIZE];
 	AD_KEEP_ERRNO;
 
 	if (!pool || !session_id)
 		return AGENTD_ERR_INVALID;
 	if (pool->detached || pool->closing)
 		return AGENTD_ERR_STATE;
-	entry = pool->config.enabled ? find(pool, session_id) : NULL;
+	entry = pool->config.enabled && ad_pool_id_fold(session_id, id) ? find(pool, id) : NULL;
 	if (!entry)
 		return AGENTD_ERR_NOTFOUND;
 	if (wait_add(&entry->on_stop, done, userdata) < 0)

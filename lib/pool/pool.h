@@ -50,8 +50,11 @@ const char *const *ad_pool_env(const agentd_pool *pool);
 const char *ad_pool_options(const agentd_pool *pool);
 /* Where the files of that session are; malloc'ed, NULL: out of memory. */
 char *ad_pool_volume(const agentd_pool *pool, const char *id);
-/* A UUID in the usual form. */
+/* A UUID in the usual form, in lower case. */
 bool ad_pool_id_valid(const char *id);
+enum { AD_POOL_ID_SIZE = 37 };
+/* In lower case, so that it is one session however it is written. False: no UUID. */
+bool ad_pool_id_fold(const char *id, char ret[static AD_POOL_ID_SIZE]);
 
 /* ---- the use of a session by one command */
 

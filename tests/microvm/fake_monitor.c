@@ -4,8 +4,10 @@
  * "EVENT: WORD...": what to do when that happens. Words are done in order; one that
  * cannot go on yet waits for the host.
  *
- * Events: boot, setup, put, run, get, kill, signal. Each has a default, which is that of
- * a command that succeeds and changes nothing.
+ * Events: boot, setup, put, run, get, kill, signal, stop; of snapshots: warm, and on the
+ * control channel control (the first command), save and restore. Each has a default, which
+ * is that of a command that succeeds and changes nothing. A machine that goes on from a
+ * snapshot begins with restore instead of boot.
  *
  * What the protocol does not allow to be said now is said nevertheless. */
 #include <ctype.h>
@@ -33,7 +35,9 @@ static struct {
 	struct ad_buf archive;
 	uint64_t sent; /* of what the present word sends */
 	bool bytewise, pinging;
-} m;
+	int control; /* or -1 */
+	struct ad_buf orders;
+} m = { .control = -1 };
 
 static void give_up(const char *why)
 {
@@ -365,6 +369,48 @@ static bool do_bytewise(const char *arg)
 	return m.bytewise = true;
 }
 
+/* ---- the control channel */
+
+static bool do_control(const char *arg)
+{
+	return dprintf(m.control, "%s\n", arg) > 0;
+}
+
+static bool do_return(const char *arg)
+{
+	(void)arg;
+	return do_control("{\"return\": {}}");
+}
+
+static bool do_migrated(const char *arg)
+{
+	(void)arg;
+	return do_control("{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}");
+}
+
+static bool do_refuse(const char *arg)
+{
+	(void)arg;
+	return do_control("{\"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}");
+}
+
+/* Until nobody listens. */
+static bool do_events(const char *arg)
+{
+	(void)arg;
+	while (do_control("{\"event\": \"RESUME\"}"))
+		;
+	return true;
+}
+
+static bool do_hang_up(const char *arg)
+{
+	(void)arg;
+	close(m.control);
+	m.control = -1;
+	return true;
+}
+
 /* ---- archives */
 
 /* TYPE:MODE:NAME:REST; REST is what is in a file, or where a link leads. */
@@ -539,6 +585,12 @@ static const struct {
 	{ "crash", do_crash },
 	{ "stop", do_stop },
 	{ "close", do_close },
+	{ "control", do_control },
+	{ "return", do_return },
+	{ "migrated", do_migrated },
+	{ "refuse", do_refuse },
+	{ "events", do_events },
+	{ "hang-up", do_hang_up },
 	{ "print", do_print },
 	{ "prattle", do_prattle },
 };
@@ -575,6 +627,11 @@ static const struct {
 	{ "get", "whole files files-end done" },
 	{ "kill", "end exited:9 closed" },
 	{ "signal", "" },
+	{ "stop", "die:0" },
+	{ "warm", "" },
+	{ "control", "return" },
+	{ "save", "return migrated" },
+	{ "restore", "return migrated" },
 };
 
 static void happens(const char *event)
@@ -642,6 +699,12 @@ static void on_message(const struct ad_guest_msg *msg, void *userdata)
 	case AD_GUEST_SIGNAL:
 		happens("signal");
 		break;
+	case AD_GUEST_STOP:
+		happens("stop");
+		break;
+	case AD_GUEST_WARM:
+		happens("warm");
+		break;
 	default:
 		break;
 	}
@@ -664,32 +727,106 @@ static void ping(void)
 		flush_link();
 }
 
-int main(void)
+/* Whether the channel is still there. */
+static bool hear_host(void)
+{
+	static uint8_t data[64 * 1024];
+	ssize_t n = read(CHANNEL, data, sizeof(data));
+
+	if (n > 0 && !ad_guest_link_feed(m.link, data, (size_t)n))
+		give_up(ad_guest_link_error(m.link));
+	return n > 0;
+}
+
+static void on_order(const char *line)
+{
+	if (strstr(line, "\"qmp_capabilities\""))
+		happens("control");
+	else if (strstr(line, "\"migrate\""))
+		happens("save");
+	else if (strstr(line, "\"migrate-incoming\""))
+		happens("restore");
+	else
+		do_return("");
+}
+
+/* One order at a time: the next comes when this one was answered. A descriptor that comes
+ * with it is lost. */
+static void hear_control(void)
+{
+	char data[4096];
+	ssize_t n = read(m.control, data, sizeof(data));
+
+	if (n <= 0) {
+		do_hang_up("");
+		return;
+	}
+	if (!ad_buf_append(&m.orders, data, (size_t)n))
+		give_up("no memory");
+	if (memchr(data, '\n', (size_t)n)) {
+		on_order(m.orders.data);
+		m.orders.len = 0;
+	}
+}
+
+/* Whether it goes on from a snapshot. */
+static bool read_arguments(char **argv)
+{
+	bool clone = false;
+
+	for (; *argv; argv++) {
+		sscanf(*argv, "socket,id=control,fd=%d", &m.control);
+		clone |= strcmp(*argv, "-incoming") == 0;
+	}
+	return clone;
+}
+
+/* It was said before the snapshot was taken. */
+static void have_said_hello(void)
+{
+	const struct ad_guest_msg hello = { .type = AD_GUEST_HELLO,
+					    .u.hello = { .version = AD_GUEST_VERSION,
+							 .kernel = "0-fake" } };
+	size_t len;
+
+	ad_guest_link_send(m.link, &hello);
+	ad_guest_link_peek(m.link, &len);
+	ad_guest_link_sent(m.link, len);
+}
+
+int main(int argc, char **argv)
 {
 	static const struct ad_guest_link_events events = { .message = on_message,
 							    .writable = on_writable };
-	static uint8_t data[64 * 1024];
+	bool clone = read_arguments(argv);
 
+	(void)argc;
+	signal(SIGPIPE, SIG_IGN);
 	if (pread(SCRIPT, m.script, sizeof(m.script) - 1, 0) < 0)
 		give_up("no script");
 	m.link = ad_guest_link_new(AD_GUEST_AGENT, &events, NULL);
 	if (!m.link)
 		give_up("no memory");
-	happens("boot");
+	if (m.control >= 0)
+		do_control("{\"QMP\": {}}");
+	if (clone)
+		have_said_hello();
+	else
+		happens("boot");
 	for (;;) {
-		struct pollfd channel = { .fd = CHANNEL, .events = POLLIN };
-		ssize_t n;
+		struct pollfd fds[] = { { .fd = CHANNEL, .events = POLLIN },
+					{ .fd = m.control, .events = POLLIN } };
 
 		do_words();
 		flush_link();
 		if (m.pinging)
 			ping();
-		if (poll(&channel, 1, m.pinging ? 10 : -1) <= 0)
+		fds[1].fd = m.control;
+		if (poll(fds, AD_COUNT(fds), m.pinging ? 10 : -1) <= 0)
 			continue;
-		n = read(CHANNEL, data, sizeof(data));
-		if (n <= 0)
+		if (fds[1].revents)
+			hear_control();
+		if (fds[0].revents && !hear_host())
 			return 0;
-		if (!ad_guest_link_feed(m.link, data, (size_t)n))
-			give_up(ad_guest_link_error(m.link));
 	}
 }

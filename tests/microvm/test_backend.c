@@ -30,7 +30,8 @@ static void put_file(const char *dir, const char *name, const char *text)
 
 static const char manifest[] =
 	"{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": 6},"
-	" \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6}}}";
+	" \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6},"
+	" \"volume.ext4\": {\"size\": 6}}}";
 
 /* Its path tells of the world, its name tells it from every other. */
 static void make_monitor(void)
@@ -55,6 +56,7 @@ static void world_begin(void)
 	put_file(image, "vmlinux", "kernel");
 	put_file(image, "initramfs.cpio", "agents");
 	put_file(image, "root.erofs", "boot:\n");
+	put_file(image, "volume.ext4", "volume");
 	make_monitor();
 	world->opts.microvm_image = image;
 	world->opts.microvm_monitor = monitor;
@@ -64,6 +66,14 @@ static void world_begin(void)
 static void setup(void)
 {
 	world_begin();
+	t_world_start(world);
+}
+
+/* Commands without a session go on from snapshots too. */
+static void setup_snapshots(void)
+{
+	world_begin();
+	world->opts.runner_flags = AGENTD_RUNNER_SNAPSHOTS;
 	t_world_start(world);
 }
 
@@ -1066,6 +1076,333 @@ START_TEST(deadlines)
 }
 END_TEST
 
+/* ---- snapshots: one that cannot be had is no loss but of time */
+
+static const char *const template_faults[] = {
+	"boot: hello log:3\n",
+	"warm: log:3\n",
+	"warm: noise:1000\n",
+	"warm: die:1\n",
+	"warm: close\n",
+	"control: die:1\n",
+	"control: hang-up\n",
+	"control: refuse\n",
+	"control: control:nonsense\n",
+	"control: control:[]\n",
+	"save: refuse\n",
+	"save: die:1\n",
+	"save: crash\n",
+	"save: return hang-up\n",
+	"save: return control:{\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
+	"save: return noise:1000 migrated\n",
+	"restore: refuse\n",
+	"restore: die:1\n",
+	"restore: crash\n",
+	"restore: hang-up\n",
+	"restore: return hang-up\n",
+	"restore: close\n",
+	"restore: return control:{\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
+};
+
+START_TEST(template_fault_in_turn)
+{
+	for (size_t i = 0; i < T_COUNT(template_faults); i++) {
+		struct play run;
+
+		/* The second finds what the first has left. */
+		for (int j = 0; j < 2; j++) {
+			play(&run, template_faults[i], 0);
+			ck_assert_msg(agentd_result_status(run.run.result) == AGENTD_STATUS_OK,
+				      "%s: %s", template_faults[i], t_run_story(&run.run));
+			expect_over(&run);
+		}
+	}
+	expect_works();
+}
+END_TEST
+
+/* ---- sessions */
+
+#define ID "aaaaaaaa-0000-4000-8000-000000000000"
+
+static agentd_pool *add_pool(void)
+{
+	agentd_error *err = NULL;
+	agentd_pool *pool = NULL;
+	char *json = t_format("{\"enabled\": true, \"backend\": \"microvm\", "
+			      "\"volume_root\": \"%s/volumes\", \"fallback\": false}",
+			      world->dir);
+
+	ck_assert_msg(agentd_pool_new(world->runner, json, strlen(json), &pool, &err) == 0, "%s",
+		      agentd_error_message(err));
+	ck_assert_int_eq(agentd_runner_set_pool(world->runner, pool, NULL), 0);
+	free(json);
+	return pool;
+}
+
+/* The state of the only session. */
+static bool pool_says(const agentd_pool *pool, const char *state)
+{
+	char *json = NULL, *text = t_format("\"state\":\"%s\"", state);
+	bool says;
+
+	ck_assert_int_eq(agentd_pool_to_json(pool, &json, NULL, NULL), 0);
+	says = strstr(json, text);
+	agentd_free(json);
+	free(text);
+	return says;
+}
+
+static void session_play_init(struct play *play, const char *script)
+{
+	play_init(play, script);
+	ck_assert_int_eq(agentd_context_set_backend(play->run.ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(play->run.ctx, ID, NULL, NULL, NULL), 0);
+}
+
+static void again(struct play *play)
+{
+	agentd_context *ctx = play->run.ctx;
+
+	t_run_free(&play->run);
+	t_run_init(&play->run, world);
+	play->run.exec_opts = &play->opts;
+	play->run.userdata = play;
+	play->run.ctx = ctx;
+	play_start(play, 0);
+}
+
+static void expect_in_session(struct play *play)
+{
+	int32_t state = 99;
+
+	t_run_wait(&play->run);
+	t_expect_status(&play->run, AGENTD_STATUS_OK);
+	t_run_layer(&play->run, "session", &state);
+	ck_assert_msg(state == AGENTD_LAYER_ENFORCED, "%s", t_run_story(&play->run));
+}
+
+static void count_end(agentd_pool *pool, const agentd_error *err, void *userdata)
+{
+	(void)pool;
+	(void)err;
+	++*(int *)userdata;
+}
+
+static void stop_session(agentd_pool *pool)
+{
+	int ends = 0;
+
+	ck_assert_int_eq(agentd_pool_stop(pool, ID, count_end, &ends), 0);
+	ck_assert(t_world_loop(world, t_slack(20000), &ends));
+	ck_assert(pool_says(pool, "stopped"));
+}
+
+START_TEST(session_goes_on)
+{
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	session_play_init(&run, "run: started out:here end exited:0 closed\n");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	ck_assert(pool_says(pool, "idle"));
+	again(&run);
+	expect_in_session(&run);
+	stop_session(pool);
+	again(&run);
+	expect_in_session(&run);
+	t_expect_out(&run.run, AGENTD_STDOUT, "here");
+	stop_session(pool);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
+/* The command's fault is not the session's. */
+START_TEST(session_outlives_too_large_a_command)
+{
+	agentd_pool *pool = add_pool();
+	char *value = malloc(100001);
+	struct play run;
+
+	memset(value, 'x', 100000);
+	value[100000] = '\0';
+	session_play_init(&run, "run: started end exited:0 closed\n");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	for (int i = 0; i < 50; i++) {
+		char *name = t_format("V%d", i);
+
+		ck_assert_int_eq(agentd_context_set_env(run.run.ctx, name, value, NULL), 0);
+		free(name);
+	}
+	again(&run);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run.run, AGENTD_CAUSE_SPAWN);
+	ck_assert_msg(strstr(error_of(&run), "Argument list too long"), "%s",
+		      t_run_story(&run.run));
+	ck_assert(pool_says(pool, "idle"));
+	stop_session(pool);
+	free(value);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
+static const struct fault session_faults[] = {
+	{ "run: die:0\n", SPAWN, AGENTD_ERR_BACKEND, "status 0" },
+	{ "run: started die:0\n", LOST, AGENTD_ERR_BACKEND, "status 0" },
+	{ "run: started flood:1000000 die:0\n", LOST, AGENTD_ERR_BACKEND, "status 0" },
+	{ "run: started crash\n", LOST, AGENTD_ERR_BACKEND, "signal 6" },
+	{ "run: started close\n", LOST, AGENTD_ERR_BACKEND, "closed its channel" },
+	{ "run: started noise:100000\n", LOST, BROKEN },
+	{ "run: started ready\n", LOST, BROKEN },
+	{ "run: id:7 started\n", SPAWN, BROKEN },
+	{ "run: started raw:00000000240000000000000001000000\n", LOST, BROKEN },
+	/* DATA of a stream that a command does not have */
+	{ "run: started raw:010000002004000001000000ff\n", LOST, BROKEN },
+	{ "run: id:1 done\n", SPAWN, BROKEN },
+	{ "run: started log:100000\n", LOST, BROKEN },
+};
+
+START_TEST(session_fault_in_turn)
+{
+	agentd_pool *pool = add_pool();
+
+	for (size_t i = 0; i < T_COUNT(session_faults); i++) {
+		const struct fault *what = &session_faults[i];
+		struct play run;
+
+		session_play_init(&run, what->script);
+		play_start(&run, 0);
+		t_run_wait(&run.run);
+		t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+		t_expect_cause(&run.run, what->cause);
+		ck_assert_msg((run.run.started == 1) == what->started, "%s", t_run_story(&run.run));
+		ck_assert_msg(agentd_error_code(agentd_result_error(run.run.result)) == what->code,
+			      "%s: code %d wanted: %s", what->script, what->code,
+			      t_run_story(&run.run));
+		ck_assert_msg(strstr(error_of(&run), what->text), "\"%s\" wanted: %s", what->text,
+			      t_run_story(&run.run));
+		stop_session(pool);
+		expect_over(&run);
+	}
+	agentd_pool_unref(pool);
+}
+END_TEST
+
+/* What comes of a command that is over: one in the same session does not hear of it. */
+START_TEST(session_hears_of_what_is_over)
+{
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	session_play_init(&run, "run: started end exited:0 closed closed\n");
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	t_world_loop(world, 200, NULL);
+	ck_assert(pool_says(pool, "stopped"));
+	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
+struct disk {
+	const char *text; /* NULL: not a file */
+	int (*make)(const char *path);
+	const char *want;
+};
+
+static int make_link(const char *path)
+{
+	return symlink("/etc/passwd", path);
+}
+
+static int make_fifo(const char *path)
+{
+	return mkfifo(path, 0600);
+}
+
+static int make_folder(const char *path)
+{
+	return mkdir(path, 0700);
+}
+
+static const struct disk disks[] = {
+	{ NULL, make_link, "disk.ext4" },
+	{ NULL, make_fifo, "disk.ext4" },
+	{ NULL, make_folder, "disk.ext4" },
+	{ "", NULL, "not a regular file, or empty" },
+};
+
+/* What took the disk's place is neither followed nor waited for. */
+START_TEST(session_disk_replaced)
+{
+	const struct disk *disk = &disks[_i];
+	char *path = t_format("%s/volumes/" ID "/volume/disk.ext4", world->dir);
+	agentd_pool *pool = add_pool();
+	struct play run;
+	const char *why;
+
+	session_play_init(&run, "");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	stop_session(pool);
+	ck_assert_int_eq(unlink(path), 0);
+	if (disk->make)
+		ck_assert_int_eq(disk->make(path), 0);
+	else
+		t_write_file(path, disk->text);
+	again(&run);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_DENIED);
+	why = error_of(&run);
+	ck_assert_msg(strstr(why, disk->want), "\"%s\" wanted: %s", disk->want,
+		      t_run_story(&run.run));
+	ck_assert_int_eq(remove(path), 0);
+	again(&run);
+	expect_in_session(&run);
+	stop_session(pool);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+	free(path);
+}
+END_TEST
+
+/* In every state of its machine: stopped, then the runner goes. */
+static const char *const session_moments[] = {
+	"boot:\n",         "warm: stop\n", "control:\n",        "save:\n",       "save: return\n",
+	"restore: stop\n", "restore:\n",   "restore: return\n", "setup:\n",      "run:\n",
+	"run: started\n",  "kill:\n",      "stop:\n",           "stop: close\n",
+};
+
+START_TEST(session_ends)
+{
+	agentd_pool *pool = add_pool();
+	struct play run, next;
+
+	session_play_init(&run, session_moments[_i / 2]);
+	play_start(&run, 0);
+	t_world_loop(world, 300, NULL);
+	if (_i % 2) {
+		if (!run.run.finished)
+			ck_assert_int_eq(agentd_exec_kill(run.run.exec), 0);
+		t_run_wait(&run.run);
+		stop_session(pool);
+		/* A snapshot may be under way still, for who comes next. */
+		play(&next, "", 0);
+		t_expect_status(&next.run, AGENTD_STATUS_OK);
+		play_free(&next);
+	}
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
+	expect_over(&run);
+}
+END_TEST
+
 static TCase *in_a_world(const char *name, unsigned int seconds)
 {
 	TCase *tcase = t_case(name, seconds);
@@ -1087,7 +1424,10 @@ static int run_all(void)
 	TCase *images = t_case("images", 20), *starts = in_a_world("starts", 20);
 	TCase *broken = in_a_world("faults", 120), *ends = in_a_world("ends", 40);
 	TCase *streams = in_a_world("streams", 60), *files = in_a_world("files", 60);
-	TCase *const cases[] = { images, starts, broken, ends, streams, files };
+	TCase *snapshots = t_case("snapshots", 240), *sessions = in_a_world("sessions", 120);
+	TCase *const cases[] = {
+		images, starts, broken, ends, streams, files, snapshots, sessions
+	};
 
 	tcase_add_loop_test(images, image_missing, 0, T_COUNT(missing));
 	tcase_add_loop_test(images, monitor_missing, 0, 2);
@@ -1116,6 +1456,17 @@ static int run_all(void)
 	tcase_add_test(files, hostile_files);
 	tcase_add_test(files, conflict);
 	tcase_add_test(files, files_beyond_limit);
+	tcase_add_checked_fixture(snapshots, setup_snapshots, teardown);
+	tcase_add_test(snapshots, template_fault_in_turn);
+	tcase_add_test(snapshots, fault_in_turn);
+	tcase_add_test(snapshots, fault_after_exit);
+	tcase_add_test(snapshots, runner_gone);
+	tcase_add_test(sessions, session_goes_on);
+	tcase_add_test(sessions, session_outlives_too_large_a_command);
+	tcase_add_test(sessions, session_fault_in_turn);
+	tcase_add_test(sessions, session_hears_of_what_is_over);
+	tcase_add_loop_test(sessions, session_disk_replaced, 0, T_COUNT(disks));
+	tcase_add_loop_test(sessions, session_ends, 0, 2 * (int)T_COUNT(session_moments));
 	return t_main("microvm", cases, T_COUNT(cases));
 }
 

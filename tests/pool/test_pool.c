@@ -257,7 +257,7 @@ START_TEST(background_lives_until_the_stop)
 
 	expect(&place, A, "X=1; sleep 1000 >/dev/null 2>&1 & echo $! >pid", "");
 	expect(&place, A, "kill -0 $(cat pid) && echo \"alive${X}\"", "alive\n");
-	stop(&place, A);
+	stop(&place, "AAAAAAAA-0000-4000-8000-000000000000");
 	t_world_expect_commands_dead(place.world, 2000);
 	ck_assert(pool_says(&place, "\"state\":\"stopped\""));
 	close_place(&place);

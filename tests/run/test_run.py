@@ -704,8 +704,11 @@ class Sessions(Case):
         self.assert_usage(self.run_raw("--session", "7", "true"), "UUID")
         for option in ("--session", "--pool"):
             self.assert_usage(self.run_raw(option), option.lstrip("-"))
-        self.assert_usage(self.run_raw(*self.pool({"enabled": True}), "--session", self.ID, "true"),
+        path = self.path("result.json")
+        self.assert_usage(self.run_raw(*self.pool({"enabled": True}), "--session", self.ID,
+                                       "--result", path, "true"),
                           "--pool", "volume_root")
+        self.assertFalse(os.path.exists(path))
 
 
 class Limits(Case):

@@ -28,6 +28,10 @@
  * with twenty who want them more than 30 s. */
 static const uint64_t boot_kvm_ns = 5000 * MICROVM_MS, boot_tcg_ns = 60000 * MICROVM_MS;
 static const uint64_t setup_ns = 15000 * MICROVM_MS;
+/* The guest's clock is wrong by what a set-up's way there took, at most: one that took
+ * longer, as the mounting of a volume does, is followed by another for the clock alone. */
+static const uint64_t clock_ns = 30 * MICROVM_MS;
+enum { SETUPS_MAX = 4 };
 /* For a monitor whose guest has powered off, to end by itself. */
 static const uint64_t end_ns = 2000 * MICROVM_MS;
 /* Over 20 ms the rate of the time-stamp counter comes out to 1 in 10,000 (measured). */
@@ -59,6 +63,8 @@ struct machine {
 	struct template_watch watch;
 	struct template *template; /* it goes on from, or -- once it runs -- went on from */
 	struct ad_buf hello;       /* what came while it booted */
+	uint64_t setup_at;         /* when SETUP was sent */
+	unsigned int setups;       /* how often */
 	bool stopping;
 	enum state state;
 	uint64_t began_ns;
@@ -136,16 +142,17 @@ static void trial_failed(struct machine *machine, const char *why)
 	machine->vm->engine->free(AD_STEAL(machine->engine));
 	close_channel(machine);
 	machine->facts.accel = ACCEL_TCG;
-	agentd_error_unref(AD_STEAL(machine->err));
 	if (machine->require_kvm) {
 		text.len = 0;
 		ad_buf_printf(&text, "the policy requires KVM: %s",
 			      machine->vm->kvm_reason.data ? machine->vm->kvm_reason.data : why);
 		machine->state = ENDING;
+		agentd_error_unref(machine->err); /* why may be of it */
 		machine->err = agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0, text.data);
 		ad_defer(&machine->over);
 		return;
 	}
+	agentd_error_unref(AD_STEAL(machine->err));
 	machine->state = BOOTING;
 	boot(machine);
 }
@@ -182,7 +189,7 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	struct machine *machine = userdata;
 
 	(void)timer;
-	if (machine->hung_up) {
+	if (machine->hung_up && machine->state != RESTORING) {
 		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
 		return;
 	}
@@ -313,7 +320,7 @@ static void on_readable(struct ad_io *io, void *userdata)
 
 static void send_setup(struct machine *machine)
 {
-	const struct machine_volume *volume = machine->volume;
+	const struct machine_volume *volume = machine->setups == 0 ? machine->volume : NULL;
 	struct ad_guest_msg setup = {
 		.type = AD_GUEST_SETUP,
 		.u.setup = { .volume = volume ? volume->path : "",
@@ -332,6 +339,8 @@ static void send_setup(struct machine *machine)
 	setup.u.setup.realtime_ns = (uint64_t)now.tv_sec * 1000 * MICROVM_MS +
 				    (uint64_t)now.tv_nsec;
 	machine->state = SETTING_UP;
+	machine->setups++;
+	machine->setup_at = ad_sys_now_ns();
 	if (!ad_guest_link_send(machine->link, &setup) ||
 	    ad_timer_start(&machine->timer, setup_ns) < 0)
 		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
@@ -398,6 +407,11 @@ static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
 	ad_autobuf struct ad_buf text = { 0 };
 
 	if (msg->u.ready.os_errno == 0) {
+		if (ad_sys_now_ns() - machine->setup_at > clock_ns &&
+		    machine->setups < SETUPS_MAX) {
+			send_setup(machine);
+			return;
+		}
 		ad_timer_stop(&machine->timer);
 		machine->state = READY;
 		machine->events->ready(machine, machine->userdata);
@@ -544,6 +558,7 @@ static int try_start(struct machine *machine, uint64_t within_ns, agentd_error *
 	if (r < 0)
 		return ad_fail_errno(reterr, -r, "no channel for the virtual machine");
 	machine->writing = machine->hung_up = false;
+	machine->setups = 0;
 	machine->hello.len = 0;
 	ad_io_init(&machine->readable, loop_of(machine), machine->fd, AD_IO_READ, on_readable,
 		   machine);
@@ -612,7 +627,8 @@ static void template_known(struct template_watch *watch, struct template *templa
 		fail(machine, agentd_error_ref((agentd_error *)(uintptr_t)err));
 		return;
 	}
-	if (!template) {
+	/* One may have been made before KVM could be used. */
+	if (!template || (machine->require_kvm && template_facts(template)->accel != ACCEL_KVM)) {
 		begin_booting(machine);
 		return;
 	}
@@ -726,6 +742,11 @@ const struct ad_buf *machine_hello(const struct machine *machine)
 const struct machine_facts *machine_facts(const struct machine *machine)
 {
 	return &machine->facts;
+}
+
+bool machine_is_up(const struct machine *machine)
+{
+	return machine->state == READY && !machine->stopping;
 }
 
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg)

@@ -81,7 +81,7 @@ struct machine;
 struct machine_events {
 	/* It has booted and is set up: messages may be sent. */
 	void (*ready)(struct machine *machine, void *userdata);
-	/* Any message of the agent after that. May send, not free. */
+	/* Any message of the agent after that, and what it logs before. May send, not free. */
 	void (*message)(struct machine *machine, const struct ad_guest_msg *msg, void *userdata);
 	/* As of a link. */
 	void (*writable)(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
@@ -131,6 +131,7 @@ int machine_new_template(struct microvm *vm, const struct image *image, uint64_t
 const struct machine_facts *machine_facts(const struct machine *machine);
 /* The first bytes that its agent has sent: one HELLO. */
 const struct ad_buf *machine_hello(const struct machine *machine);
+bool machine_is_up(const struct machine *machine);
 /* As of a link. */
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg);
 size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,

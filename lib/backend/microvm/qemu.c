@@ -262,7 +262,9 @@ static void add_volume(struct arguments *arguments, const struct engine_config *
 	} else {
 		add(arguments, "-blockdev", "driver=null-co,node-name=vol,size=512,read-zeroes=on");
 	}
-	add(arguments, "-device", "virtio-blk-device,drive=vol,serial=vol");
+	/* Where the host has no room the guest is told: QEMU would have it stand still. */
+	add(arguments, "-device",
+	    "virtio-blk-device,drive=vol,serial=vol,werror=report,rerror=report");
 }
 
 /* control: the monitor's end of its control channel. */

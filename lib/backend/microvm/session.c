@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -97,13 +98,12 @@ static int copy_file(int from, int to)
 	if (fstat(from, &st) < 0 || ftruncate(to, st.st_size) < 0)
 		return -errno;
 	while ((data = lseek(from, data, SEEK_DATA)) >= 0) {
-		off_t out = data;
-
 		end = lseek(from, data, SEEK_HOLE);
-		if (end < 0)
+		if (end < 0 || lseek(to, data, SEEK_SET) < 0)
 			return -errno;
 		while (data < end) {
-			ssize_t n = copy_file_range(from, &data, to, &out, (size_t)(end - data), 0);
+			/* copy_file_range(2) does not leave a file system. */
+			ssize_t n = sendfile(to, from, &data, (size_t)(end - data));
 
 			if (n <= 0)
 				return n < 0 ? -errno : -EIO;

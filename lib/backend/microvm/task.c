@@ -342,10 +342,11 @@ static void send_run(struct vm_task *self)
 		},
 	};
 
-	self->phase = STARTING;
 	if (!env)
 		fail(self, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
-	else if (!machine_send(self->machine, &run))
+	else if (machine_send(self->machine, &run))
+		self->phase = STARTING;
+	else if (machine_is_up(self->machine)) /* else its end follows, which says why */
 		fail(self, agentd_error_create(AGENTD_ERR_SYSTEM, E2BIG,
 					       "Failed to spawn shell command: Argument list too "
 					       "long (os error 7)"));

@@ -161,8 +161,17 @@ static void machine_died(struct machine *machine, agentd_error *err, void *userd
 	template_unref(template);
 }
 
+/* What its agent logs belongs to no task. */
+static void machine_message(struct machine *machine, const struct ad_guest_msg *msg, void *userdata)
+{
+	(void)machine;
+	(void)msg;
+	(void)userdata;
+}
+
 static const struct machine_events machine_events = {
 	.ready = machine_ready,
+	.message = machine_message,
 	.died = machine_died,
 };
 
