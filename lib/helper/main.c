@@ -74,6 +74,7 @@ struct job {
 	int lost_status;
 	/* in a sandbox */
 	struct template *template;
+	bool again;              /* the template before that died */
 	struct waiting *waiting; /* not started yet, for the template or the supervisor */
 	uint32_t net;            /* of the template's */
 	struct session *session; /* it is one */
@@ -689,7 +690,7 @@ static bool session_make(struct job *job, const struct enforcement *enforcement,
 	return true;
 }
 
-/* The template is ready, or cannot be. -EPIPE: it died, and the job is as it was. */
+/* The template is ready, or cannot be. -EPIPE: its zygote died, and the job is as it was. */
 static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
 			     const struct ad_sys_msg *from, bool memory_file)
 {
@@ -706,6 +707,8 @@ static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
 	if (template_state(job->template) == TEMPLATE_FAILED) {
 		const struct fault *fault = template_fault(job->template);
 
+		if (template_died(job->template) && !job->again)
+			return -EPIPE;
 		send_fault(job->id, fault->stage, fault->index, fault->error, fault->text);
 		job_free(job, true);
 		return 0;
@@ -835,6 +838,20 @@ static void start_in_session(struct job *job, const struct ad_msg_spawn *spawn,
 	}
 }
 
+/* With another zygote, once. False: the job failed. */
+static bool try_again(struct job *job)
+{
+	if (job->again) {
+		send_failed(job->id, AD_STAGE_SUPERVISOR, EPIPE, "");
+		job_free(job, true);
+		return false;
+	}
+	job->again = true;
+	template_drop(job->template);
+	job->template = NULL;
+	return true;
+}
+
 static void start_in_sandbox(struct job *job, const struct ad_msg_spawn *spawn,
 			     struct ad_sys_msg *from, bool memory_file)
 {
@@ -847,8 +864,8 @@ static void start_in_sandbox(struct job *job, const struct ad_msg_spawn *spawn,
 		job_free(job, true);
 		return;
 	}
-	/* A zygote that died is noticed by the first who needs it. */
-	for (int attempt = 0;; attempt++) {
+	/* A zygote that died is noticed by those who need it: nothing of them has run. */
+	for (;;) {
 		job->template = template_get(spawn, from->uid, from->gid,
 					     join ? from->fds[from->fd_count - 1] : -1);
 		if (!job->template) {
@@ -865,13 +882,8 @@ static void start_in_sandbox(struct job *job, const struct ad_msg_spawn *spawn,
 		}
 		if (start_in_template(job, spawn, from, memory_file) != -EPIPE)
 			return;
-		template_drop(job->template);
-		job->template = NULL;
-		if (attempt > 0) {
-			send_failed(job->id, AD_STAGE_SUPERVISOR, EPIPE, "");
-			job_free(job, true);
+		if (!try_again(job))
 			return;
-		}
 	}
 }
 
@@ -955,8 +967,10 @@ static void resume(struct job *job)
 		start_in_supervisor(job, &spawn, &from, waiting->memory_file);
 	else if (r == 0)
 		r = start_in_template(job, &spawn, &from, waiting->memory_file);
-	if (r < 0) {
-		send_failed(job->id, r == -EPIPE ? AD_STAGE_SUPERVISOR : AD_STAGE_REQUEST, -r, "");
+	if (r == -EPIPE && try_again(job)) {
+		start_in_sandbox(job, &spawn, &from, waiting->memory_file);
+	} else if (r < 0 && r != -EPIPE) {
+		send_failed(job->id, AD_STAGE_REQUEST, -r, "");
 		job_free(job, true);
 	}
 	if (waiting->memory_file && bytes != waiting->message)

@@ -223,6 +223,8 @@ void template_drop(struct template *template);
 enum template_state { TEMPLATE_BUILDING, TEMPLATE_READY, TEMPLATE_FAILED };
 enum template_state template_state(const struct template *template);
 const struct fault *template_fault(const struct template *template);
+/* That was it: another may do better. */
+bool template_died(const struct template *template);
 const struct ad_msg_receipt *template_layers(const struct template *template);
 /* A reaper's pid, or a negative errno; after -EPIPE the next template_get() makes
  * another one. */

@@ -46,6 +46,7 @@ struct template
 	pid_t zygote; /* 0: reaped */
 	int sock;     /* -1: closed */
 	bool stale;   /* not for further commands */
+	bool died;    /* while it was being made */
 	size_t holders;
 	uint64_t idle_since, build_by;
 	struct fault fault;
@@ -362,6 +363,11 @@ enum template_state template_state(const struct template *template)
 	return template->state;
 }
 
+bool template_died(const struct template *template)
+{
+	return template->died;
+}
+
 const struct fault *template_fault(const struct template *template)
 {
 	return &template->fault;
@@ -411,6 +417,7 @@ static bool hear(struct template *template, uint64_t now)
 		return true;
 	}
 	if (r <= 0 || in.len != sizeof(msg)) {
+		template->died = true;
 		failed(template, ECHILD, "the zygote died");
 		return true;
 	}

@@ -104,6 +104,36 @@ START_TEST(zygote_is_killed)
 }
 END_TEST
 
+/* While it is made, or at the first thing it is asked for: nothing has run yet, and those who
+ * wait for it get another. */
+START_TEST(zygote_is_killed_early)
+{
+	for (unsigned int moment = 0; moment < 16; moment++) {
+		struct t_world *world = sandbox_world(0);
+		struct t_run runs[3];
+		pid_t found[8];
+		uint64_t deadline = t_now() + T_MS(t_slack(5000));
+
+		for (size_t i = 0; i < T_COUNT(runs); i++) {
+			t_run_init(&runs[i], world);
+			ck_assert_int_eq(t_run_start(&runs[i], "echo alive", 20000), 0);
+		}
+		while (children(world, found, T_COUNT(found)) == 0 && t_now() < deadline)
+			t_world_loop(world, 0, NULL);
+		usleep(moment * 500);
+		ck_assert_int_eq(kill(found[0], SIGKILL), 0);
+		for (size_t i = 0; i < T_COUNT(runs); i++) {
+			t_run_wait(&runs[i]);
+			/* The zygote's death is none of those that had begun. */
+			t_expect_status(&runs[i], AGENTD_STATUS_OK);
+			t_expect_out(&runs[i], AGENTD_STDOUT, "alive\n");
+			t_run_free(&runs[i]);
+		}
+		t_world_free(world);
+	}
+}
+END_TEST
+
 START_TEST(zygote_stops)
 {
 	struct t_world *world = sandbox_world(0);
@@ -407,6 +437,7 @@ int main(void)
 
 	tcase_add_test(templates, one_zygote_for_alike);
 	tcase_add_test(templates, zygote_is_killed);
+	tcase_add_test(templates, zygote_is_killed_early);
 	tcase_add_test(templates, zygote_stops);
 	tcase_add_test(templates, workdir_is_another);
 	tcase_add_test(templates, workdir_is_a_link);
