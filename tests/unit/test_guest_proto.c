@@ -27,6 +27,7 @@ struct end {
 	size_t count, writable;
 	uint32_t writable_id;
 	enum ad_guest_stream writable_stream;
+	uint16_t writable_connection;
 	bool keeps; /* does not say that data was taken */
 };
 
@@ -36,7 +37,12 @@ static void end_message(const struct ad_guest_msg *msg, void *userdata)
 
 	end->count++;
 	ck_assert(ad_guest_encode(msg, &end->got));
-	if (msg->type == AD_GUEST_DATA && !end->keeps)
+	if (msg->type != AD_GUEST_DATA || end->keeps)
+		return;
+	if (msg->connection)
+		ad_guest_link_connection_taken(end->link, msg->id, msg->connection,
+					       msg->u.data.len);
+	else
 		ad_guest_link_taken(end->link, msg->id, msg->u.data.stream, msg->u.data.len);
 }
 
@@ -49,9 +55,22 @@ static void end_writable(uint32_t id, enum ad_guest_stream stream, void *userdat
 	end->writable_stream = stream;
 }
 
+static void end_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	struct end *end = userdata;
+
+	end->writable++;
+	end->writable_id = id;
+	end->writable_connection = connection;
+}
+
 static void end_init(struct end *end, enum ad_guest_role role)
 {
-	static const struct ad_guest_link_events events = { end_message, end_writable };
+	static const struct ad_guest_link_events events = {
+		.message = end_message,
+		.writable = end_writable,
+		.connection_writable = end_connection_writable,
+	};
 
 	*end = (struct end){ 0 };
 	end->link = ad_guest_link_new(role, &events, end);
@@ -192,6 +211,7 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 {
 	ck_assert_int_eq(got->type, sent->type);
 	ck_assert_uint_eq(got->id, sent->id);
+	ck_assert_uint_eq(got->connection, sent->connection);
 	switch (sent->type) {
 	case AD_GUEST_SETUP:
 		ck_assert_mem_eq(got->u.setup.seed, sent->u.setup.seed, AD_GUEST_SEED_SIZE);
@@ -282,6 +302,8 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 		break;
 	case AD_GUEST_KILL:
 	case AD_GUEST_WARM:
+	case AD_GUEST_OPEN:
+	case AD_GUEST_HANGUP:
 		break;
 	}
 }
@@ -308,7 +330,7 @@ START_TEST(messages_round_trip)
 		ck_assert(ad_guest_encode(sent, &frame));
 		ad_guest_header_decode(&header, (const uint8_t *)frame.data);
 		ck_assert_uint_eq(header.len, frame.len - AD_GUEST_HEADER);
-		ck_assert_uint_eq(header.zero, 0);
+		ck_assert_uint_eq(header.connection, sent->connection);
 		ck_assert_ptr_null(ad_guest_decode(&got, &header,
 						   (const uint8_t *)frame.data + AD_GUEST_HEADER,
 						   &vectors));
@@ -1314,7 +1336,8 @@ static void greedy_writable(uint32_t id, enum ad_guest_stream stream, void *user
 
 START_TEST(streams_take_turns)
 {
-	static const struct ad_guest_link_events events = { end_message, greedy_writable };
+	static const struct ad_guest_link_events events = { .message = end_message,
+							    .writable = greedy_writable };
 	static uint8_t data[AD_GUEST_WINDOW];
 	size_t sent[2] = { 0 };
 	uint32_t id;

@@ -72,16 +72,22 @@ static const char *const proxy_env[] = {
 	"HTTP_PROXY=" PROXY,  "http_proxy=" PROXY, "HTTPS_PROXY=" PROXY,
 	"https_proxy=" PROXY, "ALL_PROXY=" PROXY,  "all_proxy=" PROXY,
 	"NO_PROXY=" INSIDE,   "no_proxy=" INSIDE,  "NODE_USE_ENV_PROXY=1",
+	NULL,
 };
 
+const char *const *ad_sandbox_proxy_env(void)
+{
+	return proxy_env;
+}
+
 /* Variables that depend on what is asked for, NULL-terminated. */
-static void extra_env(const agentd_spec *spec, const char *ret[AD_COUNT(proxy_env) + 2])
+static void extra_env(const agentd_spec *spec, const char *ret[AD_COUNT(proxy_env) + 1])
 {
 	size_t count = 0;
 
 	if (agentd_spec_credentials_fd(spec) >= 0)
 		ret[count++] = "AGENTD_TOKEN_FILE=" AD_PROFILE_TOKEN;
-	for (size_t i = 0; i < AD_COUNT(proxy_env); i++) {
+	for (size_t i = 0; proxy_env[i]; i++) {
 		if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
 			ret[count++] = proxy_env[i];
 	}
@@ -100,7 +106,7 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 	};
 	const struct sandbox_session *session = agentd_spec_session(spec);
 	const struct ad_job *in = NULL;
-	const char *extra[AD_COUNT(proxy_env) + 2];
+	const char *extra[AD_COUNT(proxy_env) + 1];
 	int r = sandbox_check(spec, reterr);
 
 	if (r < 0)
