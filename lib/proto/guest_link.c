@@ -324,13 +324,14 @@ void ad_guest_link_connection_taken(struct ad_guest_link *link, uint32_t id, uin
 }
 
 /* All places where something can flow, in a row: the streams of tasks, then the connections. */
-enum { STREAM_PLACES = AD_GUEST_TASKS_MAX * AD_GUEST_STREAMS,
-       PLACES = STREAM_PLACES + AD_GUEST_CONNECTIONS_MAX };
+enum {
+	STREAM_PLACES = AD_GUEST_TASKS_MAX * AD_GUEST_STREAMS,
+	PLACES = STREAM_PLACES + AD_GUEST_CONNECTIONS_MAX
+};
 
 /* NULL: nothing can there, from sender. */
 static struct ad_guest_stream_state *place_at(struct ad_guest_link *link, size_t at,
-					      enum ad_guest_role sender,
-					      struct ad_guest_place *ret)
+					      enum ad_guest_role sender, struct ad_guest_place *ret)
 {
 	struct ad_guest_order *order = &link->order;
 	struct ad_guest_connection *connection;

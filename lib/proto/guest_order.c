@@ -149,8 +149,8 @@ static const char *check_stream(const struct ad_guest_task *task, enum ad_guest_
 static const char *check_connection(struct ad_guest_order *order, const struct ad_guest_msg *msg,
 				    enum ad_guest_role from)
 {
-	const struct ad_guest_connection *connection =
-		connection_of(order, msg->id, msg->connection);
+	const struct ad_guest_connection *connection = connection_of(order, msg->id,
+								     msg->connection);
 
 	if (!connection)
 		return "there is no such connection";
@@ -194,8 +194,8 @@ static const char *check_credit(struct ad_guest_order *order, const struct ad_gu
 				enum ad_guest_role from)
 {
 	enum ad_guest_stream stream = msg->u.credit.stream;
-	const struct ad_guest_stream_state *state =
-		state_of(order, msg, stream, ad_guest_peer(from));
+	const struct ad_guest_stream_state *state = state_of(order, msg, stream,
+							     ad_guest_peer(from));
 	const char *why = msg->connection ? check_connection(order, msg, from) : NULL;
 
 	if (why)
@@ -269,8 +269,7 @@ static const char *check_of_task(struct ad_guest_order *order, const struct ad_g
 		return task->killed ? "said before" : NULL;
 	case AD_GUEST_DATA:
 		why = check_flow(order, task, msg, msg->u.data.stream, from);
-		if (!why &&
-		    msg->u.data.len > state_of(order, msg, msg->u.data.stream, from)->room)
+		if (!why && msg->u.data.len > state_of(order, msg, msg->u.data.stream, from)->room)
 			why = "more than there was credit for";
 		return why;
 	case AD_GUEST_END:
@@ -328,9 +327,9 @@ static void open_connection(struct ad_guest_connection *connection)
 {
 	*connection = (struct ad_guest_connection){ .open = true };
 	for (size_t i = 0; i < AD_COUNT(connection->streams); i++)
-		connection->streams[i] =
-			(struct ad_guest_stream_state){ .exists = true,
-							.room = AD_GUEST_CONNECTION_WINDOW };
+		connection->streams[i] = (struct ad_guest_stream_state){
+			.exists = true, .room = AD_GUEST_CONNECTION_WINDOW
+		};
 }
 
 /* Only then the number may be another's: our HANGUP is on its way. Else a peer that does not

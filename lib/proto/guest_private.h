@@ -56,7 +56,7 @@ struct ad_guest_task {
 };
 
 struct ad_guest_connection {
-	bool open; /* the number is in use */
+	bool open;                               /* the number is in use */
 	bool hung_up[2];                         /* by role */
 	uint32_t queued;                         /* as of a task */
 	struct ad_guest_stream_state streams[2]; /* by the role that sends */

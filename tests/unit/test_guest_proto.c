@@ -736,13 +736,34 @@ static const struct arrival arrivals[] = {
 	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 }, NULL },
 	{ HOST, EXITED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 }, NULL },
 	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 128 }, NULL },
-	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 129 }, "no such connection" },
-	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 1 }, "its number is in use" },
-	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 2 }, "its number is in use" },
-	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 3 }, "its number is in use" },
-	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 1, .connection = 4 }, "the task has no network" },
-	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 6, .connection = 4 }, "there was no such task" },
-	{ AGENT, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 }, "goes the other way" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 129 },
+	  "no such connection" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 1 },
+	  "its number is in use" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 2 },
+	  "its number is in use" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 3 },
+	  "its number is in use" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 1, .connection = 4 },
+	  "the task has no network" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 6, .connection = 4 },
+	  "there was no such task" },
+	{ AGENT,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 },
+	  "goes the other way" },
 	{ HOST, STARTED, { AD_GUEST_DATA, 4, 1, .u.data = { 0, bytes, 1 } }, NULL },
 	{ AGENT, STARTED, { AD_GUEST_DATA, 4, 1, .u.data = { 0, bytes, 1 } }, NULL },
 	{ HOST, STARTED, { AD_GUEST_END, 4, 1, .u.end = { 1 } }, "no such stream" },
@@ -763,10 +784,7 @@ static const struct arrival arrivals[] = {
 	{ HOST, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 2 }, NULL },
 	{ AGENT, STARTED, { AD_GUEST_DATA, 4, 3, .u.data = { 0, bytes, 1 } }, "" },
 	{ AGENT, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 3 }, NULL },
-	{ AGENT,
-	  STARTED,
-	  { AD_GUEST_DATA, 4, 2, .u.data = { 0, bytes, 1 } },
-	  "after HANGUP" },
+	{ AGENT, STARTED, { AD_GUEST_DATA, 4, 2, .u.data = { 0, bytes, 1 } }, "after HANGUP" },
 	{ HOST, STARTED, { AD_GUEST_DATA, 4, 3, .u.data = { 0, bytes, 1 } }, "after HANGUP" },
 	{ HOST, STARTED, { AD_GUEST_END, 4, 3, .u.end = { 0 } }, "after HANGUP" },
 	{ HOST, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 3 }, "after HANGUP" },
@@ -783,8 +801,14 @@ static const struct arrival arrivals[] = {
 	{ AGENT, STARTED, { AD_GUEST_END, 4, 5, .u.end = { 0 } }, "after END of the connection" },
 	{ HOST, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 5 }, NULL },
 	{ HOST, STARTED, { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 4 } }, "" },
-	{ HOST, STARTED, { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 5 } }, "for more than was sent" },
-	{ HOST, STARTED, { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 0 } }, "for more than was sent" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 5 } },
+	  "for more than was sent" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 0 } },
+	  "for more than was sent" },
 	{ HOST,
 	  STARTED,
 	  { AD_GUEST_CREDIT, 4, 4, .u.credit = { 0, 1 } },
@@ -1589,8 +1613,9 @@ static bool net_say(struct end *end, enum ad_guest_type type, uint32_t id, uint1
 static void net_over(struct end *agent, uint32_t id)
 {
 	for (enum ad_guest_stream i = AD_GUEST_STDOUT; i <= AD_GUEST_STDERR; i++)
-		ck_assert(ad_guest_link_send(
-			agent->link, &(struct ad_guest_msg){ AD_GUEST_END, id, .u.end = { i } }));
+		ck_assert(
+			ad_guest_link_send(agent->link, &(struct ad_guest_msg){ AD_GUEST_END, id,
+										.u.end = { i } }));
 	ck_assert(net_say(agent, AD_GUEST_EXITED, id, 0));
 	ck_assert(net_say(agent, AD_GUEST_CLOSED, id, 0));
 }
@@ -1635,13 +1660,18 @@ START_TEST(hangups_do_not_pile_up)
 	end_at(&agent, AGENT, READY);
 	net_begin(&host, &agent, 1);
 	for (int i = 0; i < 2; i++) {
-		ck_assert(feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_OPEN, .id = 1, .connection = 1 }));
-		ck_assert(feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_HANGUP, .id = 1, .connection = 1 }));
+		ck_assert(feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_OPEN,
+								  .id = 1,
+								  .connection = 1 }));
+		ck_assert(feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_HANGUP,
+								  .id = 1,
+								  .connection = 1 }));
 		ck_assert(net_say(&host, AD_GUEST_HANGUP, 1, 1));
 		if (i == 0)
 			ck_assert_uint_eq(end_drain(&host, NULL), AD_GUEST_HEADER);
 	}
-	ck_assert(!feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_OPEN, .id = 1, .connection = 1 }));
+	ck_assert(!feed_msg(&host, &(struct ad_guest_msg){
+					   .type = AD_GUEST_OPEN, .id = 1, .connection = 1 }));
 	end_broken(&host, "OPEN (task 1, stream 0, 0 bytes): its number is in use");
 	end_free(&host);
 	end_free(&agent);
@@ -1753,7 +1783,8 @@ START_TEST(a_network_ends_with_its_command)
 	ck_assert(net_say(&agent, AD_GUEST_OPEN, 2, 1));
 	carry_all(&host, &agent, SIZE_MAX);
 	ck_assert_uint_eq(ad_guest_link_connection_room(host.link, 2, 1), AD_GUEST_DATA_MAX);
-	ck_assert(!feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_OPEN, .id = 1, .connection = 2 }));
+	ck_assert(!feed_msg(&host, &(struct ad_guest_msg){
+					   .type = AD_GUEST_OPEN, .id = 1, .connection = 2 }));
 	end_broken(&host, "the task is over");
 	end_free(&host);
 	end_free(&agent);

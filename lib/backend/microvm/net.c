@@ -28,7 +28,7 @@ struct net {
 	struct ad_loop *loop;
 	agentd_task *task;
 	struct machine *machine;
-	uint32_t id; /* of the command */
+	uint32_t id;                                          /* of the command */
 	struct client *clients[AD_GUEST_CONNECTIONS_MAX + 1]; /* by number */
 };
 

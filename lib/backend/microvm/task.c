@@ -309,9 +309,10 @@ static uint64_t memory_for_command(const struct vm_task *self)
 static void send_run(struct vm_task *self)
 {
 	bool net = agentd_spec_net(self->spec) == AGENTD_NET_ALLOWLIST;
-	ad_autofree const char **env = ad_local_environment_merge(
-		&self->vm->environment, net ? ad_sandbox_proxy_env() : NULL,
-		agentd_spec_env(self->spec));
+	ad_autofree const char **env = ad_local_environment_merge(&self->vm->environment,
+								  net ? ad_sandbox_proxy_env() :
+									NULL,
+								  agentd_spec_env(self->spec));
 	const struct ad_guest_msg run = {
 		.type = AD_GUEST_RUN,
 		.id = self->run_id,
@@ -404,8 +405,8 @@ static void on_started(struct vm_task *self)
 	self->phase = RUNNING;
 	self->started = true;
 	if (agentd_spec_net(self->spec) == AGENTD_NET_ALLOWLIST) {
-		self->net = net_new(ad_launcher_loop(self->vm->launcher), self->task,
-				    self->machine, self->run_id);
+		self->net = net_new(ad_launcher_loop(self->vm->launcher), self->task, self->machine,
+				    self->run_id);
 		if (!self->net) {
 			fail(self, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
 			return;

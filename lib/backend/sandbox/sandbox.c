@@ -69,10 +69,11 @@ int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 #define PROXY "http://127.0.0.1:" AD_SANDBOX_PROXY_PORT_TEXT
 #define INSIDE "localhost,127.0.0.1,::1"
 static const char *const proxy_env[] = {
-	"HTTP_PROXY=" PROXY,  "http_proxy=" PROXY, "HTTPS_PROXY=" PROXY,
-	"https_proxy=" PROXY, "ALL_PROXY=" PROXY,  "all_proxy=" PROXY,
-	"NO_PROXY=" INSIDE,   "no_proxy=" INSIDE,  "NODE_USE_ENV_PROXY=1",
-	NULL,
+	"HTTP_PROXY=" PROXY,    "http_proxy=" PROXY,
+	"HTTPS_PROXY=" PROXY,   "https_proxy=" PROXY,
+	"ALL_PROXY=" PROXY,     "all_proxy=" PROXY,
+	"NO_PROXY=" INSIDE,     "no_proxy=" INSIDE,
+	"NODE_USE_ENV_PROXY=1", NULL,
 };
 
 const char *const *ad_sandbox_proxy_env(void)
