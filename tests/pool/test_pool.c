@@ -956,8 +956,9 @@ START_TEST(networks_of_commands)
 	int port;
 	pid_t server = serve(&port);
 	char *runner_policy = t_format(net_policy, "allow", "\"127.0.0.2\", \"127.0.0.3\"");
-	struct place place = { .world = t_world_new_bare(
-				       &(struct t_world_opts){ .backend = "microvm" }) };
+	/* bash has /dev/tcp. */
+	struct place place = { .world = t_world_new_bare(&(struct t_world_opts){
+				       .backend = "microvm", .login_shell = true }) };
 	char *fetch = t_format(CONNECT("%d") "read -r line <&3 && echo \"$line\"; "
 					     "(cat <&3; echo over >over) >/dev/null 2>&1 & true",
 			       port);
@@ -980,7 +981,7 @@ START_TEST(networks_of_commands)
 		/* Its tunnel is closed with it, although it lives. */
 		net_in(&run, &place, "none", "",
 		       "for i in 1 2 3 4 5 6 7 8 9 10; do test -e over && break; sleep 0.1; done; "
-		       "cat over; rm over; (: <>/dev/tcp/127.0.0.1/911) 2>&1 | grep -o refused; "
+		       "cat over; rm over; (: <>/dev/tcp/127.0.0.1/911) 2>&1 | grep -m 1 -o refused; "
 		       "echo ${HTTP_PROXY-no proxy}");
 		t_expect_out(&run, AGENTD_STDOUT, "over\nrefused\nno proxy\n");
 		end_of(&run);
@@ -990,9 +991,9 @@ START_TEST(networks_of_commands)
 		ck_assert_ptr_nonnull(strstr(run.denials, "127.0.0.2"));
 		end_of(&run);
 	}
-	close_place(&place);
 	ck_assert_int_eq(kill(server, SIGKILL), 0);
 	ck_assert_int_eq(waitpid(server, NULL, 0), server);
+	close_place(&place);
 	free(elsewhere);
 	free(fetch);
 	free(runner_policy);
@@ -1255,8 +1256,9 @@ END_TEST
 int main(int argc, char **argv)
 {
 	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
-	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240);
-	TCase *cases[] = { sessions, pool, maintenance, killed };
+	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240),
+	      *networks = t_case("networks", 120);
+	TCase *cases[] = { sessions, pool, maintenance, killed, networks };
 
 	backend = argc > 1 ? argv[1] : "sandbox";
 	if (in_machine() && !t_can_host_machines())
@@ -1271,7 +1273,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, template_cannot_be_written);
 		tcase_add_test(sessions, damaged_disk);
 		tcase_add_test(sessions, disk_sizes);
-		tcase_add_test(sessions, networks_of_commands);
+		tcase_add_test(networks, networks_of_commands);
 		tcase_add_test(sessions, clone_fails);
 		tcase_add_test(sessions, template_fails);
 		tcase_add_test(killed, monitor_is_killed);
