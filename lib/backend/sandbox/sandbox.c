@@ -106,7 +106,7 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 		.netns_fd = agentd_spec_netns(spec),
 	};
 	const struct sandbox_session *session = agentd_spec_session(spec);
-	const struct ad_job *in = NULL;
+	struct ad_local_session in;
 	const char *extra[AD_COUNT(proxy_env) + 1];
 	int r = sandbox_check(spec, reterr);
 
@@ -118,8 +118,8 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 	if (session)
 		r = sandbox_session_enter(session, spec, &profile, &in, reterr);
 	if (r == 0)
-		r = ad_local_task_start(&sandbox->local, task, spec, in ? NULL : &request, in,
-					extra, ret_state, reterr);
+		r = ad_local_task_start(&sandbox->local, task, spec, session ? NULL : &request,
+					session ? &in : NULL, extra, ret_state, reterr);
 	sandbox_profile_free(&profile);
 	return r;
 }
@@ -131,11 +131,6 @@ static int32_t session_start(void *self, agentd_task *task, const agentd_spec *s
 	struct sandbox_session *session = NULL;
 	int r = sandbox_check(spec, reterr);
 
-	/* The proxy's socket would have to be another for each command. */
-	if (r == 0 && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
-		r = ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
-			    "sessions of the sandbox backend have no network of allowed hosts; "
-			    "the network modes are \"none\" and \"full\"");
 	if (r == 0)
 		r = sandbox_session_start(&sandbox->opts, task, spec, &session, reterr);
 	*ret_session = session;
