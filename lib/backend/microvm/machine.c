@@ -453,9 +453,18 @@ static void on_link_writable(uint32_t id, enum ad_guest_stream stream, void *use
 		machine->events->writable(machine, id, stream, machine->userdata);
 }
 
+static void on_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	if (machine->state == READY)
+		machine->events->connection_writable(machine, id, connection, machine->userdata);
+}
+
 static const struct ad_guest_link_events link_events = {
 	.message = on_message,
 	.writable = on_link_writable,
+	.connection_writable = on_connection_writable,
 };
 
 /* ---- booting */
@@ -775,6 +784,30 @@ void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream st
 	if (machine->state != READY)
 		return;
 	ad_guest_link_taken(machine->link, id, stream, len);
+	write_soon(machine);
+}
+
+size_t machine_connection_room(struct machine *machine, uint32_t id, uint16_t connection)
+{
+	return machine->state == READY ?
+		       ad_guest_link_connection_room(machine->link, id, connection) :
+		       0;
+}
+
+void machine_connection_data(struct machine *machine, uint32_t id, uint16_t connection,
+			     const uint8_t *data, size_t len)
+{
+	if (machine->state != READY)
+		return;
+	ad_guest_link_connection_data(machine->link, id, connection, data, len);
+	write_soon(machine);
+}
+
+void machine_connection_taken(struct machine *machine, uint32_t id, uint16_t connection, size_t len)
+{
+	if (machine->state != READY)
+		return;
+	ad_guest_link_connection_taken(machine->link, id, connection, len);
 	write_soon(machine);
 }
 
