@@ -242,8 +242,14 @@ static void write_out(struct machine *machine)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return;
-		if (n < 0)
-			break; /* reading tells */
+		if (n < 0) {
+			/* Of one that is closed reading tells. */
+			if (errno != EPIPE && errno != ECONNRESET)
+				fail(machine, agentd_error_create(
+						      AGENTD_ERR_SYSTEM, errno,
+						      "the guest agent's channel takes nothing"));
+			break;
+		}
 		ad_guest_link_sent(machine->link, (size_t)n);
 	}
 	ad_io_stop(&machine->writable);
