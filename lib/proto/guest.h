@@ -221,6 +221,8 @@ void ad_guest_link_free(struct ad_guest_link *link);
 bool ad_guest_link_feed(struct ad_guest_link *link, const uint8_t *data, size_t len);
 /* NULL while all is well. */
 const char *ad_guest_link_error(const struct ad_guest_link *link);
+/* It was memory that ran out, which any function may find. */
+bool ad_guest_link_starved(const struct ad_guest_link *link);
 
 /* Bytes to be sent next: control before data, frames whole. Points into the link until
  * the next call of any function; *ret_len 0: nothing. Then say how many were sent. */

@@ -33,7 +33,7 @@ struct ad_guest_link {
 	struct ad_buf frame; /* the one that comes, while it is not whole */
 	size_t next_writable;
 	bool pong_due;
-	bool broken;
+	bool broken, starved;
 	char error[ERROR_MAX];
 };
 
@@ -80,7 +80,13 @@ AD_PRINTF(2, 3) static void break_link(struct ad_guest_link *link, const char *f
 
 static void break_nomem(struct ad_guest_link *link)
 {
+	link->starved |= !link->broken;
 	break_link(link, "out of memory");
+}
+
+bool ad_guest_link_starved(const struct ad_guest_link *link)
+{
+	return link->starved;
 }
 
 static const char *name_of(enum ad_guest_role role)

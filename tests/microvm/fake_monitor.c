@@ -834,6 +834,8 @@ static void on_message(const struct ad_guest_msg *msg, void *userdata)
 	case AD_GUEST_RUN:
 	case AD_GUEST_GET:
 		m.id = msg->id;
+		m.stdin_ended = false;
+		m.pipe.len = 0;
 		if (msg->type != AD_GUEST_PUT)
 			happens(msg->type == AD_GUEST_RUN ? "run" : "get");
 		break;

@@ -1444,6 +1444,51 @@ START_TEST(session_goes_on)
 }
 END_TEST
 
+static size_t helper_fds(void)
+{
+	char path[64];
+	pid_t pid;
+
+	ck_assert_uint_eq(t_world_helper_pids(world, &pid, 1), 1);
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	return t_count_files(path);
+}
+
+/* Started and stopped again and again, each as the last. */
+START_TEST(session_cycles)
+{
+	enum { FIRST = 5 };
+	const int cycles = t_is_small() ? 20 : 120;
+	agentd_pool *pool = add_pool();
+	struct t_fds fds = { 0 };
+	size_t in_helper = 0;
+	struct play run;
+	uint64_t rss = 0;
+
+	session_play_init(&run, "run: started out:here end exited:0 closed\n");
+	play_start(&run, 0);
+	for (int i = 0; i < cycles; i++) {
+		expect_in_session(&run);
+		stop_session(pool);
+		if (i == FIRST) {
+			t_fds_take(&fds);
+			in_helper = helper_fds();
+			rss = t_rss_bytes();
+		}
+		again(&run);
+	}
+	expect_in_session(&run);
+	stop_session(pool);
+	t_fds_expect_same(&fds, "after all cycles");
+	ck_assert_uint_eq(helper_fds(), in_helper);
+	if (!t_is_slow())
+		ck_assert_uint_lt(t_rss_bytes(), rss + MIB);
+	t_fds_free(&fds);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
 /* The command's fault is not the session's. */
 START_TEST(session_outlives_too_large_a_command)
 {
@@ -1693,6 +1738,7 @@ static int run_all(void)
 	tcase_add_test(snapshots, fault_after_exit);
 	tcase_add_test(snapshots, runner_gone);
 	tcase_add_test(sessions, session_goes_on);
+	tcase_add_test(sessions, session_cycles);
 	tcase_add_test(sessions, session_outlives_too_large_a_command);
 	tcase_add_test(sessions, session_fault_in_turn);
 	tcase_add_test(sessions, session_hears_of_what_is_over);

@@ -92,8 +92,7 @@ static void close_place(struct place *place)
 	free(place->dest);
 }
 
-static void start_in(struct t_run *run, struct place *place, const char *id, const char *command,
-		     uint64_t timeout_ms)
+static void prepare_in(struct t_run *run, struct place *place, const char *id)
 {
 	agentd_context *ctx = t_world_context(place->world);
 
@@ -101,6 +100,12 @@ static void start_in(struct t_run *run, struct place *place, const char *id, con
 	ck_assert_int_eq(agentd_context_set_session(ctx, id, NULL, NULL, NULL), 0);
 	t_run_init(run, place->world);
 	run->ctx = ctx;
+}
+
+static void start_in(struct t_run *run, struct place *place, const char *id, const char *command,
+		     uint64_t timeout_ms)
+{
+	prepare_in(run, place, id);
 	ck_assert_int_eq(t_run_start(run, command, timeout_ms), 0);
 }
 
@@ -282,6 +287,58 @@ START_TEST(timeout_ends_the_command_only)
 	end_of(&run);
 	expect(&place, A, "kill -0 $(cat old) && echo old", "old\n");
 	expect(&place, A, "kill -0 $(cat new) 2>/dev/null || echo gone", "gone\n");
+	close_place(&place);
+}
+END_TEST
+
+struct limited {
+	struct agentd_limits limits;
+	const char *command, *limit, *layer;
+};
+
+/* A command's limits hold in a session as elsewhere, and are its own end at most. */
+START_TEST(limits_of_a_command)
+{
+	const struct limited cases[] = {
+		{ { .size = sizeof(struct agentd_limits), .mem_bytes = 64 << 20 },
+		  "head -c 200000000 /dev/zero | tail | wc -c",
+		  "mem_bytes",
+		  "memory" },
+		{ { .size = sizeof(struct agentd_limits), .pids_max = 8 },
+		  "for i in $(seq 20); do sleep 0.1 & done 2>/dev/null; wait",
+		  "pids_max",
+		  "pids" },
+		{ { .size = sizeof(struct agentd_limits), .io_bytes = 5 << 20 },
+		  "while dd if=/dev/zero of=big bs=1M count=20 conv=fsync; do :; done",
+		  "io_bytes",
+		  "io" },
+	};
+	struct place place;
+
+	if (!in_sandbox() && !in_machine())
+		return;
+	place = open_place("");
+	for (size_t i = 0; i < T_COUNT(cases); i++) {
+		struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &cases[i].limits };
+		struct t_run run;
+		int32_t state = 99;
+
+		prepare_in(&run, &place, A);
+		run.exec_opts = &opts;
+		ck_assert_int_eq(t_run_start(&run, cases[i].command, 20000), 0);
+		t_run_wait(&run);
+		t_run_layer(&run, cases[i].layer, &state);
+		/* Without a control group a process hits its own before the tree's is seen. */
+		ck_assert_msg(state == AGENTD_LAYER_DEGRADED ||
+				      strcmp(agentd_result_limit(run.result), cases[i].limit) == 0,
+			      "%s wanted: %s", cases[i].limit, t_run_story(&run));
+		expect_session(&run, true);
+		end_of(&run);
+		/* In a sandbox those on memory and processes are the session's. */
+		stop(&place, A);
+		expect(&place, A, "rm -f big; echo still", "still\n");
+		stop(&place, A);
+	}
 	close_place(&place);
 }
 END_TEST
@@ -597,6 +654,50 @@ START_TEST(bootstrap)
 		free(path);
 	}
 	close_place(&bad);
+}
+END_TEST
+
+/* A profile of nix is built once in a new volume; where there is no nix that is said. */
+START_TEST(nix_profile)
+{
+	struct place place = open_place(", \"nix_profile\": \"/a/flake#shell\"");
+	struct t_run run;
+	char *bin, *more;
+
+	if (system("command -v nix >/dev/null 2>&1") != 0) {
+		expect(&place, A, "echo anyway", "anyway\n");
+		ck_assert_ptr_nonnull(t_logs_find(&place.world->logs, 0,
+						  "nix_profile is set and there is no nix"));
+	}
+	close_place(&place);
+	/* Only there a program of ours can be seen. */
+	if (in_sandbox() || in_machine())
+		return;
+	place = open_place("");
+	bin = t_format("%s/nix", place.world->dir);
+	t_write_file(bin, "#!/bin/sh\necho \"$@\" >>calls\n[ ! -e ../../fail ] || "
+			  "{ echo why >&2; exit 3; }\n");
+	ck_assert_int_eq(chmod(bin, 0755), 0);
+	agentd_pool_unref(place.pool);
+	ck_assert_int_eq(agentd_runner_set_pool(place.world->runner, NULL, NULL), 0);
+	more = t_format(", \"nix_profile\": \"/a/flake#shell\", \"bootstrap_command\": "
+			"\"echo bootstrap >>calls\", \"env\": {\"PATH\": \"%s:/usr/bin:/bin\"}",
+			place.world->dir);
+	place.pool = add_pool(place.world, place.root, more);
+	expect(&place, A, "cat calls", "develop /a/flake#shell --command true\nbootstrap\n");
+	stop(&place, A);
+	expect(&place, A, "cat calls", "develop /a/flake#shell --command true\nbootstrap\n");
+	free(more);
+	more = t_format("%s/fail", place.root);
+	t_write_file(more, "");
+	run_in(&run, &place, B, "echo elsewhere");
+	expect_session(&run, false);
+	ck_assert_msg(strstr(t_run_layer(&run, "session", NULL), "nix develop failed: why"), "%s",
+		      t_run_story(&run));
+	end_of(&run);
+	free(more);
+	free(bin);
+	close_place(&place);
 }
 END_TEST
 
@@ -1287,6 +1388,7 @@ int main(int argc, char **argv)
 	tcase_add_test(sessions, files_stay);
 	tcase_add_test(sessions, background_lives_until_the_stop);
 	tcase_add_test(sessions, exit_codes_and_signals);
+	tcase_add_test(sessions, limits_of_a_command);
 	if (in_sandbox() || in_machine()) {
 		tcase_add_test(sessions, timeout_ends_the_command_only);
 		tcase_add_test(networks, networks_of_commands);
@@ -1322,6 +1424,7 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, configurations);
 	}
 	tcase_add_test(pool, bootstrap);
+	tcase_add_test(pool, nix_profile);
 	tcase_add_test(maintenance, adopted_backed_up_and_pruned);
 	tcase_add_test(killed, host_is_killed);
 	return t_main("pool", cases, T_COUNT(cases));
