@@ -5,13 +5,14 @@ usage: inside.py PART...
 
     limits        each limit as root and as a user to whom control groups are delegated
     conformance   agentd-conformance
-    sandbox       the tests of tests/sandbox that are programs
+    programs      tests of other folders that are about the helper
     attack        the attacks of tests/attack
 """
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ ENV = {
     "TMPDIR": SCRATCH,
     "AGENTD_HELPER": TOP + "/lib/helper/agentd-helper",
     "AGENTD_TEST_HELPER": TOP + "/lib/helper/agentd-helper",
+    "AGENTD_TEST_BACKUP": TOP + "/lib/backup/agentd-backup",
     "AGENTD_TEST_STRETCH": str(STRETCH),
     "AGENTD_TEST_SMALL": "1",
 }
@@ -128,19 +130,23 @@ class Ended:
                 *self.done.stdout.splitlines()[-10:], *self.done.stderr.splitlines()[-10:]]
 
 
-def left_behind():
-    """Control groups of helpers, and commands."""
-    groups = [folder for folder, _, _ in os.walk(CGROUPS) if "/agentd-" in folder]
+def processes(words):
+    """Those with that in their command line."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read()
+                if words in file.read():
+                    found.append(int(pid))
         except OSError:
-            continue
-        if b"31415" in words or b"agentd-helper" in words:
-            found.append(f"{pid} {words!r}")
-    return groups + found
+            pass
+    return found
+
+
+def left_behind():
+    """Control groups of helpers, helpers, and commands."""
+    groups = [folder for folder, _, _ in os.walk(CGROUPS) if "/agentd-" in folder]
+    return groups + [str(pid) for pid in processes(b"31415") + processes(b"agentd-helper")]
 
 
 def check_nothing_left(name):
@@ -183,6 +189,7 @@ def part_limits(every):
         place = every[name]
         for backend in ("sandbox", "host"):
             limits(place, backend)
+            helper_dies(place, backend)
     for name in ("service", "delegated"):
         fallbacks(every[name])
 
@@ -234,6 +241,30 @@ def limits(place, backend):
     check_nothing_left(name)
 
 
+def helper_dies(place, backend):
+    """Nobody removes its control groups then but the next one."""
+    name = f"{place.name}, {backend}"
+    isolation = ["--min-isolation", "none"] if backend == "host" else []
+    argv = [RUN, "--quiet", "--backend", backend, *isolation, "--mem", "64M", "--", "sleep 31415"]
+    with subprocess.Popen(argv, preexec_fn=place.enter, env=ENV, cwd=SCRATCH,
+                          stdin=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 60
+        while not processes(b"sleep\x0031415") and time.monotonic() < end:
+            time.sleep(0.1)
+        began = processes(b"sleep\x0031415")
+        for pid in processes(b"agentd-helper"):
+            os.kill(pid, signal.SIGKILL)
+        status = process.wait(60)
+    end = time.monotonic() + 20
+    while processes(b"31415") and time.monotonic() < end:
+        time.sleep(0.1)
+    tap.check(began and status == 125 and not processes(b"31415"),
+              f"{name}: its helper is killed, and the command with it", [f"exit {status}"])
+    ended = Ended(place, backend, ["--mem", "64M"], "echo hi", 300)
+    tap.check(ended.done.stdout == "hi\n", f"{name}: another helper", ended.told())
+    check_nothing_left(f"{name}, another helper")
+
+
 def fallbacks(place):
     """Nothing is to be had from control groups but cgroup.kill: limits are watched, and what
     only they can enforce is refused."""
@@ -281,13 +312,20 @@ def part_conformance(every):
         check_nothing_left(name)
 
 
-def part_sandbox(every):
+PROGRAMS = ("sandbox/sandbox-landlock", "sandbox/sandbox-seccomp", "sandbox/sandbox-life",
+            "unit/unit-launch", "host/host-limits", "host/host-hostile", "pool/pool sandbox")
+
+
+def part_programs(every):
     for name in ("root", "user"):
-        for program in ("landlock", "seccomp", "life"):
-            done = every[name].run([f"{TOP}/tests/sandbox/sandbox-{program}"], 900)
-            tap.check(done.returncode in (0, 77), f"{name}: sandbox-{program}",
-                      (done.stdout + done.stderr).splitlines()[-40:])
-            print("#  ", done.stdout.splitlines()[-1:] or "")
+        for words in PROGRAMS:
+            done = every[name].run([f"{TOP}/tests/{words.split()[0]}", *words.split()[1:]], 1200)
+            text = (done.stdout + done.stderr).splitlines()
+            for line in text:
+                if line.startswith("SKIP-CANNOT:"):
+                    print(f"SKIP-CANNOT: {name}, {words}: {line.split(': ', 1)[1]}")
+            counted = next((line for line in text if re.match(r"\d+%: Checks:", line)), "")
+            tap.check(done.returncode in (0, 77), f"{name}: {words} ({counted})", text[-60:])
         check_nothing_left(name)
 
 

@@ -42,6 +42,11 @@ PROGRAMS = (
     "tests/sandbox/sandbox-landlock",
     "tests/sandbox/sandbox-seccomp",
     "tests/sandbox/sandbox-life",
+    "tests/unit/unit-launch",
+    "tests/host/host-limits",
+    "tests/host/host-hostile",
+    "tests/pool/pool",
+    "lib/backup/agentd-backup",
 )
 SCRIPTS = ("inguest/inside.py", "support/tap.py", "attack/test_attack.py", "attack/acts.py",
            "attack/arena.py", "attack/scenarios.py")
