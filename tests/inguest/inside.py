@@ -312,14 +312,16 @@ def part_conformance(every):
         check_nothing_left(name)
 
 
-PROGRAMS = ("sandbox/sandbox-landlock", "sandbox/sandbox-seccomp", "sandbox/sandbox-life",
-            "unit/unit-launch", "host/host-limits", "host/host-hostile", "pool/pool sandbox")
+# What the system call filter decides is the same on each kernel, what comes of it is not.
+PROGRAMS = ("sandbox/sandbox-landlock", "CK_RUN_CASE=kernel sandbox/sandbox-seccomp",
+            "sandbox/sandbox-life", "unit/unit-launch", "host/host-limits", "host/host-hostile",
+            "pool/pool sandbox")
 
 
 def part_programs(every):
     for name in ("root", "user"):
         for words in PROGRAMS:
-            done = every[name].run([f"{TOP}/tests/{words.split()[0]}", *words.split()[1:]], 1200)
+            done = every[name].run(["env", "--chdir", TOP + "/tests", *words.split()], 1200)
             text = (done.stdout + done.stderr).splitlines()
             for line in text:
                 if line.startswith("SKIP-CANNOT:"):
