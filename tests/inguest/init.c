@@ -138,10 +138,11 @@ int main(int argc, char **argv)
 	attach("proc", "/root/proc", "proc", NULL);
 	attach("sys", "/root/sys", "sysfs", NULL);
 	attach("cgroup2", "/root/sys/fs/cgroup", "cgroup2", NULL);
-	attach("tmpfs", "/root/tmp", "tmpfs", "mode=1777");
 	attach("tmpfs", "/root/run", "tmpfs", "mode=755");
 	mkdir("/root/scratch", 0755);
+	/* On a disk, so that writing there is input and output. */
 	if (mount("/payload/scratch", "/root/scratch", NULL, MS_BIND, NULL) < 0 ||
+	    mount("/payload/tmp", "/root/tmp", NULL, MS_BIND, NULL) < 0 ||
 	    mount("/dev", "/root/dev", NULL, MS_MOVE, NULL) < 0)
 		die("/root");
 	attach("tmpfs", "/root/dev/shm", "tmpfs", "mode=1777");

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def libraries(program):
 
 
 def payload(path):
-    """The second disk: root/ goes over the image's root directory, scratch/ is for all."""
+    """The second disk: root/ goes over the image's root directory, scratch/ and tmp/ are
+    for all."""
     top = path + ".tree"
     programs = [os.path.join(BUILD, name) for name in PROGRAMS]
     copies = {program: f"/opt/agentd/{name}" for program, name in zip(programs, PROGRAMS)}
@@ -106,8 +108,9 @@ def payload(path):
     for source, target in copies.items():
         os.makedirs(os.path.dirname(top + "/root" + target), exist_ok=True)
         shutil.copy(source, top + "/root" + target)
-    os.mkdir(top + "/scratch")
-    os.chmod(top + "/scratch", 0o1777)
+    for name in ("/scratch", "/tmp"):
+        os.mkdir(top + name)
+        os.chmod(top + name, 0o1777)
     made = tap.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", top, path, DISK])
     shutil.rmtree(top)
     if made.returncode != 0:
@@ -127,7 +130,7 @@ def arguments(work):
         f"rdinit=/init -- /usr/bin/python3 -B /opt/agentd/tests/inguest/inside.py {' '.join(PARTS)}"
     )
     return [
-        MONITOR, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "setpriv", "--pdeathsig", "KILL", MONITOR, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
         "-M", "microvm,x-option-roms=off,isa-serial=off,pit=off,pic=off,rtc=on",
         "-accel", "tcg,tb-size=128", "-cpu", "max,-erms,-fsrm", "-smp", "1", "-m", MEMORY,
         "-kernel", os.path.join(IMAGE, "vmlinux"),
@@ -155,6 +158,8 @@ def pass_on(output):
 
 
 def main():
+    # Who ends us early gets the directory removed as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for needed, why in ((MONITOR, "Debian: qemu-system-x86"),
                         (os.path.join(IMAGE, "image.json"), "scripts/build-image makes it")):
         if not os.access(needed, os.R_OK):
