@@ -6,7 +6,6 @@ usage: inside.py PART...
     limits        each limit as root and as a user to whom control groups are delegated
     conformance   agentd-conformance
     programs      tests of other folders that are about the helper
-    attack        the attacks of tests/attack
 """
 
 import json
@@ -313,8 +312,7 @@ def part_conformance(every):
 
 # What the system call filter decides is the same on each kernel, what comes of it is not.
 PROGRAMS = ("sandbox/sandbox-landlock", "CK_RUN_CASE=kernel sandbox/sandbox-seccomp",
-            "sandbox/sandbox-life", "unit/unit-launch", "host/host-limits", "host/host-hostile",
-            "pool/pool sandbox")
+            "unit/unit-launch", "pool/pool sandbox")
 
 
 def part_programs(every):
@@ -327,15 +325,6 @@ def part_programs(every):
                     print(f"SKIP-CANNOT: {name}, {words}: {line.split(': ', 1)[1]}")
             counted = next((line for line in text if re.match(r"\d+%: Checks:", line)), "")
             tap.check(done.returncode in (0, 77), f"{name}: {words} ({counted})", text[-60:])
-        check_nothing_left(name)
-
-
-def part_attack(every):
-    programs = {name.upper(): f"{TOP}/tests/attack/attack-{name}" for name in ("attack", "victim", "crowd")}
-    for name in ("root", "user"):
-        relay(name, every[name].run(
-            ["python3", "-B", TOP + "/tests/attack/test_attack.py"], 2400,
-            PYTHONPATH=f"{TOP}/tests/support", AGENTD_RUN=RUN, **programs))
         check_nothing_left(name)
 
 
