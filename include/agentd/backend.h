@@ -210,6 +210,12 @@ AGENTD_API int agentd_task_attach_fd(agentd_task *task, agentd_stream stream, in
  *  backend's to see to, as are the variables that tell the command of the proxy. Ownership
  *  moves to the library, also on failure. */
 AGENTD_API int agentd_task_attach_net(agentd_task *task, int32_t fd);
+/** Instead of a listening socket: hand over one connection that a client of such a command
+ *  has made, as a stream socket whose other end the backend keeps, for it is in another
+ *  machine. Any number of times, from agentd_task_started() on. AGENTD_ERR_LIMIT: there are
+ *  as many as the library serves at once. Ownership moves to the library, also on failure,
+ *  which ends that connection and nothing else. */
+AGENTD_API int agentd_task_attach_net_client(agentd_task *task, int32_t fd);
 /** For the receipt: a layer, AGENTD_LAYER_*, how or why. A later call for the
  *  same layer replaces the earlier one. */
 AGENTD_API void agentd_task_protection(agentd_task *task, const char *layer, int32_t state,

@@ -38,9 +38,9 @@ AGENTD_API void agentd_pool_unref(agentd_pool *pool);
  *  done (may be NULL): what the pass began has ended; err is the first failure.
  *  AGENTD_ERR_STATE: the runner is gone. */
 AGENTD_API int agentd_pool_maintain(agentd_pool *pool, agentd_pool_fn done, void *userdata);
-/** Shut one session down, when its command (if any) has ended; its files stay. done (may be
- *  NULL) is called when it has, also if it did not run at all. AGENTD_ERR_NOTFOUND: the
- *  pool has no such session. */
+/** Shut one session down, when its command (if any) has ended; its files stay. The id may be
+ *  in upper case. done (may be NULL) is called when it has, also if it did not run at all.
+ *  AGENTD_ERR_NOTFOUND: the pool has no such session. */
 AGENTD_API int agentd_pool_stop(agentd_pool *pool, const char *session_id, agentd_pool_fn done,
 				void *userdata);
 /** The pool as JSON: enabled, backend, and of each session id, state, and how long it has

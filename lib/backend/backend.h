@@ -63,6 +63,7 @@ struct ad_task_listener {
 	void (*metric)(agentd_task *task, int32_t metric, uint64_t value);
 	int (*attach_fd)(agentd_task *task, agentd_stream stream, int fd); /* owns fd */
 	int (*attach_net)(agentd_task *task, int fd);                      /* owns fd */
+	int (*attach_net_client)(agentd_task *task, int fd);               /* owns fd */
 	void (*protection)(agentd_task *task, const char *layer, int32_t state, const char *reason);
 	void (*denied)(agentd_task *task, const char *kind, const char *target, const char *rule,
 		       const char *remedy);

@@ -220,6 +220,16 @@ int agentd_task_attach_net(agentd_task *task, int32_t fd)
 	return task->listener->attach_net(task, fd);
 }
 
+int agentd_task_attach_net_client(agentd_task *task, int32_t fd)
+{
+	if (!task || !task->running || !task->started || fd < 0) {
+		if (fd >= 0)
+			close(fd);
+		return AGENTD_ERR_INVALID;
+	}
+	return task->listener->attach_net_client(task, fd);
+}
+
 void agentd_task_protection(agentd_task *task, const char *layer, int32_t state, const char *reason)
 {
 	if (task && task->running && layer)

@@ -217,6 +217,8 @@ void ad_streams_discard(agentd_exec *exec); /* close without reading */
 /* ---- net.c */
 /* Serve a listening socket in the command's network. Takes it, also on failure. */
 int ad_exec_net_attach(agentd_exec *exec, int fd);
+/* Serve one client of a command that is in another machine. Takes it, also on failure. */
+int ad_exec_net_serve(agentd_exec *exec, int fd);
 /* Everything is closed, and counted. Idempotent. */
 void ad_exec_net_close(agentd_exec *exec);
 

@@ -561,6 +561,11 @@ static int on_attach_net(agentd_task *task, int fd)
 	return ad_exec_net_attach(exec_of(task), fd);
 }
 
+static int on_attach_net_client(agentd_task *task, int fd)
+{
+	return ad_exec_net_serve(exec_of(task), fd);
+}
+
 static void on_protection(agentd_task *task, const char *layer, int32_t state, const char *reason)
 {
 	agentd_exec *exec = exec_of(task);
@@ -692,6 +697,7 @@ static const struct ad_task_listener task_listener = {
 	.metric = on_metric,
 	.attach_fd = on_attach_fd,
 	.attach_net = on_attach_net,
+	.attach_net_client = on_attach_net_client,
 	.protection = on_protection,
 	.denied = on_denied,
 	.limit_hit = on_limit_hit,

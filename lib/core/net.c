@@ -280,6 +280,21 @@ int ad_exec_net_attach(agentd_exec *exec, int fd)
 	return r;
 }
 
+int ad_exec_net_serve(agentd_exec *exec, int fd)
+{
+	int r = 0;
+
+	if (exec->spec.net != AGENTD_NET_ALLOWLIST)
+		r = AGENTD_ERR_STATE;
+	else if (!exec->egress)
+		r = make_egress(exec, NULL);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	return ad_egress_serve(exec->egress, fd);
+}
+
 void ad_exec_net_close(agentd_exec *exec)
 {
 	const struct ad_egress_counts *counts;

@@ -57,6 +57,9 @@ struct ad_egress_counts {
 int ad_egress_new(const struct ad_egress_opts *opts, struct ad_egress **ret, agentd_error **reterr);
 /* Serve who connects to a listening socket. Takes it, also on failure. */
 int ad_egress_listen(struct ad_egress *egress, int fd, agentd_error **reterr);
+/* Serve one who is connected already: a stream socket. Takes it, also on failure, which is
+ * AGENTD_ERR_LIMIT where there are as many as may be. */
+int ad_egress_serve(struct ad_egress *egress, int fd);
 /* A question that is over is no offence. */
 void ad_egress_answer(struct ad_egress *egress, uint32_t question, bool allow);
 const struct ad_egress_counts *ad_egress_counts(const struct ad_egress *egress);

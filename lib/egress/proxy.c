@@ -712,6 +712,18 @@ int ad_egress_listen(struct ad_egress *egress, int fd, agentd_error **reterr)
 		       0;
 }
 
+int ad_egress_serve(struct ad_egress *egress, int fd)
+{
+	int high;
+
+	if (egress->count >= egress->most || ad_sys_set_nonblock(fd) < 0) {
+		close(fd);
+		return AGENTD_ERR_LIMIT;
+	}
+	high = ad_sys_high_fd(fd);
+	return high < 0 ? AGENTD_ERR_LIMIT : connection_new(egress, high);
+}
+
 /* ---- life */
 
 /* Two descriptors each, and no more than half of what the process may have. */

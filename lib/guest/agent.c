@@ -160,7 +160,10 @@ static void message(const struct ad_guest_msg *msg, void *userdata)
 	case AD_GUEST_PONG:
 		break;
 	default:
-		task_message(msg);
+		if (msg->connection)
+			net_message(msg);
+		else
+			task_message(msg);
 		break;
 	}
 }
@@ -169,6 +172,12 @@ static void writable(uint32_t id, enum ad_guest_stream stream, void *userdata)
 {
 	(void)userdata;
 	task_writable(id, stream);
+}
+
+static void connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	(void)userdata;
+	net_writable(id, connection);
 }
 
 /* ---- children, our own and those whose parents are gone */
@@ -203,8 +212,11 @@ static void wait_for_library(void)
 
 static void prepare(int port)
 {
-	static const struct ad_guest_link_events events = { .message = message,
-							    .writable = writable };
+	static const struct ad_guest_link_events events = {
+		.message = message,
+		.writable = writable,
+		.connection_writable = connection_writable,
+	};
 	uint64_t old;
 	sigset_t children;
 
@@ -233,9 +245,11 @@ _Noreturn void agent_run(int port)
 	boot_root(&agent.fault);
 	for (;;) {
 		struct epoll_event event;
-		/* One by one: what is done for one may take another's descriptor away. */
-		int n = epoll_wait(agent.epoll, &event, 1, ticking ? TICK_MS : -1);
+		int n;
 
+		net_resume();
+		/* One by one: what is done for one may take another's descriptor away. */
+		n = epoll_wait(agent.epoll, &event, 1, ticking ? TICK_MS : -1);
 		if (n > 0) {
 			struct watch *watch = event.data.ptr;
 

@@ -122,6 +122,20 @@ void task_reap(pid_t pid, int wait_status);
 /* Look at what nobody tells of. Returns whether to do so again soon. */
 bool task_tick(void);
 
+/* ---- net.c: the network of one task */
+
+/* Listen; a negative errno if that cannot be. */
+int net_open(uint32_t id);
+/* Its clients may be accepted. */
+void net_start(uint32_t id);
+/* The end, if the network is this task's. */
+void net_close(uint32_t id);
+/* What belongs to a connection. */
+void net_message(const struct ad_guest_msg *msg);
+void net_writable(uint32_t id, uint16_t connection);
+/* Connections that ended may have made room for others. */
+void net_resume(void);
+
 /* ---- command.c: starting one */
 
 struct command {

@@ -123,6 +123,7 @@ static void task_free(struct task *task)
 		if (tasks[i] == task)
 			tasks[i] = NULL;
 	}
+	net_close(task->id);
 	inlet_close(&task->in);
 	watch_close(&task->emptied);
 	watch_close(&task->fault);
@@ -326,6 +327,7 @@ static void settle_start(struct task *task)
 	outlet_open(&task->out, task->id, AD_GUEST_STDOUT, ad_steal_fd(&task->out_fd));
 	if (task->err_fd >= 0)
 		outlet_open(&task->err, task->id, AD_GUEST_STDERR, ad_steal_fd(&task->err_fd));
+	net_start(task->id);
 }
 
 static void report_failure(struct task *task)
@@ -406,6 +408,8 @@ static void run(struct task *task, const struct ad_guest_msg *msg)
 	task->what = copy_what(command.workdir, command.argv[0]);
 	if (ok && !task->what)
 		error = ENOMEM;
+	if (error == 0 && msg->u.run.flags & AD_GUEST_RUN_NET)
+		error = -net_open(task->id);
 	if (error == 0) {
 		task->pid = command_start(&command);
 		error = task->pid < 0 ? -task->pid : 0;

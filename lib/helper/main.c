@@ -90,11 +90,13 @@ struct session {
 	pid_t supervisor; /* that waits; 0: none does yet */
 	int pidfd;        /* its own, or -1 */
 	bool told;        /* that it has started */
+	int network;      /* listening socket that the library is to have, or -1 */
 	struct enforcement enforcement;
 };
 
 struct outgoing {
 	struct outgoing *next;
+	int fd; /* that goes with it, or -1 */
 	size_t len;
 	uint8_t data[AD_MSG_FIXED_MAX];
 };
@@ -123,27 +125,37 @@ static struct {
 
 /* ---- messages out */
 
-static void send_msg(const struct ad_msg *msg)
+/* fd: goes with it, or -1; is taken. */
+static void send_with(const struct ad_msg *msg, int fd)
 {
-	struct outgoing *queued;
+	struct outgoing *queued = NULL;
+	size_t fds = fd >= 0;
 	uint8_t buf[AD_MSG_FIXED_MAX];
 	size_t len = ad_msg_encode(msg, buf);
 
-	if (h.host_lost)
-		return;
-	if (!h.out && ad_sys_send(HELPER_SOCKET, buf, len, NULL, 0, MSG_DONTWAIT) != -EAGAIN)
-		return;
-	queued = malloc(sizeof(*queued));
-	if (!queued) {
+	if (!h.host_lost &&
+	    (h.out || ad_sys_send(HELPER_SOCKET, buf, len, &fd, fds, MSG_DONTWAIT) == -EAGAIN)) {
+		queued = malloc(sizeof(*queued));
 		/* Waiting for the host is the only way left not to lose it. */
-		ad_sys_send(HELPER_SOCKET, buf, len, NULL, 0, 0);
+		if (!queued)
+			ad_sys_send(HELPER_SOCKET, buf, len, &fd, fds, 0);
+	}
+	if (!queued) {
+		if (fd >= 0)
+			close(fd);
 		return;
 	}
 	queued->next = NULL;
+	queued->fd = fd;
 	queued->len = len;
 	memcpy(queued->data, buf, len);
 	*h.out_tail = queued;
 	h.out_tail = &queued->next;
+}
+
+static void send_msg(const struct ad_msg *msg)
+{
+	send_with(msg, -1);
 }
 
 static void flush(void)
@@ -151,9 +163,11 @@ static void flush(void)
 	while (h.out) {
 		struct outgoing *first = h.out;
 
-		if (!h.host_lost && ad_sys_send(HELPER_SOCKET, first->data, first->len, NULL, 0,
-						MSG_DONTWAIT) == -EAGAIN)
+		if (!h.host_lost && ad_sys_send(HELPER_SOCKET, first->data, first->len, &first->fd,
+						first->fd >= 0, MSG_DONTWAIT) == -EAGAIN)
 			return;
+		if (first->fd >= 0)
+			close(first->fd);
 		h.out = first->next;
 		if (!h.out)
 			h.out_tail = &h.out;
@@ -231,6 +245,8 @@ static void session_forget(struct job *job)
 	close(job->session->sock);
 	if (job->session->pidfd >= 0)
 		close(job->session->pidfd);
+	if (job->session->network >= 0)
+		close(job->session->network);
 	free(job->session);
 }
 
@@ -684,7 +700,7 @@ static bool session_make(struct job *job, const struct enforcement *enforcement,
 		return false;
 	}
 	job->session->sock = pair[0];
-	job->session->pidfd = -1;
+	job->session->pidfd = job->session->network = -1;
 	job->session->enforcement = *enforcement;
 	*ret_end = pair[1];
 	return true;
@@ -1013,7 +1029,8 @@ static void session_started(struct job *job)
 	job->session->told = true;
 	msg.u.started.pid = job->pid;
 	msg.u.started.receipt = job->session->enforcement.receipt;
-	send_msg(&msg);
+	msg.u.started.flags = job->session->network >= 0 ? AD_STARTED_NETWORK : 0;
+	send_with(&msg, ad_steal_fd(&job->session->network));
 }
 
 static struct job *session_by_slot(uint32_t slot)
@@ -1027,6 +1044,23 @@ static struct job *session_by_slot(uint32_t slot)
 	return NULL;
 }
 
+static void on_hello(struct job *job, struct ad_sys_msg *in)
+{
+	struct session *session = job->session;
+
+	session->pidfd = ad_sys_pidfd(in->pid);
+	if (session->pidfd < 0 || in->fds_lost) {
+		session_break(job);
+		return;
+	}
+	session->supervisor = in->pid;
+	if (in->fd_count > 0 && !session->told)
+		session->network = ad_steal_fd(&in->fds[0]);
+	if (!session->told)
+		session_started(job);
+	resume_in(job);
+}
+
 static void read_hello(void)
 {
 	struct session_hello hello;
@@ -1035,17 +1069,9 @@ static void read_hello(void)
 
 	while (ad_sys_recv(h.hello_fd, &in, MSG_DONTWAIT) > 0) {
 		job = in.len == sizeof(hello) && in.has_creds ? session_by_slot(hello.slot) : NULL;
-		if (!job || job->killing)
-			continue;
-		job->session->pidfd = ad_sys_pidfd(in.pid);
-		if (job->session->pidfd < 0) {
-			session_break(job);
-			continue;
-		}
-		job->session->supervisor = in.pid;
-		if (!job->session->told)
-			session_started(job);
-		resume_in(job);
+		if (job && !job->killing)
+			on_hello(job, &in);
+		ad_sys_msg_close(&in);
 	}
 }
 

@@ -201,7 +201,8 @@ bool reaper_put_token(int memory, struct fault *fault);
 
 /* ---- session.c: pid 1 of a session, and the supervisors in it */
 
-/* From a supervisor that is ready for a command; the kernel adds its pid. */
+/* From a supervisor that is ready for a command; the kernel adds its pid. With the first comes
+ * the session's listening socket, if it has one. */
 struct session_hello {
 	uint32_t slot; /* the session's */
 };

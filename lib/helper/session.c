@@ -34,6 +34,7 @@ struct session {
 	int taken[2]; /* a byte from each supervisor that has one */
 	int signal_fd;
 	pid_t waiting; /* the supervisor that has no command yet */
+	int network;   /* listening socket that the first of them hands over, or -1 */
 	bool stopping;
 };
 
@@ -80,8 +81,12 @@ static _Noreturn void wait_for_request(const struct session *session)
 
 	close(session->signal_fd);
 	close(session->taken[0]);
-	if (ad_sys_send(session->shared->sessions, &hello, sizeof(hello), NULL, 0, 0) < 0 ||
-	    ad_sys_recv(session->sock, &in, 0) <= 0 || in.len < sizeof(struct zygote_request) ||
+	if (ad_sys_send(session->shared->sessions, &hello, sizeof(hello), &session->network,
+			session->network >= 0, 0) < 0)
+		_exit(SUPERVISOR_LOST);
+	if (session->network >= 0)
+		close(session->network);
+	if (ad_sys_recv(session->sock, &in, 0) <= 0 || in.len < sizeof(struct zygote_request) ||
 	    in.fds_lost)
 		_exit(SUPERVISOR_LOST);
 	if (write(session->taken[1], "", 1) != 1)
@@ -205,7 +210,9 @@ static _Noreturn void live(struct session *session)
 void session_run(const struct supervise *job, uint32_t slot, const struct helper_shared *shared,
 		 int sock)
 {
-	struct session session = { .job = job, .slot = slot, .shared = shared, .sock = sock };
+	struct session session = {
+		.job = job, .slot = slot, .shared = shared, .sock = sock, .network = job->network
+	};
 	sigset_t signals;
 
 	/* All are blocked since the helper started. */
@@ -216,5 +223,7 @@ void session_run(const struct supervise *job, uint32_t slot, const struct helper
 	if (session.signal_fd < 0 || pipe2(session.taken, O_CLOEXEC | O_NONBLOCK) < 0 ||
 	    !add_supervisor(&session))
 		supervise_failed(job, AD_STAGE_SUPERVISOR, 0, errno, "");
+	if (session.network >= 0)
+		close(ad_steal_fd(&session.network));
 	live(&session);
 }

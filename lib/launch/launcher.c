@@ -529,7 +529,7 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	int32_t pid = msg->u.started.pid;
 
 	if (job->session)
-		count = 0;
+		count = job->networked;
 	if (job->state != JOB_STARTING || msg->u.started.flags != wanted ||
 	    (in->fd_count != count && !in->fds_lost))
 		return false;
@@ -544,8 +544,11 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 	if (!check_layers(job, &msg->u.started.receipt))
 		return true;
 	if (job->session) {
+		in->fd_count = 0;
 		job->state = JOB_RUNNING;
 		fill_receipt(&receipt, &msg->u.started.receipt);
+		if (job->networked)
+			job->events->network(job, in->fds[0], job->userdata);
 		job->events->started(job, pid, -1, -1, -1, &receipt, job->userdata);
 		return true;
 	}

@@ -83,7 +83,7 @@ static int make_files(struct trials *trials, agentd_error **reterr)
 		return ad_fail_errno(reterr, errno, "a directory in /tmp");
 	}
 	snprintf(trials->work, sizeof(trials->work), "%s/work", trials->dir);
-	if (chmod(trials->dir, 0755) < 0 || mkdir(trials->work, 0700) < 0)
+	if (chmod(trials->dir, 0755) < 0 || mkdir(trials->work, 0755) < 0)
 		return ad_fail_errno(reterr, errno, "%s", trials->dir);
 	code = make_file(trials, "secret", 0644, reterr);
 	return code < 0 ? code : make_file(trials, "shared", 0666, reterr);

@@ -27,6 +27,11 @@ enum {
 	AD_GUEST_WINDOW = 256 * 1024,
 	/* Commands and transfers at once. */
 	AD_GUEST_TASKS_MAX = 64,
+	/* Connections at once of the one command that has a network, and the window of each
+	 * direction of them: 8 MiB each way in all. */
+	AD_GUEST_CONNECTIONS_MAX = 128,
+	AD_GUEST_CONNECTION_WINDOW = 64 * 1024,
+	AD_GUEST_PROXY_PORT = 911, /* where they are made, in the guest */
 	AD_GUEST_SEED_SIZE = 32
 };
 
@@ -48,6 +53,7 @@ enum ad_guest_type {
 	AD_GUEST_CREDIT = 34, /* more of a stream may be sent */
 	AD_GUEST_PING = 35,
 	AD_GUEST_PONG = 36,
+	AD_GUEST_HANGUP = 37, /* of a connection: nothing more is sent, or taken */
 	/* guest to host */
 	AD_GUEST_HELLO = 64, /* the agent is there; first */
 	AD_GUEST_READY = 65, /* answers SETUP */
@@ -57,7 +63,8 @@ enum ad_guest_type {
 	AD_GUEST_EXITED = 69,
 	AD_GUEST_CLOSED = 70, /* nothing of the command is alive; ends the task */
 	AD_GUEST_DONE = 71,   /* of PUT or GET; ends the task */
-	AD_GUEST_LOG = 72
+	AD_GUEST_LOG = 72,
+	AD_GUEST_OPEN = 73 /* a connection: a client in the guest has made it */
 };
 
 enum ad_guest_stream {
@@ -73,7 +80,10 @@ enum {
 	AD_GUEST_RUN_STDIN = 1,
 	AD_GUEST_RUN_MERGE_STDERR = 2,
 	AD_GUEST_RUN_STAY = 4, /* what it leaves in the background is not waited for */
-	AD_GUEST_RUN_FLAGS = 7
+	/* It has the machine's network: its clients reach the host at a port of the guest's
+	 * loopback. One command at a time. */
+	AD_GUEST_RUN_NET = 8,
+	AD_GUEST_RUN_FLAGS = 15
 };
 
 /* Limits that the guest enforces; LIMIT names one. */
@@ -105,6 +115,9 @@ struct ad_guest_limits { /* 0: none */
 struct ad_guest_msg {
 	enum ad_guest_type type;
 	uint32_t id; /* of a task; 0 in those that belong to none */
+	/* 1 to AD_GUEST_CONNECTIONS_MAX: DATA, END and CREDIT are of that connection of the
+	 * task, and their stream is 0; or 0. */
+	uint16_t connection;
 	union {
 		struct {
 			uint8_t seed[AD_GUEST_SEED_SIZE];
@@ -194,6 +207,8 @@ struct ad_guest_link_events {
 	void (*message)(const struct ad_guest_msg *msg, void *userdata);
 	/* ad_guest_link_data() takes from this stream again, after it had not taken all. */
 	void (*writable)(uint32_t id, enum ad_guest_stream stream, void *userdata);
+	/* The same of a connection, after ad_guest_link_connection_room() was 0. */
+	void (*connection_writable)(uint32_t id, uint16_t connection, void *userdata);
 };
 
 /* NULL: out of memory. */
@@ -206,6 +221,8 @@ void ad_guest_link_free(struct ad_guest_link *link);
 bool ad_guest_link_feed(struct ad_guest_link *link, const uint8_t *data, size_t len);
 /* NULL while all is well. */
 const char *ad_guest_link_error(const struct ad_guest_link *link);
+/* It was memory that ran out, which any function may find. */
+bool ad_guest_link_starved(const struct ad_guest_link *link);
 
 /* Bytes to be sent next: control before data, frames whole. Points into the link until
  * the next call of any function; *ret_len 0: nothing. Then say how many were sent. */
@@ -222,5 +239,18 @@ size_t ad_guest_link_data(struct ad_guest_link *link, uint32_t id, enum ad_guest
 /* len bytes that arrived in a stream are dealt with: the peer may send as many more. */
 void ad_guest_link_taken(struct ad_guest_link *link, uint32_t id, enum ad_guest_stream stream,
 			 size_t len);
+
+/* ---- connections, of the command that has the network */
+
+/* What OPEN may be sent with now: the connection's number, and *ret_id the task's; 0: there
+ * is no such command, or as many connections as may be. */
+uint16_t ad_guest_link_free_connection(const struct ad_guest_link *link, uint32_t *ret_id);
+/* So much may be sent at once of a connection; 0: connection_writable follows, or it is over. */
+size_t ad_guest_link_connection_room(struct ad_guest_link *link, uint32_t id, uint16_t connection);
+/* As of a stream. */
+size_t ad_guest_link_connection_data(struct ad_guest_link *link, uint32_t id, uint16_t connection,
+				     const uint8_t *data, size_t len);
+void ad_guest_link_connection_taken(struct ad_guest_link *link, uint32_t id, uint16_t connection,
+				    size_t len);
 
 #endif

@@ -40,6 +40,7 @@ static const struct ad_guest_kind kinds[] = {
 	[AD_GUEST_CREDIT] = { "CREDIT", BOTH_SEND, true, true, EXACTLY(4) },
 	[AD_GUEST_PING] = { "PING", BOTH_SEND, EXACTLY(8) },
 	[AD_GUEST_PONG] = { "PONG", BOTH_SEND, EXACTLY(8) },
+	[AD_GUEST_HANGUP] = { "HANGUP", BOTH_SEND, true, EXACTLY(0), .of_connection = true },
 	/* What follows the version is another version's business. */
 	[AD_GUEST_HELLO] = { "HELLO", AGENT_SENDS, .min = 4, .max = 4096 },
 	[AD_GUEST_READY] = { "READY", AGENT_SENDS, AND_TEXT(4) },
@@ -50,6 +51,7 @@ static const struct ad_guest_kind kinds[] = {
 	[AD_GUEST_CLOSED] = { "CLOSED", AGENT_SENDS, true, EXACTLY(8 + 8 + 4) },
 	[AD_GUEST_DONE] = { "DONE", AGENT_SENDS, true, AND_TEXT(4 + 8 + 8) },
 	[AD_GUEST_LOG] = { "LOG", AGENT_SENDS, AND_TEXT(1) },
+	[AD_GUEST_OPEN] = { "OPEN", AGENT_SENDS, true, EXACTLY(0), .of_connection = true },
 };
 
 const struct ad_guest_kind *ad_guest_kind(unsigned int type)
@@ -64,7 +66,7 @@ void ad_guest_header_decode(struct ad_guest_header *ret, const uint8_t *at)
 	ret->len = get_u32(&in);
 	ret->type = (uint8_t)get(&in, 1);
 	ret->stream = (uint8_t)get(&in, 1);
-	ret->zero = (uint16_t)get(&in, 2);
+	ret->connection = (uint16_t)get(&in, 2);
 	ret->id = get_u32(&in);
 }
 
@@ -285,6 +287,8 @@ static uint8_t *put_fixed(uint8_t *at, const struct ad_guest_msg *msg)
 	case AD_GUEST_WARM:
 	case AD_GUEST_DATA:
 	case AD_GUEST_END:
+	case AD_GUEST_OPEN:
+	case AD_GUEST_HANGUP:
 		break;
 	}
 	return at;
@@ -359,7 +363,7 @@ bool ad_guest_encode(const struct ad_guest_msg *msg, struct ad_buf *out)
 	end = put((uint8_t *)out->data + start, len, 4);
 	end = put(end, msg->type, 1);
 	end = put(end, stream_of(msg), 1);
-	end = put(end, 0, 2);
+	end = put(end, msg->connection, 2);
 	put(end, msg->id, 4);
 	return len <= kind->max;
 }
@@ -371,7 +375,9 @@ const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_head
 	enum ad_guest_stream stream = header->stream;
 	const char *why = NULL;
 
-	*ret = (struct ad_guest_msg){ .type = header->type, .id = header->id };
+	*ret = (struct ad_guest_msg){ .type = header->type,
+				      .id = header->id,
+				      .connection = header->connection };
 	if (ret_vectors)
 		*ret_vectors = NULL;
 	switch (ret->type) {
@@ -473,6 +479,8 @@ const char *ad_guest_decode(struct ad_guest_msg *ret, const struct ad_guest_head
 		break;
 	case AD_GUEST_KILL:
 	case AD_GUEST_WARM:
+	case AD_GUEST_OPEN:
+	case AD_GUEST_HANGUP:
 		break;
 	}
 	if (in.bad)

@@ -33,7 +33,7 @@ struct ad_guest_link {
 	struct ad_buf frame; /* the one that comes, while it is not whole */
 	size_t next_writable;
 	bool pong_due;
-	bool broken;
+	bool broken, starved;
 	char error[ERROR_MAX];
 };
 
@@ -80,7 +80,13 @@ AD_PRINTF(2, 3) static void break_link(struct ad_guest_link *link, const char *f
 
 static void break_nomem(struct ad_guest_link *link)
 {
+	link->starved |= !link->broken;
 	break_link(link, "out of memory");
+}
+
+bool ad_guest_link_starved(const struct ad_guest_link *link)
+{
+	return link->starved;
 }
 
 static const char *name_of(enum ad_guest_role role)
@@ -128,9 +134,13 @@ static const char *check_header(const struct ad_guest_header *header, enum ad_gu
 		return "goes the other way";
 	if (header->len < kind->min || header->len > kind->max)
 		return "cannot be this long";
-	if (header->zero != 0)
-		return "zero is not";
-	if (header->stream >= (kind->of_stream ? AD_GUEST_STREAMS : 1))
+	if (header->connection != 0 && !kind->of_connection && !kind->of_stream)
+		return "belongs to no connection";
+	if (header->connection == 0 && kind->of_connection)
+		return "belongs to a connection";
+	if (header->connection > AD_GUEST_CONNECTIONS_MAX)
+		return "no such connection";
+	if (header->stream >= (kind->of_stream && !header->connection ? AD_GUEST_STREAMS : 1))
 		return "no such stream";
 	if ((header->id != 0) != kind->of_task)
 		return kind->of_task ? "belongs to no task" : "belongs to a task";
@@ -155,11 +165,11 @@ static const char *check_frame(struct ad_guest_link *link, const uint8_t *frame)
 	return why;
 }
 
-/* Behind the data of its stream. */
+/* Behind the data of its stream, or of the connection that had its number before. */
 static bool goes_with_data(enum ad_guest_type type)
 {
 	return type == AD_GUEST_DATA || type == AD_GUEST_END || type == AD_GUEST_CLOSED ||
-	       type == AD_GUEST_DONE;
+	       type == AD_GUEST_DONE || type == AD_GUEST_OPEN || type == AD_GUEST_HANGUP;
 }
 
 static bool has_room(const struct ad_guest_link *link, enum ad_guest_type type)
@@ -214,22 +224,24 @@ bool ad_guest_link_send(struct ad_guest_link *link, const struct ad_guest_msg *m
 	}
 }
 
-/* NULL: nothing may be sent in it now. */
-static struct ad_guest_stream_state *outgoing(struct ad_guest_link *link, uint32_t id,
-					      enum ad_guest_stream stream)
+/* NULL: nothing may be sent there now. */
+static struct ad_guest_stream_state *outgoing(struct ad_guest_link *link,
+					      const struct ad_guest_place *place)
 {
-	const struct ad_guest_msg end = { AD_GUEST_END, id, .u.end = { stream } };
+	const struct ad_guest_msg end = { AD_GUEST_END, place->id, place->connection,
+					  .u.end = { place->stream } };
 
 	/* What may be ended may be sent. */
-	if (stream >= AD_GUEST_STREAMS || ad_guest_order_check(&link->order, &end, link->role))
+	if (place->stream >= AD_GUEST_STREAMS || place->connection > AD_GUEST_CONNECTIONS_MAX ||
+	    ad_guest_order_check(&link->order, &end, link->role))
 		return NULL;
-	return &ad_guest_task_find(&link->order, id)->streams[stream];
+	return ad_guest_flow(&link->order, place);
 }
 
-size_t ad_guest_link_data(struct ad_guest_link *link, uint32_t id, enum ad_guest_stream stream,
-			  const uint8_t *data, size_t len)
+static size_t send_data(struct ad_guest_link *link, const struct ad_guest_place *place,
+			const uint8_t *data, size_t len)
 {
-	struct ad_guest_stream_state *state = outgoing(link, id, stream);
+	struct ad_guest_stream_state *state = outgoing(link, place);
 	size_t taken = 0;
 
 	if (!state || link->broken)
@@ -238,8 +250,9 @@ size_t ad_guest_link_data(struct ad_guest_link *link, uint32_t id, enum ad_guest
 		size_t size = len - taken < state->room ? len - taken : state->room;
 		struct ad_guest_msg msg = {
 			.type = AD_GUEST_DATA,
-			.id = id,
-			.u.data = { .stream = stream, .data = data + taken },
+			.id = place->id,
+			.connection = place->connection,
+			.u.data = { .stream = place->stream, .data = data + taken },
 		};
 
 		msg.u.data.len = size < AD_GUEST_DATA_MAX ? size : AD_GUEST_DATA_MAX;
@@ -251,18 +264,112 @@ size_t ad_guest_link_data(struct ad_guest_link *link, uint32_t id, enum ad_guest
 	return taken;
 }
 
-void ad_guest_link_taken(struct ad_guest_link *link, uint32_t id, enum ad_guest_stream stream,
-			 size_t len)
+size_t ad_guest_link_data(struct ad_guest_link *link, uint32_t id, enum ad_guest_stream stream,
+			  const uint8_t *data, size_t len)
 {
-	struct ad_guest_task *task = ad_guest_task_find(&link->order, id);
-	struct ad_guest_stream_state *state;
+	const struct ad_guest_place place = { id, stream, 0, link->role };
 
-	if (!task)
+	return send_data(link, &place, data, len);
+}
+
+size_t ad_guest_link_connection_data(struct ad_guest_link *link, uint32_t id, uint16_t connection,
+				     const uint8_t *data, size_t len)
+{
+	const struct ad_guest_place place = { id, 0, connection, link->role };
+
+	return send_data(link, &place, data, len);
+}
+
+size_t ad_guest_link_connection_room(struct ad_guest_link *link, uint32_t id, uint16_t connection)
+{
+	const struct ad_guest_place place = { id, 0, connection, link->role };
+	struct ad_guest_stream_state *state = outgoing(link, &place);
+
+	if (!state || link->broken)
+		return 0;
+	state->blocked = state->room == 0 || !data_has_room(link);
+	if (state->blocked)
+		return 0;
+	return state->room < AD_GUEST_DATA_MAX ? state->room : AD_GUEST_DATA_MAX;
+}
+
+uint16_t ad_guest_link_free_connection(const struct ad_guest_link *link, uint32_t *ret_id)
+{
+	*ret_id = link->order.net;
+	for (uint16_t i = 1; *ret_id && i <= AD_GUEST_CONNECTIONS_MAX; i++)
+		if (!link->order.connections[i].open)
+			return i;
+	return 0;
+}
+
+static void take(struct ad_guest_link *link, const struct ad_guest_place *place, size_t len)
+{
+	struct ad_guest_stream_state *state = ad_guest_flow(&link->order, place);
+
+	if (!state)
 		return;
-	state = &task->streams[stream];
 	assert(len <= state->held);
 	state->held -= (uint32_t)len;
 	state->owed += (uint32_t)len;
+}
+
+void ad_guest_link_taken(struct ad_guest_link *link, uint32_t id, enum ad_guest_stream stream,
+			 size_t len)
+{
+	const struct ad_guest_place place = { id, stream, 0, ad_guest_peer(link->role) };
+
+	take(link, &place, len);
+}
+
+void ad_guest_link_connection_taken(struct ad_guest_link *link, uint32_t id, uint16_t connection,
+				    size_t len)
+{
+	const struct ad_guest_place place = { id, 0, connection, ad_guest_peer(link->role) };
+
+	take(link, &place, len);
+}
+
+/* All places where something can flow, in a row: the streams of tasks, then the connections. */
+enum {
+	STREAM_PLACES = AD_GUEST_TASKS_MAX * AD_GUEST_STREAMS,
+	PLACES = STREAM_PLACES + AD_GUEST_CONNECTIONS_MAX
+};
+
+/* NULL: nothing can there, from sender. */
+static struct ad_guest_stream_state *place_at(struct ad_guest_link *link, size_t at,
+					      enum ad_guest_role sender, struct ad_guest_place *ret)
+{
+	struct ad_guest_order *order = &link->order;
+	struct ad_guest_connection *connection;
+	struct ad_guest_task *task;
+
+	*ret = (struct ad_guest_place){ .sender = sender };
+	if (at < STREAM_PLACES) {
+		task = &order->tasks[at / AD_GUEST_STREAMS];
+		ret->id = task->id;
+		ret->stream = at % AD_GUEST_STREAMS;
+		return task->alive && task->streams[ret->stream].exists &&
+				       ad_guest_stream_sender(ret->stream) == sender ?
+			       &task->streams[ret->stream] :
+			       NULL;
+	}
+	ret->id = order->net;
+	ret->connection = (uint16_t)(at - STREAM_PLACES + 1);
+	connection = &order->connections[ret->connection];
+	return connection->open && !connection->hung_up[order->role] ?
+		       &connection->streams[sender] :
+		       NULL;
+}
+
+static void send_credit(struct ad_guest_link *link, const struct ad_guest_place *place,
+			struct ad_guest_stream_state *state)
+{
+	struct ad_guest_msg msg = { AD_GUEST_CREDIT, place->id, place->connection,
+				    .u.credit = { place->stream, state->owed } };
+
+	if (!state->ended && state->owed >= ad_guest_window(place->connection) / 2 &&
+	    emit(link, &msg))
+		state->owed = 0;
 }
 
 /* PONG and CREDIT are not queued before they can be sent next, so that a peer that does
@@ -278,20 +385,12 @@ static void answer(struct ad_guest_link *link)
 		msg.u.ping.token = link->order.pings[peer].token;
 		emit(link, &msg);
 	}
-	for (size_t i = 0; i < AD_GUEST_TASKS_MAX; i++) {
-		struct ad_guest_task *task = &link->order.tasks[i];
+	for (size_t i = 0; i < (link->order.net ? PLACES : STREAM_PLACES); i++) {
+		struct ad_guest_place place;
+		struct ad_guest_stream_state *state = place_at(link, i, peer, &place);
 
-		for (enum ad_guest_stream j = 0; task->alive && j < AD_GUEST_STREAMS; j++) {
-			struct ad_guest_stream_state *state = &task->streams[j];
-
-			if (state->ended || state->owed < AD_GUEST_WINDOW / 2)
-				continue;
-			msg = (struct ad_guest_msg){ .type = AD_GUEST_CREDIT, .id = task->id };
-			msg.u.credit.stream = j;
-			msg.u.credit.bytes = state->owed;
-			if (emit(link, &msg))
-				state->owed = 0;
-		}
+		if (state)
+			send_credit(link, &place, state);
 	}
 }
 
@@ -329,23 +428,30 @@ const uint8_t *ad_guest_link_peek(struct ad_guest_link *link, size_t *ret_len)
 	return (const uint8_t *)queue->buf.data + queue->sent;
 }
 
+static void tell_writable(struct ad_guest_link *link, const struct ad_guest_place *place,
+			  struct ad_guest_stream_state *state)
+{
+	state->blocked = false;
+	if (place->connection)
+		link->events.connection_writable(place->id, place->connection, link->userdata);
+	else
+		link->events.writable(place->id, place->stream, link->userdata);
+}
+
 /* Ask those who had to wait, in turn. */
 static void offer_room(struct ad_guest_link *link)
 {
-	enum { PLACES = AD_GUEST_TASKS_MAX * AD_GUEST_STREAMS };
 	size_t first = link->next_writable;
 
 	for (size_t i = 0; i < PLACES && data_has_room(link) && !link->broken; i++) {
-		size_t place = (first + i) % PLACES;
-		enum ad_guest_stream stream = place % AD_GUEST_STREAMS;
-		struct ad_guest_task *task = &link->order.tasks[place / AD_GUEST_STREAMS];
-		struct ad_guest_stream_state *state = &task->streams[stream];
+		size_t at = (first + i) % PLACES;
+		struct ad_guest_place place;
+		struct ad_guest_stream_state *state = place_at(link, at, link->role, &place);
 
-		if (!task->alive || state->ended || !state->blocked || state->room == 0)
+		if (!state || state->ended || !state->blocked || state->room == 0)
 			continue;
-		state->blocked = false;
-		link->next_writable = (place + 1) % PLACES;
-		link->events.writable(task->id, stream, link->userdata);
+		link->next_writable = (at + 1) % PLACES;
+		tell_writable(link, &place, state);
 	}
 }
 
@@ -361,7 +467,7 @@ void ad_guest_link_sent(struct ad_guest_link *link, size_t len)
 		struct ad_guest_header header;
 
 		ad_guest_header_decode(&header, (const uint8_t *)queue->buf.data + queue->frame);
-		ad_guest_order_left(&link->order, header.id);
+		ad_guest_order_left(&link->order, &header);
 		queue->frame += AD_GUEST_HEADER + header.len;
 	}
 	queue_tidy(queue);
@@ -386,17 +492,26 @@ static void break_by(struct ad_guest_link *link, const struct ad_guest_header *h
 
 static void granted(struct ad_guest_link *link, const struct ad_guest_msg *msg)
 {
-	struct ad_guest_task *task = ad_guest_task_find(&link->order, msg->id);
-	struct ad_guest_stream_state *state = &task->streams[msg->u.credit.stream];
+	const struct ad_guest_place place = { msg->id, msg->u.credit.stream, msg->connection,
+					      link->role };
+	struct ad_guest_stream_state *state = ad_guest_flow(&link->order, &place);
 
-	if (!state->blocked || state->ended || !data_has_room(link))
-		return;
-	state->blocked = false;
-	link->events.writable(msg->id, msg->u.credit.stream, link->userdata);
+	if (state->blocked && !state->ended && data_has_room(link))
+		tell_writable(link, &place, state);
+}
+
+static void came(struct ad_guest_link *link, const struct ad_guest_msg *msg)
+{
+	const struct ad_guest_place place = { msg->id, msg->u.data.stream, msg->connection,
+					      ad_guest_peer(link->role) };
+
+	ad_guest_flow(&link->order, &place)->held += (uint32_t)msg->u.data.len;
 }
 
 static void deliver(struct ad_guest_link *link, const struct ad_guest_msg *msg)
 {
+	if (ad_guest_order_deaf(&link->order, msg))
+		return;
 	switch (msg->type) {
 	case AD_GUEST_CREDIT:
 		granted(link, msg);
@@ -405,8 +520,7 @@ static void deliver(struct ad_guest_link *link, const struct ad_guest_msg *msg)
 		link->pong_due = true;
 		return;
 	case AD_GUEST_DATA:
-		ad_guest_task_find(&link->order, msg->id)->streams[msg->u.data.stream].held +=
-			(uint32_t)msg->u.data.len;
+		came(link, msg);
 		break;
 	default:
 		break;

@@ -11,6 +11,11 @@ enum ad_guest_role ad_guest_stream_sender(enum ad_guest_stream stream)
 									 AD_GUEST_AGENT;
 }
 
+uint32_t ad_guest_window(uint16_t connection)
+{
+	return connection ? AD_GUEST_CONNECTION_WINDOW : AD_GUEST_WINDOW;
+}
+
 static struct ad_guest_task *place_of(struct ad_guest_order *order, uint32_t id)
 {
 	for (size_t i = 0; i < AD_GUEST_TASKS_MAX; i++)
@@ -24,6 +29,35 @@ struct ad_guest_task *ad_guest_task_find(struct ad_guest_order *order, uint32_t 
 	struct ad_guest_task *task = id != 0 ? place_of(order, id) : NULL;
 
 	return task && task->alive ? task : NULL;
+}
+
+/* NULL: it is not open. */
+static struct ad_guest_connection *connection_of(struct ad_guest_order *order, uint32_t id,
+						 uint16_t connection)
+{
+	struct ad_guest_connection *found = &order->connections[connection];
+
+	return order->net == id && found->open ? found : NULL;
+}
+
+struct ad_guest_stream_state *ad_guest_flow(struct ad_guest_order *order,
+					    const struct ad_guest_place *place)
+{
+	struct ad_guest_task *task = ad_guest_task_find(order, place->id);
+	struct ad_guest_connection *connection;
+
+	if (!task)
+		return NULL;
+	if (place->connection == 0)
+		return task->streams[place->stream].exists ? &task->streams[place->stream] : NULL;
+	connection = connection_of(order, place->id, place->connection);
+	return connection ? &connection->streams[place->sender] : NULL;
+}
+
+bool ad_guest_order_deaf(const struct ad_guest_order *order, const struct ad_guest_msg *msg)
+{
+	return msg->connection && msg->type != AD_GUEST_OPEN && msg->type != AD_GUEST_HANGUP &&
+	       order->connections[msg->connection].hung_up[order->role];
 }
 
 static bool any_alive(const struct ad_guest_order *order)
@@ -42,6 +76,7 @@ bool ad_guest_order_crossed(struct ad_guest_order *order, const struct ad_guest_
 	case AD_GUEST_DATA:
 	case AD_GUEST_END:
 	case AD_GUEST_CREDIT:
+	case AD_GUEST_HANGUP:
 		return msg->id <= order->last_id && !ad_guest_task_find(order, msg->id);
 	default:
 		return false;
@@ -50,16 +85,18 @@ bool ad_guest_order_crossed(struct ad_guest_order *order, const struct ad_guest_
 
 /* ---- what belongs to no task */
 
-static const char *check_begin(struct ad_guest_order *order, uint32_t id)
+static const char *check_begin(struct ad_guest_order *order, const struct ad_guest_msg *msg)
 {
 	if (!order->ready)
 		return "before READY";
 	if (order->stopping)
 		return "after STOP";
-	if (id <= order->last_id)
+	if (msg->id <= order->last_id)
 		return "its number was used before";
 	if (!place_of(order, 0))
 		return "too many tasks at once";
+	if (msg->type == AD_GUEST_RUN && msg->u.run.flags & AD_GUEST_RUN_NET && order->net)
+		return "another command has the network";
 	return NULL;
 }
 
@@ -109,17 +146,66 @@ static const char *check_stream(const struct ad_guest_task *task, enum ad_guest_
 	return NULL;
 }
 
-static const char *check_credit(const struct ad_guest_task *task, const struct ad_guest_msg *msg,
+static const char *check_connection(struct ad_guest_order *order, const struct ad_guest_msg *msg,
+				    enum ad_guest_role from)
+{
+	const struct ad_guest_connection *connection = connection_of(order, msg->id,
+								     msg->connection);
+
+	if (!connection)
+		return "there is no such connection";
+	if (connection->hung_up[from])
+		return "after HANGUP";
+	if ((msg->type == AD_GUEST_DATA || msg->type == AD_GUEST_END) &&
+	    connection->streams[from].ended)
+		return "after END of the connection";
+	return NULL;
+}
+
+static const char *check_open(struct ad_guest_order *order, const struct ad_guest_task *task,
+			      uint16_t connection)
+{
+	if (order->net != task->id)
+		return "the task has no network";
+	if (!task->started)
+		return "before STARTED";
+	return order->connections[connection].open ? "its number is in use" : NULL;
+}
+
+static const char *check_flow(struct ad_guest_order *order, const struct ad_guest_task *task,
+			      const struct ad_guest_msg *msg, enum ad_guest_stream stream,
+			      enum ad_guest_role from)
+{
+	return msg->connection ? check_connection(order, msg, from) :
+				 check_stream(task, stream, from);
+}
+
+static struct ad_guest_stream_state *state_of(struct ad_guest_order *order,
+					      const struct ad_guest_msg *msg,
+					      enum ad_guest_stream stream,
+					      enum ad_guest_role sender)
+{
+	const struct ad_guest_place place = { msg->id, stream, msg->connection, sender };
+
+	return ad_guest_flow(order, &place);
+}
+
+static const char *check_credit(struct ad_guest_order *order, const struct ad_guest_msg *msg,
 				enum ad_guest_role from)
 {
 	enum ad_guest_stream stream = msg->u.credit.stream;
-	const struct ad_guest_stream_state *state = &task->streams[stream];
+	const struct ad_guest_stream_state *state = state_of(order, msg, stream,
+							     ad_guest_peer(from));
+	const char *why = msg->connection ? check_connection(order, msg, from) : NULL;
 
-	if (!state->exists)
+	if (why)
+		return why;
+	if (!state)
 		return "the task has no such stream";
-	if (ad_guest_stream_sender(stream) == from)
+	if (!msg->connection && ad_guest_stream_sender(stream) == from)
 		return "the stream goes the other way";
-	if (msg->u.credit.bytes == 0 || msg->u.credit.bytes > AD_GUEST_WINDOW - state->room)
+	if (msg->u.credit.bytes == 0 ||
+	    msg->u.credit.bytes > ad_guest_window(msg->connection) - state->room)
 		return "for more than was sent";
 	return NULL;
 }
@@ -182,14 +268,18 @@ static const char *check_of_task(struct ad_guest_order *order, const struct ad_g
 	case AD_GUEST_KILL:
 		return task->killed ? "said before" : NULL;
 	case AD_GUEST_DATA:
-		why = check_stream(task, msg->u.data.stream, from);
-		if (!why && msg->u.data.len > task->streams[msg->u.data.stream].room)
+		why = check_flow(order, task, msg, msg->u.data.stream, from);
+		if (!why && msg->u.data.len > state_of(order, msg, msg->u.data.stream, from)->room)
 			why = "more than there was credit for";
 		return why;
 	case AD_GUEST_END:
-		return check_stream(task, msg->u.end.stream, from);
+		return check_flow(order, task, msg, msg->u.end.stream, from);
 	case AD_GUEST_CREDIT:
-		return check_credit(task, msg, from);
+		return check_credit(order, msg, from);
+	case AD_GUEST_OPEN:
+		return check_open(order, task, msg->connection);
+	case AD_GUEST_HANGUP:
+		return check_connection(order, msg, from);
 	case AD_GUEST_DONE:
 		return check_done(task, msg);
 	default:
@@ -217,7 +307,7 @@ const char *ad_guest_order_check(struct ad_guest_order *order, const struct ad_g
 	case AD_GUEST_RUN:
 	case AD_GUEST_PUT:
 	case AD_GUEST_GET:
-		return check_begin(order, msg->id);
+		return check_begin(order, msg);
 	case AD_GUEST_STOP:
 		return order->stopping ? "said before" : NULL;
 	case AD_GUEST_PING:
@@ -232,6 +322,30 @@ const char *ad_guest_order_check(struct ad_guest_order *order, const struct ad_g
 }
 
 /* ---- what it changes */
+
+static void open_connection(struct ad_guest_connection *connection)
+{
+	*connection = (struct ad_guest_connection){ .open = true };
+	for (size_t i = 0; i < AD_COUNT(connection->streams); i++)
+		connection->streams[i] = (struct ad_guest_stream_state){
+			.exists = true, .room = AD_GUEST_CONNECTION_WINDOW
+		};
+}
+
+/* Only then the number may be another's: our HANGUP is on its way. Else a peer that does not
+ * read could make them pile up. */
+static void leave_if_hung_up(struct ad_guest_connection *connection)
+{
+	if (connection->hung_up[0] && connection->hung_up[1] && connection->queued == 0)
+		connection->open = false;
+}
+
+static void close_network(struct ad_guest_order *order)
+{
+	order->net = 0;
+	for (size_t i = 0; i < AD_COUNT(order->connections); i++)
+		order->connections[i].open = false;
+}
 
 static void open_stream(struct ad_guest_task *task, enum ad_guest_stream stream)
 {
@@ -261,6 +375,8 @@ static void begin(struct ad_guest_order *order, const struct ad_guest_msg *msg)
 		open_stream(task, AD_GUEST_STDOUT);
 		if (!(msg->u.run.flags & AD_GUEST_RUN_MERGE_STDERR))
 			open_stream(task, AD_GUEST_STDERR);
+		if (msg->u.run.flags & AD_GUEST_RUN_NET)
+			order->net = msg->id;
 	}
 }
 
@@ -270,21 +386,34 @@ static void leave_if_over(struct ad_guest_task *task)
 		task->id = 0;
 }
 
-static void apply_to_task(struct ad_guest_task *task, const struct ad_guest_msg *msg, bool queued)
+static void apply_to_task(struct ad_guest_order *order, const struct ad_guest_msg *msg,
+			  enum ad_guest_role from)
 {
-	task->queued += queued;
+	struct ad_guest_task *task = ad_guest_task_find(order, msg->id);
+	struct ad_guest_connection *connection = &order->connections[msg->connection];
+
+	task->queued += from == order->role;
+	if (msg->type == AD_GUEST_OPEN)
+		open_connection(connection);
+	if (msg->connection)
+		connection->queued += from == order->role;
 	switch (msg->type) {
 	case AD_GUEST_KILL:
 		task->killed = true;
 		break;
 	case AD_GUEST_DATA:
-		task->streams[msg->u.data.stream].room -= (uint32_t)msg->u.data.len;
+		state_of(order, msg, msg->u.data.stream, from)->room -= (uint32_t)msg->u.data.len;
 		break;
 	case AD_GUEST_END:
-		task->streams[msg->u.end.stream].ended = true;
+		state_of(order, msg, msg->u.end.stream, from)->ended = true;
 		break;
 	case AD_GUEST_CREDIT:
-		task->streams[msg->u.credit.stream].room += msg->u.credit.bytes;
+		state_of(order, msg, msg->u.credit.stream, ad_guest_peer(from))->room +=
+			msg->u.credit.bytes;
+		break;
+	case AD_GUEST_HANGUP:
+		connection->hung_up[from] = true;
+		leave_if_hung_up(connection);
 		break;
 	case AD_GUEST_STARTED:
 		task->started = true;
@@ -299,6 +428,8 @@ static void apply_to_task(struct ad_guest_task *task, const struct ad_guest_msg 
 	case AD_GUEST_CLOSED:
 	case AD_GUEST_DONE:
 		task->alive = false;
+		if (order->net == task->id)
+			close_network(order);
 		leave_if_over(task);
 		break;
 	default:
@@ -344,18 +475,23 @@ void ad_guest_order_apply(struct ad_guest_order *order, const struct ad_guest_ms
 		order->logs--;
 		break;
 	default:
-		apply_to_task(ad_guest_task_find(order, msg->id), msg, from == order->role);
+		apply_to_task(order, msg, from);
 		break;
 	}
 }
 
-void ad_guest_order_left(struct ad_guest_order *order, uint32_t id)
+void ad_guest_order_left(struct ad_guest_order *order, const struct ad_guest_header *header)
 {
 	struct ad_guest_task *task;
 
-	if (id == 0)
+	if (header->id == 0)
 		return;
-	task = place_of(order, id);
+	/* Its connections are gone with the task. */
+	if (header->connection && order->net == header->id) {
+		order->connections[header->connection].queued--;
+		leave_if_hung_up(&order->connections[header->connection]);
+	}
+	task = place_of(order, header->id);
 	task->queued--;
 	leave_if_over(task);
 }

@@ -12,7 +12,7 @@
 
 struct ad_guest_header {
 	uint32_t len;
-	uint16_t zero;
+	uint16_t connection; /* 0: of none */
 	uint8_t type, stream;
 	uint32_t id;
 };
@@ -21,7 +21,8 @@ struct ad_guest_kind {
 	const char *name;
 	bool from[2]; /* by role: who sends it */
 	bool of_task, of_stream;
-	uint32_t min, max; /* of the body */
+	uint32_t min, max;  /* of the body */
+	bool of_connection; /* always; what is of a stream may be of a connection instead */
 };
 
 /* NULL: there is no such type. */
@@ -54,6 +55,21 @@ struct ad_guest_task {
 	struct ad_guest_stream_state streams[AD_GUEST_STREAMS];
 };
 
+struct ad_guest_connection {
+	bool open;                               /* the number is in use */
+	bool hung_up[2];                         /* by role */
+	uint32_t queued;                         /* as of a task */
+	struct ad_guest_stream_state streams[2]; /* by the role that sends */
+};
+
+/* Where something flows, in either direction. */
+struct ad_guest_place {
+	uint32_t id;
+	enum ad_guest_stream stream;
+	uint16_t connection; /* not 0: a direction of it, which sender tells */
+	enum ad_guest_role sender;
+};
+
 struct ad_guest_order {
 	enum ad_guest_role role; /* ours */
 	bool hello, setup, setup_open, ready, stopping;
@@ -64,6 +80,8 @@ struct ad_guest_order {
 		uint64_t token;
 	} pings[2]; /* by the role that sent PING */
 	struct ad_guest_task tasks[AD_GUEST_TASKS_MAX];
+	uint32_t net; /* the task that has the network; 0: none that is alive */
+	struct ad_guest_connection connections[AD_GUEST_CONNECTIONS_MAX + 1]; /* by number */
 };
 
 enum ad_guest_role ad_guest_stream_sender(enum ad_guest_stream stream);
@@ -72,6 +90,13 @@ static inline enum ad_guest_role ad_guest_peer(enum ad_guest_role role)
 	return role == AD_GUEST_HOST ? AD_GUEST_AGENT : AD_GUEST_HOST;
 }
 
+uint32_t ad_guest_window(uint16_t connection);
+
+/* NULL: there is no such flow. */
+struct ad_guest_stream_state *ad_guest_flow(struct ad_guest_order *order,
+					    const struct ad_guest_place *place);
+/* What came of it goes nowhere: this side has hung up. */
+bool ad_guest_order_deaf(const struct ad_guest_order *order, const struct ad_guest_msg *msg);
 /* NULL if it is not alive. */
 struct ad_guest_task *ad_guest_task_find(struct ad_guest_order *order, uint32_t id);
 /* Whether the host sent it before it could know that the task is over. */
@@ -82,7 +107,7 @@ const char *ad_guest_order_check(struct ad_guest_order *order, const struct ad_g
 /* It comes, or goes into a queue of ours; was checked. */
 void ad_guest_order_apply(struct ad_guest_order *order, const struct ad_guest_msg *msg,
 			  enum ad_guest_role from);
-/* A frame of this task (or of none: 0) has left its queue. */
-void ad_guest_order_left(struct ad_guest_order *order, uint32_t id);
+/* A frame with this header has left its queue. */
+void ad_guest_order_left(struct ad_guest_order *order, const struct ad_guest_header *header);
 
 #endif

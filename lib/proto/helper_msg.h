@@ -52,7 +52,7 @@ enum {
 	 * without privileges. Its stderr is merged, its stdin /dev/null. */
 	AD_SPAWN_MACHINE = 64,
 	/* A session: a sandbox without a command, for later ones. Its STARTED brings no
-	 * descriptors. */
+	 * descriptor but the network's. */
 	AD_SPAWN_SESSION = 128,
 	AD_SPAWN_FLAGS = 255
 };

@@ -90,7 +90,7 @@ static size_t rows(size_t count)
 /* A limit that a shell does not reach before it has said something. */
 static uint64_t limit_ms(uint64_t ms)
 {
-	return conf->features & CONF_COSTLY ? ms * 10 : ms;
+	return conf->features & CONF_COSTLY ? ms * 10 : t_slack(ms);
 }
 
 /* ---- how it ends */

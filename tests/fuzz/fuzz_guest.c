@@ -60,12 +60,22 @@ static void send_stream(struct victim *victim, uint32_t id, enum ad_guest_stream
 	ad_guest_link_data(victim->link, id, stream, data, sizeof(data));
 }
 
+static void send_connection(struct victim *victim, uint32_t id, uint16_t connection)
+{
+	static const uint8_t data[100];
+
+	ad_guest_link_connection_data(victim->link, id, connection, data, sizeof(data));
+}
+
 static void begin(struct victim *victim, enum ad_guest_type type)
 {
 	struct ad_guest_msg msg = { .type = type, .id = victim->next_id };
+	uint32_t net;
 
 	if (type == AD_GUEST_RUN) {
-		msg.u.run.flags = victim->next_id & AD_GUEST_RUN_FLAGS;
+		ad_guest_link_free_connection(victim->link, &net);
+		msg.u.run.flags = victim->next_id % AD_GUEST_RUN_NET;
+		msg.u.run.flags |= net ? 0 : AD_GUEST_RUN_NET;
 		msg.u.run.workdir = "/";
 		msg.u.run.argv = argv;
 		msg.u.run.env = env;
@@ -109,7 +119,21 @@ static void react(struct victim *victim, const struct ad_guest_msg *got)
 		ad_guest_link_send(victim->link, &msg);
 		send_stream(victim, got->id, AD_GUEST_STDOUT);
 		send_stream(victim, got->id, AD_GUEST_STDERR);
+		msg = (struct ad_guest_msg){ .type = AD_GUEST_OPEN };
+		msg.connection = ad_guest_link_free_connection(victim->link, &msg.id);
+		if (msg.connection && ad_guest_link_send(victim->link, &msg))
+			send_connection(victim, msg.id, msg.connection);
 		return;
+	case AD_GUEST_OPEN:
+		send_connection(victim, got->id, got->connection);
+		return;
+	case AD_GUEST_END:
+	case AD_GUEST_HANGUP:
+		if (!got->connection)
+			return;
+		msg.type = got->type;
+		msg.connection = got->connection;
+		break;
 	case AD_GUEST_GET:
 		send_stream(victim, got->id, AD_GUEST_FILES_OUT);
 		return;
@@ -131,7 +155,10 @@ static void react(struct victim *victim, const struct ad_guest_msg *got)
 		break;
 	case AD_GUEST_DATA:
 		/* What begins with an odd byte is never taken: windows close. */
-		if (got->u.data.data[0] % 2 == 0)
+		if (got->u.data.data[0] % 2 == 0 && got->connection)
+			ad_guest_link_connection_taken(victim->link, got->id, got->connection,
+						       got->u.data.len);
+		else if (got->u.data.data[0] % 2 == 0)
 			ad_guest_link_taken(victim->link, got->id, got->u.data.stream,
 					    got->u.data.len);
 		return;
@@ -161,9 +188,21 @@ static void on_writable(uint32_t id, enum ad_guest_stream stream, void *userdata
 	send_stream(victim, id, stream);
 }
 
+static void on_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	struct victim *victim = userdata;
+
+	hash(victim, &id, sizeof(id));
+	send_connection(victim, id, connection);
+}
+
 static void victim_init(struct victim *victim, enum ad_guest_role role)
 {
-	static const struct ad_guest_link_events events = { on_message, on_writable };
+	static const struct ad_guest_link_events events = {
+		.message = on_message,
+		.writable = on_writable,
+		.connection_writable = on_connection_writable,
+	};
 	struct ad_guest_msg hello = { .type = AD_GUEST_HELLO };
 
 	*victim = (struct victim){ .next_id = 1 };
@@ -205,7 +244,7 @@ static void fuzz_one(enum ad_guest_role role, const uint8_t *data, size_t size)
 
 /* ---- both, who keep to the protocol: it never breaks, and nothing is lost */
 
-enum { IDS = 24 };
+enum { IDS = 24, WIRES = AD_GUEST_CONNECTIONS_MAX + 1 };
 
 struct flow {
 	size_t sent, got, held;
@@ -220,6 +259,11 @@ struct job {
 	struct flow flows[AD_GUEST_STREAMS];
 };
 
+struct wire {
+	bool hung_up[2];      /* by role, who has said so */
+	struct flow flows[2]; /* by the role that sends */
+};
+
 struct pair;
 
 struct peer {
@@ -231,6 +275,8 @@ struct peer {
 struct pair {
 	struct peer peers[2];
 	struct job jobs[IDS + 1]; /* by number; 0 is nobody's */
+	struct wire wires[WIRES]; /* the connections of `net`, by number */
+	uint32_t net;             /* the task that has or had the network */
 	uint32_t last_id;
 	bool up;
 	const uint8_t *in;
@@ -257,6 +303,29 @@ static const uint8_t *content(uint32_t id, enum ad_guest_stream stream, size_t a
 	return bytes + (at + 31 * id + 7 * stream) % PERIOD;
 }
 
+static void pair_connection_message(struct peer *peer, const struct ad_guest_msg *msg)
+{
+	struct wire *wire = &peer->pair->wires[msg->connection];
+	struct flow *flow = &wire->flows[ad_guest_peer(peer->role)];
+
+	FUZZ_CHECK(msg->id == peer->pair->net);
+	FUZZ_CHECK(!wire->hung_up[peer->role] || msg->type == AD_GUEST_HANGUP);
+	if (msg->type == AD_GUEST_DATA) {
+		FUZZ_CHECK(memcmp(msg->u.data.data, content(msg->connection, 0, flow->got),
+				  msg->u.data.len) == 0);
+		flow->got += msg->u.data.len;
+		flow->held += msg->u.data.len;
+		FUZZ_CHECK(flow->got <= flow->sent && flow->held <= AD_GUEST_CONNECTION_WINDOW);
+	} else if (msg->type == AD_GUEST_END) {
+		FUZZ_CHECK(flow->ended && flow->got == flow->sent);
+	} else if (msg->type == AD_GUEST_HANGUP) {
+		FUZZ_CHECK(wire->hung_up[ad_guest_peer(peer->role)]);
+		FUZZ_CHECK(wire->hung_up[peer->role] || flow->got == flow->sent);
+	} else {
+		FUZZ_CHECK(msg->type == AD_GUEST_OPEN && flow->got == 0);
+	}
+}
+
 static void pair_message(const struct ad_guest_msg *msg, void *userdata)
 {
 	struct peer *peer = userdata;
@@ -266,6 +335,10 @@ static void pair_message(const struct ad_guest_msg *msg, void *userdata)
 	struct flow *flow;
 
 	FUZZ_CHECK(msg->id <= pair->last_id && (msg->id == 0 || !job->over));
+	if (msg->connection) {
+		pair_connection_message(peer, msg);
+		return;
+	}
 	switch (msg->type) {
 	case AD_GUEST_HELLO:
 		answer.type = AD_GUEST_SETUP;
@@ -298,6 +371,10 @@ static void pair_message(const struct ad_guest_msg *msg, void *userdata)
 		for (enum ad_guest_stream i = 0; i < AD_GUEST_STREAMS; i++)
 			if (ad_guest_stream_sender(i) == AGENT)
 				FUZZ_CHECK(job->flows[i].got == job->flows[i].sent);
+		for (size_t i = 0; i < WIRES && msg->id == pair->net; i++)
+			FUZZ_CHECK(pair->wires[i].hung_up[HOST] ||
+				   pair->wires[i].flows[AGENT].got ==
+					   pair->wires[i].flows[AGENT].sent);
 		break;
 	default:
 		break;
@@ -313,6 +390,18 @@ static void pair_writable(uint32_t id, enum ad_guest_stream stream, void *userda
 	FUZZ_CHECK(!job->flows[stream].ended);
 	FUZZ_CHECK(ad_guest_link_data(peer->link, id, stream, next, 1) == 1);
 	job->flows[stream].sent++;
+}
+
+static void pair_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	struct peer *peer = userdata;
+	struct flow *flow = &peer->pair->wires[connection].flows[peer->role];
+
+	FUZZ_CHECK(!flow->ended && id == peer->pair->net);
+	FUZZ_CHECK(ad_guest_link_connection_room(peer->link, id, connection) > 0);
+	FUZZ_CHECK(ad_guest_link_connection_data(peer->link, id, connection,
+						 content(connection, 0, flow->sent), 1) == 1);
+	flow->sent++;
 }
 
 static size_t carry(struct pair *pair, enum ad_guest_role from, size_t most)
@@ -340,6 +429,7 @@ static void pair_begin(struct pair *pair)
 {
 	static const enum ad_guest_type types[] = { AD_GUEST_RUN, AD_GUEST_PUT, AD_GUEST_GET };
 	struct ad_guest_msg msg = { .type = types[choice(pair) % 3], .id = pair->last_id + 1 };
+	bool taken = pair->net && !pair->jobs[pair->net].over, may = pair->up;
 
 	if (msg.id > IDS)
 		return;
@@ -348,13 +438,18 @@ static void pair_begin(struct pair *pair)
 		msg.u.run.workdir = "/w";
 		msg.u.run.argv = argv;
 		msg.u.run.env = env;
+		may &= !taken || !(msg.u.run.flags & AD_GUEST_RUN_NET);
 	} else {
 		msg.u.files.path = "/w";
 	}
 	/* There can be no more than IDS of them. */
-	FUZZ_CHECK(ad_guest_link_send(pair->peers[HOST].link, &msg) == pair->up);
-	if (!pair->up)
+	FUZZ_CHECK(ad_guest_link_send(pair->peers[HOST].link, &msg) == may);
+	if (!may)
 		return;
+	if (msg.type == AD_GUEST_RUN && msg.u.run.flags & AD_GUEST_RUN_NET) {
+		pair->net = msg.id;
+		memset(pair->wires, 0, sizeof(pair->wires));
+	}
 	pair->last_id = msg.id;
 	pair->jobs[msg.id].kind = msg.type;
 }
@@ -416,6 +511,62 @@ static void pair_say(struct pair *pair, uint32_t id, enum ad_guest_type type)
 	job->closed |= type == AD_GUEST_FAILED || type == AD_GUEST_CLOSED || type == AD_GUEST_DONE;
 }
 
+static void pair_open(struct pair *pair)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_OPEN };
+
+	msg.connection = ad_guest_link_free_connection(pair->peers[AGENT].link, &msg.id);
+	if (msg.connection && ad_guest_link_send(pair->peers[AGENT].link, &msg))
+		pair->wires[msg.connection] = (struct wire){ 0 };
+}
+
+static void pair_wire_taken(struct pair *pair, uint16_t connection, enum ad_guest_role to,
+			    size_t len)
+{
+	struct flow *flow = &pair->wires[connection].flows[ad_guest_peer(to)];
+
+	if (len > flow->held)
+		len = flow->held;
+	flow->held -= len;
+	ad_guest_link_connection_taken(pair->peers[to].link, pair->net, connection, len);
+}
+
+/* Something of a connection, which may not be there: then it is refused. */
+static void pair_wire(struct pair *pair, uint8_t what)
+{
+	enum ad_guest_role role = what >> 3 & 1;
+	struct ad_guest_link *link = pair->peers[role].link;
+	struct ad_guest_msg msg = { .id = pair->net,
+				    .connection = (uint16_t)(1 + choice(pair) % 4) };
+	struct wire *wire = &pair->wires[msg.connection];
+	struct flow *flow = &wire->flows[role];
+	size_t len = (size_t)choice(pair) * 128;
+
+	switch (what % 8) {
+	case 0:
+	case 1:
+		pair_open(pair);
+		break;
+	case 2:
+		msg.type = AD_GUEST_END;
+		flow->ended |= ad_guest_link_send(link, &msg);
+		break;
+	case 3:
+		msg.type = AD_GUEST_HANGUP;
+		wire->hung_up[role] |= ad_guest_link_send(link, &msg);
+		break;
+	case 4:
+		pair_wire_taken(pair, msg.connection, role, len);
+		break;
+	default:
+		len = ad_guest_link_connection_data(link, pair->net, msg.connection,
+						    content(msg.connection, 0, flow->sent), len);
+		FUZZ_CHECK(len == 0 || (!flow->ended && !wire->hung_up[role]));
+		flow->sent += len;
+		break;
+	}
+}
+
 static void pair_step(struct pair *pair)
 {
 	static const enum ad_guest_type says[] = { AD_GUEST_STARTED, AD_GUEST_FAILED,
@@ -426,7 +577,9 @@ static void pair_step(struct pair *pair)
 	uint32_t id = pair->last_id ? 1 + choice(pair) % pair->last_id : 0;
 	struct ad_guest_msg msg = { .id = id };
 
-	if (what % 16 == 0) {
+	if (what >= 192 && pair->net) {
+		pair_wire(pair, what);
+	} else if (what % 16 == 0) {
 		pair_begin(pair);
 	} else if (what % 16 < 4) {
 		carry(pair, what & 16 ? HOST : AGENT, 1 + (size_t)choice(pair) * 131);
@@ -461,6 +614,9 @@ static void pair_finish(struct pair *pair)
 		for (uint32_t id = 1; id <= pair->last_id; id++)
 			for (enum ad_guest_stream i = 0; i < AD_GUEST_STREAMS; i++)
 				pair_taken(pair, id, i, SIZE_MAX);
+		for (uint16_t i = 1; i < WIRES; i++)
+			for (enum ad_guest_role to = 0; to < 2; to++)
+				pair_wire_taken(pair, i, to, SIZE_MAX);
 	} while (moved);
 	for (uint32_t id = 1; id <= pair->last_id; id++) {
 		for (enum ad_guest_stream i = 0; i < AD_GUEST_STREAMS; i++)
@@ -483,7 +639,11 @@ static void pair_finish(struct pair *pair)
 
 static void fuzz_pair(const uint8_t *data, size_t size)
 {
-	static const struct ad_guest_link_events events = { pair_message, pair_writable };
+	static const struct ad_guest_link_events events = {
+		.message = pair_message,
+		.writable = pair_writable,
+		.connection_writable = pair_connection_writable,
+	};
 	struct ad_guest_msg hello = { .type = AD_GUEST_HELLO };
 	struct pair *pair = calloc(1, sizeof(*pair));
 

@@ -37,6 +37,9 @@ static struct {
 	bool bytewise, pinging;
 	int control; /* or -1 */
 	struct ad_buf orders;
+	bool deaf;                                    /* to connections */
+	uint64_t heard[AD_GUEST_CONNECTIONS_MAX + 1]; /* bytes, by number */
+	bool hung_up[AD_GUEST_CONNECTIONS_MAX + 1];   /* the host has */
 } m = { .control = -1 };
 
 static void give_up(const char *why)
@@ -403,12 +406,140 @@ static bool do_events(const char *arg)
 	return true;
 }
 
-static bool do_hang_up(const char *arg)
+static bool do_close_control(const char *arg)
 {
 	(void)arg;
 	close(m.control);
 	m.control = -1;
 	return true;
+}
+
+/* ---- connections: words are of a number, and what follows it */
+
+static const char *after_number(const char *arg, uint16_t *ret)
+{
+	char *end;
+
+	*ret = (uint16_t)strtoul(arg, &end, 0);
+	return *end == ':' ? end + 1 : end;
+}
+
+static bool say_of(enum ad_guest_type type, const char *arg)
+{
+	struct ad_guest_msg msg = { .type = type, .id = m.id };
+
+	after_number(arg, &msg.connection);
+	say(&msg);
+	return true;
+}
+
+static bool do_open(const char *arg)
+{
+	return say_of(AD_GUEST_OPEN, arg);
+}
+
+/* All that there may be. */
+static bool do_open_all(const char *arg)
+{
+	struct ad_guest_msg msg = { .type = AD_GUEST_OPEN, .id = m.id };
+
+	(void)arg;
+	for (msg.connection = 1; msg.connection <= AD_GUEST_CONNECTIONS_MAX; msg.connection++)
+		say(&msg);
+	return true;
+}
+
+static bool do_net_end(const char *arg)
+{
+	return say_of(AD_GUEST_END, arg);
+}
+
+static bool do_hang_up(const char *arg)
+{
+	return say_of(AD_GUEST_HANGUP, arg);
+}
+
+/* N:HOST:PORT */
+static bool do_connect(const char *arg)
+{
+	char request[256];
+	uint16_t number;
+	const char *target = after_number(arg, &number);
+	int len = snprintf(request, sizeof(request), "CONNECT %s HTTP/1.1\r\n\r\n", target);
+
+	ad_guest_link_connection_data(m.link, m.id, number, (const uint8_t *)request, (size_t)len);
+	flush_link();
+	return true;
+}
+
+/* N:BYTES, as there is credit. */
+static bool do_net_flood(const char *arg)
+{
+	static const uint8_t piece[PIECE];
+	uint16_t number;
+	uint64_t all = strtoull(after_number(arg, &number), NULL, 0);
+	size_t taken;
+
+	do {
+		size_t len = all - m.sent < PIECE ? (size_t)(all - m.sent) : PIECE;
+
+		taken = ad_guest_link_connection_data(m.link, m.id, number, piece, len);
+		flush_link();
+		m.sent += taken;
+	} while (taken > 0);
+	return m.sent == all;
+}
+
+/* The same of all, as much as there is credit for. */
+static bool do_flood_all(const char *arg)
+{
+	static const uint8_t piece[AD_GUEST_CONNECTION_WINDOW];
+
+	(void)arg;
+	for (uint16_t i = 1; i <= AD_GUEST_CONNECTIONS_MAX; i++) {
+		ad_guest_link_connection_data(m.link, m.id, i, piece, sizeof(piece));
+		flush_link();
+	}
+	return true;
+}
+
+static bool do_net_overdraw(const char *arg)
+{
+	static const uint8_t piece[PIECE];
+	struct ad_guest_msg msg = { .type = AD_GUEST_DATA, .id = m.id };
+	ad_autobuf struct ad_buf frame = { 0 };
+
+	after_number(arg, &msg.connection);
+	msg.u.data.data = piece;
+	msg.u.data.len = PIECE;
+	if (!ad_guest_encode(&msg, &frame))
+		give_up("no frame");
+	for (size_t i = 0; i <= AD_GUEST_CONNECTION_WINDOW / PIECE; i++)
+		send_all(frame.data, frame.len);
+	return true;
+}
+
+static bool do_deaf(const char *arg)
+{
+	(void)arg;
+	return m.deaf = true;
+}
+
+/* N:BYTES: until so many have come. */
+static bool do_hear(const char *arg)
+{
+	uint16_t number;
+	uint64_t bytes = strtoull(after_number(arg, &number), NULL, 0);
+
+	return m.heard[number] >= bytes;
+}
+
+static bool do_hung_up(const char *arg)
+{
+	uint16_t number;
+
+	after_number(arg, &number);
+	return m.hung_up[number];
 }
 
 /* ---- archives */
@@ -575,6 +706,17 @@ static const struct {
 	{ "raw", do_raw },
 	{ "noise", do_noise },
 	{ "bytewise", do_bytewise },
+	{ "open", do_open },
+	{ "open-all", do_open_all },
+	{ "net-end", do_net_end },
+	{ "hang-up", do_hang_up },
+	{ "connect", do_connect },
+	{ "net-flood", do_net_flood },
+	{ "flood-all", do_flood_all },
+	{ "net-overdraw", do_net_overdraw },
+	{ "deaf", do_deaf },
+	{ "hear", do_hear },
+	{ "hung-up", do_hung_up },
 	{ "entry", do_entry },
 	{ "large", do_large },
 	{ "files", do_files },
@@ -590,7 +732,7 @@ static const struct {
 	{ "migrated", do_migrated },
 	{ "refuse", do_refuse },
 	{ "events", do_events },
-	{ "hang-up", do_hang_up },
+	{ "close-control", do_close_control },
 	{ "print", do_print },
 	{ "prattle", do_prattle },
 };
@@ -666,9 +808,24 @@ static void drop_words(void)
 	m.sent = 0;
 }
 
+static void on_connection(const struct ad_guest_msg *msg)
+{
+	if (msg->type == AD_GUEST_HANGUP)
+		m.hung_up[msg->connection] = true;
+	if (msg->type != AD_GUEST_DATA)
+		return;
+	m.heard[msg->connection] += msg->u.data.len;
+	if (!m.deaf)
+		ad_guest_link_connection_taken(m.link, msg->id, msg->connection, msg->u.data.len);
+}
+
 static void on_message(const struct ad_guest_msg *msg, void *userdata)
 {
 	(void)userdata;
+	if (msg->connection) {
+		on_connection(msg);
+		return;
+	}
 	switch (msg->type) {
 	case AD_GUEST_SETUP:
 		happens("setup");
@@ -677,6 +834,8 @@ static void on_message(const struct ad_guest_msg *msg, void *userdata)
 	case AD_GUEST_RUN:
 	case AD_GUEST_GET:
 		m.id = msg->id;
+		m.stdin_ended = false;
+		m.pipe.len = 0;
 		if (msg->type != AD_GUEST_PUT)
 			happens(msg->type == AD_GUEST_RUN ? "run" : "get");
 		break;
@@ -715,6 +874,13 @@ static void on_writable(uint32_t id, enum ad_guest_stream stream, void *userdata
 	(void)id;
 	(void)stream;
 	(void)userdata; /* what waits is tried again anyway */
+}
+
+static void on_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	(void)id;
+	(void)connection;
+	(void)userdata; /* the same */
 }
 
 static void ping(void)
@@ -758,7 +924,7 @@ static void hear_control(void)
 	ssize_t n = read(m.control, data, sizeof(data));
 
 	if (n <= 0) {
-		do_hang_up("");
+		do_close_control("");
 		return;
 	}
 	if (!ad_buf_append(&m.orders, data, (size_t)n))
@@ -796,8 +962,11 @@ static void have_said_hello(void)
 
 int main(int argc, char **argv)
 {
-	static const struct ad_guest_link_events events = { .message = on_message,
-							    .writable = on_writable };
+	static const struct ad_guest_link_events events = {
+		.message = on_message,
+		.writable = on_writable,
+		.connection_writable = on_connection_writable,
+	};
 	bool clone = read_arguments(argv);
 
 	(void)argc;

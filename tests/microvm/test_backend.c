@@ -4,11 +4,14 @@
  * same runner runs the next command. */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -363,6 +366,7 @@ static const struct fault faults[] = {
 	{ "run: started failed:late\n", LOST, BROKEN },
 	{ "run: started end end\n", LOST, BROKEN },
 	{ "run: started end overdraw:1\n", LOST, BROKEN },
+	{ "run: started open:1\n", LOST, AGENTD_ERR_PROTOCOL, "the task has no network" },
 	/* V12: values */
 	{ "run: started-as:0\n", SPAWN, BROKEN },
 	{ "run: started-as:-1\n", SPAWN, BROKEN },
@@ -411,6 +415,7 @@ static const char *const late_faults[] = {
 	"run: started end exited:768 closed\nget: done\n",
 	"run: started end exited:768 closed\nget: undone:5\n",
 	"run: started end exited:768 closed closed\n",
+	"run: started end exited:768 closed open:1\n",
 	"run: started end exited:768 closed\nget: entry:0:644:half:x files files-end done\n",
 	"run: started end exited:768 closed\nget: files-flood:4096 files-end done\n",
 };
@@ -799,6 +804,226 @@ START_TEST(overdrawn)
 }
 END_TEST
 
+/* ---- a network of allowed hosts */
+
+/* What goes to a connection without having been taken. */
+enum { NET_WINDOW = 64 * 1024 };
+
+static const char net_policy[] = "{\"min_isolation\": \"none\", "
+				 "\"net\": {\"mode\": \"allow\", \"allow\": [\"127.0.0.2\"]}}";
+
+static void net_setup(void)
+{
+	world_begin();
+	world->opts.runner_policy = net_policy;
+	t_world_start(world);
+}
+
+static void net_init(struct play *play, const char *script)
+{
+	agentd_policy *parsed = NULL;
+
+	play_init(play, script);
+	ck_assert_int_eq(agentd_policy_from_json(net_policy, strlen(net_policy), &parsed, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(play->run.ctx, parsed, NULL), 0);
+	agentd_policy_unref(parsed);
+}
+
+static void net_works(void)
+{
+	struct play next;
+
+	net_init(&next, "run: started out:works end exited:0 closed\n");
+	play_start(&next, 0);
+	t_run_wait(&next.run);
+	t_expect_status(&next.run, AGENTD_STATUS_OK);
+	t_expect_out(&next.run, AGENTD_STDOUT, "works");
+	expect_over(&next);
+}
+
+static const struct {
+	const char *script, *text;
+	bool started;
+} net_faults[] = {
+	{ "run: open:1\n", "before STARTED", false },
+	{ "run: started open:129\n", "no such connection", true },
+	{ "run: started open:0\n", "belongs to a connection", true },
+	{ "run: started open:1 open:1\n", "its number is in use", true },
+	{ "run: started open-all open:7\n", "its number is in use", true },
+	{ "run: started net-overdraw:1\n", "there is no such connection", true },
+	{ "run: started open:1 net-overdraw:1\n", "credit", true },
+	{ "run: started open:1 net-end:1 net-overdraw:1\n", "after END", true },
+	{ "run: started open:1 hang-up:1 net-end:1\n", "HANGUP", true },
+	{ "run: started open:1 hang-up:1 hung-up:1 net-end:1\n", "no such connection", true },
+};
+
+static void expect_net_fault(size_t i)
+{
+	struct play run;
+
+	net_init(&run, net_faults[i].script);
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	ck_assert_msg((run.run.started == 1) == net_faults[i].started, "%s", t_run_story(&run.run));
+	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
+	ck_assert_msg(strstr(error_of(&run), net_faults[i].text), "\"%s\" wanted: %s",
+		      net_faults[i].text, t_run_story(&run.run));
+	expect_over(&run);
+}
+
+START_TEST(net_fault_in_turn)
+{
+	for (size_t i = 0; i < T_COUNT(net_faults); i++)
+		expect_net_fault(i);
+	net_works();
+}
+END_TEST
+
+/* To all of 127.0.0.2 that connect: as much as they take. */
+static pid_t serve(int *ret_port)
+{
+	static const char zeros[65536];
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(0x7f000002) } };
+	socklen_t len = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+	pid_t pid;
+
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
+	ck_assert_int_eq(listen(listener, 16), 0);
+	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+	*ret_port = ntohs(address.sin_port);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+			while (send(fd, zeros, sizeof(zeros), MSG_NOSIGNAL) > 0)
+				;
+			close(fd);
+		}
+		_exit(1);
+	}
+	close(listener);
+	return pid;
+}
+
+static void serve_end(pid_t server)
+{
+	ck_assert_int_eq(kill(server, SIGKILL), 0);
+	ck_assert_int_eq(waitpid(server, NULL, 0), server);
+}
+
+/* One guest hears what it asked for, the other does not take it: that is its own loss, and
+ * not its output's. */
+START_TEST(net_deaf)
+{
+	enum { HEARD = 10 * 1000 * 1000, SAID = 8 * 1024 * 1024 };
+	int port;
+	pid_t server = serve(&port);
+	char *script = t_format("run: started %s open:1 connect:1:127.0.0.2:%d hear:1:%d flood:%d "
+				"end exited:0 closed\n",
+				_i ? "deaf" : "", port, _i ? NET_WINDOW : HEARD, SAID);
+	uint64_t rss, received;
+	struct play run;
+
+	net_works();
+	rss = t_rss_bytes();
+	net_init(&run, script);
+	run.run.discard = true;
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(t_run_metric(&run.run, AGENTD_METRIC_STDOUT_BYTES), SAID);
+	ck_assert_uint_eq(t_run_metric(&run.run, AGENTD_METRIC_NET_CONNECTIONS), 1);
+	received = t_run_metric(&run.run, AGENTD_METRIC_NET_RECEIVED_BYTES);
+	if (_i)
+		ck_assert_uint_lt(received, MIB);
+	else
+		ck_assert_uint_ge(received, HEARD);
+	ck_assert_uint_eq(denials(&run), 0);
+	if (!t_is_slow())
+		ck_assert_uint_lt(t_rss_bytes(), rss + 4 * MIB);
+	expect_over(&run);
+	serve_end(server);
+	free(script);
+}
+END_TEST
+
+/* What the proxy refuses is told to the guest, and to the sink. */
+START_TEST(net_denied)
+{
+	struct play run;
+
+	net_init(&run,
+		 "run: started open:1 connect:1:127.0.0.3:80 hear:1:100 open:2 net-flood:2:40000 "
+		 "hear:2:10 hang-up:2 hung-up:2 end exited:0 closed\n");
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_uint_eq(denials(&run), 1);
+	expect_over(&run);
+}
+END_TEST
+
+static size_t count_fds(void)
+{
+	size_t count = 0;
+
+	for (int fd = 0; fd < 4096; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+/* As many connections as there may be, each with all that it may send and nothing that makes
+ * sense, again and again; the host keeps nothing of it. */
+START_TEST(net_crowd)
+{
+	uint64_t rss;
+	size_t fds;
+
+	net_works();
+	rss = t_rss_bytes();
+	fds = count_fds();
+	for (int i = 0; i < 3; i++) {
+		struct play run;
+
+		net_init(&run, "run: started open-all flood-all out:said end exited:0 closed\n");
+		play_start(&run, 0);
+		t_run_wait(&run.run);
+		t_expect_status(&run.run, AGENTD_STATUS_OK);
+		t_expect_out(&run.run, AGENTD_STDOUT, "said");
+		expect_over(&run);
+	}
+	ck_assert_uint_eq(count_fds(), fds);
+	/* 128 windows of 64 KiB, and what malloc keeps. */
+	if (!t_is_slow())
+		ck_assert_uint_lt(t_rss_bytes(), rss + 16 * MIB);
+	net_works();
+}
+END_TEST
+
+/* A cancel does not wait for who does not read. */
+START_TEST(net_canceled)
+{
+	int port;
+	pid_t server = serve(&port);
+	char *script = t_format("run: started deaf open:1 connect:1:127.0.0.2:%d hear:1:%d "
+				"out:full hear:2:1\n",
+				port, NET_WINDOW);
+	struct play run;
+
+	net_init(&run, script);
+	play_start(&run, 0);
+	while (run.run.total[AGENTD_STDOUT] == 0)
+		ck_assert(!t_world_loop(world, 20, &run.run.finished));
+	ck_assert_int_eq(agentd_exec_cancel(run.run.exec), 0);
+	t_run_wait(&run.run);
+	t_expect_cause(&run.run, AGENTD_CAUSE_CANCELED);
+	expect_over(&run);
+	serve_end(server);
+	free(script);
+}
+END_TEST
+
 /* V13 */
 START_TEST(flood)
 {
@@ -1085,21 +1310,21 @@ static const char *const template_faults[] = {
 	"warm: die:1\n",
 	"warm: close\n",
 	"control: die:1\n",
-	"control: hang-up\n",
+	"control: close-control\n",
 	"control: refuse\n",
 	"control: control:nonsense\n",
 	"control: control:[]\n",
 	"save: refuse\n",
 	"save: die:1\n",
 	"save: crash\n",
-	"save: return hang-up\n",
+	"save: return close-control\n",
 	"save: return control:{\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
 	"save: return noise:1000 migrated\n",
 	"restore: refuse\n",
 	"restore: die:1\n",
 	"restore: crash\n",
-	"restore: hang-up\n",
-	"restore: return hang-up\n",
+	"restore: close-control\n",
+	"restore: return close-control\n",
 	"restore: close\n",
 	"restore: return control:{\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
 };
@@ -1214,6 +1439,51 @@ START_TEST(session_goes_on)
 	expect_in_session(&run);
 	t_expect_out(&run.run, AGENTD_STDOUT, "here");
 	stop_session(pool);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
+static size_t helper_fds(void)
+{
+	char path[64];
+	pid_t pid;
+
+	ck_assert_uint_eq(t_world_helper_pids(world, &pid, 1), 1);
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	return t_count_files(path);
+}
+
+/* Started and stopped again and again, each as the last. */
+START_TEST(session_cycles)
+{
+	enum { FIRST = 5 };
+	const int cycles = t_is_small() ? 20 : 120;
+	agentd_pool *pool = add_pool();
+	struct t_fds fds = { 0 };
+	size_t in_helper = 0;
+	struct play run;
+	uint64_t rss = 0;
+
+	session_play_init(&run, "run: started out:here end exited:0 closed\n");
+	play_start(&run, 0);
+	for (int i = 0; i < cycles; i++) {
+		expect_in_session(&run);
+		stop_session(pool);
+		if (i == FIRST) {
+			t_fds_take(&fds);
+			in_helper = helper_fds();
+			rss = t_rss_bytes();
+		}
+		again(&run);
+	}
+	expect_in_session(&run);
+	stop_session(pool);
+	t_fds_expect_same(&fds, "after all cycles");
+	ck_assert_uint_eq(helper_fds(), in_helper);
+	if (!t_is_slow())
+		ck_assert_uint_lt(t_rss_bytes(), rss + MIB);
+	t_fds_free(&fds);
 	agentd_pool_unref(pool);
 	expect_over(&run);
 }
@@ -1424,10 +1694,10 @@ static int run_all(void)
 	TCase *images = t_case("images", 20), *starts = in_a_world("starts", 20);
 	TCase *broken = in_a_world("faults", 120), *ends = in_a_world("ends", 40);
 	TCase *streams = in_a_world("streams", 60), *files = in_a_world("files", 60);
+	TCase *nets = t_case("nets", 60);
 	TCase *snapshots = t_case("snapshots", 240), *sessions = in_a_world("sessions", 120);
-	TCase *const cases[] = {
-		images, starts, broken, ends, streams, files, snapshots, sessions
-	};
+	TCase *const cases[] = { images, starts, broken,    ends,    streams,
+				 nets,   files,  snapshots, sessions };
 
 	tcase_add_loop_test(images, image_missing, 0, T_COUNT(missing));
 	tcase_add_loop_test(images, monitor_missing, 0, 2);
@@ -1453,6 +1723,12 @@ static int run_all(void)
 	tcase_add_test(streams, overdrawn);
 	tcase_add_test(streams, flood);
 	tcase_add_test(streams, files_flood);
+	tcase_add_checked_fixture(nets, net_setup, teardown);
+	tcase_add_test(nets, net_fault_in_turn);
+	tcase_add_loop_test(nets, net_deaf, 0, 2);
+	tcase_add_test(nets, net_denied);
+	tcase_add_test(nets, net_crowd);
+	tcase_add_test(nets, net_canceled);
 	tcase_add_test(files, hostile_files);
 	tcase_add_test(files, conflict);
 	tcase_add_test(files, files_beyond_limit);
@@ -1462,6 +1738,7 @@ static int run_all(void)
 	tcase_add_test(snapshots, fault_after_exit);
 	tcase_add_test(snapshots, runner_gone);
 	tcase_add_test(sessions, session_goes_on);
+	tcase_add_test(sessions, session_cycles);
 	tcase_add_test(sessions, session_outlives_too_large_a_command);
 	tcase_add_test(sessions, session_fault_in_turn);
 	tcase_add_test(sessions, session_hears_of_what_is_over);

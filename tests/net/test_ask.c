@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,6 +27,8 @@ static struct {
 	agentd_exec *exec;
 	agentd_task *task;
 	int port, attached, second;
+	bool one_by_one; /* the backend hands over connections, not a listening socket */
+	int early;       /* what was said to one before the start */
 	/* questions */
 	int32_t answer; /* -1: not now */
 	agentd_ask *kept;
@@ -49,6 +52,19 @@ static int listen_somewhere(int *ret_port)
 	ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
 	*ret_port = ntohs(addr.sin_port);
 	return fd;
+}
+
+/* One end of a connection to the library; *ret is the client's. */
+static int client_hand_over(int *ret)
+{
+	int ends[2], r;
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	*ret = ends[0];
+	r = agentd_task_attach_net_client(t.task, ends[1]);
+	/* Taken whatever comes of it; what serves it may have its number, or another. */
+	ck_assert(r == 0 || fcntl(ends[1], F_GETFD) < 0);
+	return r;
 }
 
 static int32_t net_open(void *userdata, struct event_base *base, void **ret_self)
@@ -79,6 +95,13 @@ static int32_t net_start(void *self, agentd_task *task, const agentd_spec *spec,
 	(void)spec;
 	(void)reterr;
 	t.task = *ret_state = task;
+	if (t.one_by_one) {
+		t.early = client_hand_over(&fd);
+		ck_assert_int_eq(recv(fd, &other, 1, 0), 0);
+		close(fd);
+		agentd_task_started(task, 0);
+		return 0;
+	}
 	t.attached = agentd_task_attach_net(task, listen_somewhere(&t.port));
 	/* Once, and taken whatever comes of it. */
 	fd = listen_somewhere(&other);
@@ -192,7 +215,8 @@ static void start(void)
 	while (!t.task)
 		turn();
 	ck_assert_int_eq(t.attached, 0);
-	ck_assert_int_eq(t.second, AGENTD_ERR_STATE);
+	ck_assert_int_eq(t.one_by_one ? t.early : t.second,
+			 t.one_by_one ? AGENTD_ERR_INVALID : AGENTD_ERR_STATE);
 }
 
 static void stop(void)
@@ -225,17 +249,23 @@ static void end(void)
 	event_base_free(t.base);
 }
 
+static void client_ask(int fd, const char *host)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "CONNECT %s:443 HTTP/1.1\r\n\r\n", host);
+	ck_assert_int_eq(send(fd, text, strlen(text), 0), (ssize_t)strlen(text));
+}
+
 static int client_new(const char *host)
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET,
 				    .sin_port = htons((uint16_t)t.port),
 				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	char text[128];
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	snprintf(text, sizeof(text), "CONNECT %s:443 HTTP/1.1\r\n\r\n", host);
-	ck_assert_int_eq(send(fd, text, strlen(text), 0), (ssize_t)strlen(text));
+	client_ask(fd, host);
 	return fd;
 }
 
@@ -381,6 +411,48 @@ START_TEST(bad_arguments)
 	ck_assert_ptr_null(agentd_ask_ref(NULL));
 	agentd_ask_unref(NULL);
 	ck_assert_int_eq(agentd_task_attach_net(NULL, -1), AGENTD_ERR_INVALID);
+	ck_assert_int_eq(agentd_task_attach_net_client(NULL, -1), AGENTD_ERR_INVALID);
+}
+END_TEST
+
+/* A backend whose commands are in another machine: not before the start, each served like
+ * one that was accepted, and no more than there may be. */
+START_TEST(one_by_one)
+{
+	enum { DESCRIPTORS = 64, MOST = DESCRIPTORS / 4 };
+	struct rlimit old, few;
+	int clients[MOST + 1];
+	char byte;
+
+	begin(0, AGENTD_ASK_DENY);
+	t.one_by_one = true;
+	t.answer = AGENTD_ASK_ONCE;
+	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+	few = old;
+	few.rlim_cur = DESCRIPTORS;
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+	start();
+	ck_assert_int_eq(client_hand_over(&clients[0]), 0);
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	client_ask(clients[0], "ask.test");
+	ck_assert_int_eq(status_of(clients[0]), 502);
+	ck_assert_int_eq(t.asked, 1);
+	ck_assert_int_eq(client_hand_over(&clients[0]), 0);
+	client_ask(clients[0], "no.test");
+	ck_assert_int_eq(status_of(clients[0]), 403);
+	/* Those are not over before the proxy has seen their end. */
+	for (int i = 0; i < 10; i++)
+		turn();
+	for (int i = 0; i < MOST; i++)
+		ck_assert_int_eq(client_hand_over(&clients[i]), 0);
+	ck_assert_int_eq(client_hand_over(&clients[MOST]), AGENTD_ERR_LIMIT);
+	ck_assert_int_eq(recv(clients[MOST], &byte, 1, 0), 0);
+	stop();
+	for (int i = 0; i <= MOST; i++) {
+		ck_assert_int_eq(recv(clients[i], &byte, 1, 0), 0);
+		close(clients[i]);
+	}
+	end();
 }
 END_TEST
 
@@ -398,6 +470,7 @@ int main(void)
 	tcase_add_test(tc, later);
 	tcase_add_loop_test(tc, no_answer, 0, 2);
 	tcase_add_test(tc, bad_arguments);
+	tcase_add_test(tc, one_by_one);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);

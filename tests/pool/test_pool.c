@@ -4,11 +4,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -90,8 +92,7 @@ static void close_place(struct place *place)
 	free(place->dest);
 }
 
-static void start_in(struct t_run *run, struct place *place, const char *id, const char *command,
-		     uint64_t timeout_ms)
+static void prepare_in(struct t_run *run, struct place *place, const char *id)
 {
 	agentd_context *ctx = t_world_context(place->world);
 
@@ -99,6 +100,12 @@ static void start_in(struct t_run *run, struct place *place, const char *id, con
 	ck_assert_int_eq(agentd_context_set_session(ctx, id, NULL, NULL, NULL), 0);
 	t_run_init(run, place->world);
 	run->ctx = ctx;
+}
+
+static void start_in(struct t_run *run, struct place *place, const char *id, const char *command,
+		     uint64_t timeout_ms)
+{
+	prepare_in(run, place, id);
 	ck_assert_int_eq(t_run_start(run, command, timeout_ms), 0);
 }
 
@@ -280,6 +287,58 @@ START_TEST(timeout_ends_the_command_only)
 	end_of(&run);
 	expect(&place, A, "kill -0 $(cat old) && echo old", "old\n");
 	expect(&place, A, "kill -0 $(cat new) 2>/dev/null || echo gone", "gone\n");
+	close_place(&place);
+}
+END_TEST
+
+struct limited {
+	struct agentd_limits limits;
+	const char *command, *limit, *layer;
+};
+
+/* A command's limits hold in a session as elsewhere, and are its own end at most. */
+START_TEST(limits_of_a_command)
+{
+	const struct limited cases[] = {
+		{ { .size = sizeof(struct agentd_limits), .mem_bytes = 64 << 20 },
+		  "head -c 200000000 /dev/zero | tail | wc -c",
+		  "mem_bytes",
+		  "memory" },
+		{ { .size = sizeof(struct agentd_limits), .pids_max = 8 },
+		  "for i in $(seq 20); do sleep 0.1 & done 2>/dev/null; wait",
+		  "pids_max",
+		  "pids" },
+		{ { .size = sizeof(struct agentd_limits), .io_bytes = 5 << 20 },
+		  "while dd if=/dev/zero of=big bs=1M count=20 conv=fsync; do :; done",
+		  "io_bytes",
+		  "io" },
+	};
+	struct place place;
+
+	if (!in_sandbox() && !in_machine())
+		return;
+	place = open_place("");
+	for (size_t i = 0; i < T_COUNT(cases); i++) {
+		struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &cases[i].limits };
+		struct t_run run;
+		int32_t state = 99;
+
+		prepare_in(&run, &place, A);
+		run.exec_opts = &opts;
+		ck_assert_int_eq(t_run_start(&run, cases[i].command, 20000), 0);
+		t_run_wait(&run);
+		t_run_layer(&run, cases[i].layer, &state);
+		/* Without a control group a process hits its own before the tree's is seen. */
+		ck_assert_msg(state == AGENTD_LAYER_DEGRADED ||
+				      strcmp(agentd_result_limit(run.result), cases[i].limit) == 0,
+			      "%s wanted: %s", cases[i].limit, t_run_story(&run));
+		expect_session(&run, true);
+		end_of(&run);
+		/* In a sandbox those on memory and processes are the session's. */
+		stop(&place, A);
+		expect(&place, A, "rm -f big; echo still", "still\n");
+		stop(&place, A);
+	}
 	close_place(&place);
 }
 END_TEST
@@ -598,6 +657,50 @@ START_TEST(bootstrap)
 }
 END_TEST
 
+/* A profile of nix is built once in a new volume; where there is no nix that is said. */
+START_TEST(nix_profile)
+{
+	struct place place = open_place(", \"nix_profile\": \"/a/flake#shell\"");
+	struct t_run run;
+	char *bin, *more;
+
+	if (system("command -v nix >/dev/null 2>&1") != 0) {
+		expect(&place, A, "echo anyway", "anyway\n");
+		ck_assert_ptr_nonnull(t_logs_find(&place.world->logs, 0,
+						  "nix_profile is set and there is no nix"));
+	}
+	close_place(&place);
+	/* Only there a program of ours can be seen. */
+	if (in_sandbox() || in_machine())
+		return;
+	place = open_place("");
+	bin = t_format("%s/nix", place.world->dir);
+	t_write_file(bin, "#!/bin/sh\necho \"$@\" >>calls\n[ ! -e ../../fail ] || "
+			  "{ echo why >&2; exit 3; }\n");
+	ck_assert_int_eq(chmod(bin, 0755), 0);
+	agentd_pool_unref(place.pool);
+	ck_assert_int_eq(agentd_runner_set_pool(place.world->runner, NULL, NULL), 0);
+	more = t_format(", \"nix_profile\": \"/a/flake#shell\", \"bootstrap_command\": "
+			"\"echo bootstrap >>calls\", \"env\": {\"PATH\": \"%s:/usr/bin:/bin\"}",
+			place.world->dir);
+	place.pool = add_pool(place.world, place.root, more);
+	expect(&place, A, "cat calls", "develop /a/flake#shell --command true\nbootstrap\n");
+	stop(&place, A);
+	expect(&place, A, "cat calls", "develop /a/flake#shell --command true\nbootstrap\n");
+	free(more);
+	more = t_format("%s/fail", place.root);
+	t_write_file(more, "");
+	run_in(&run, &place, B, "echo elsewhere");
+	expect_session(&run, false);
+	ck_assert_msg(strstr(t_run_layer(&run, "session", NULL), "nix develop failed: why"), "%s",
+		      t_run_story(&run));
+	end_of(&run);
+	free(more);
+	free(bin);
+	close_place(&place);
+}
+END_TEST
+
 START_TEST(locked_by_another)
 {
 	struct place place = open_place("");
@@ -899,6 +1002,126 @@ START_TEST(damaged_disk)
 }
 END_TEST
 
+/* ---- networks of allowed hosts */
+
+#define PROGRAMS "[\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]"
+static const char net_policy[] = "{\"min_isolation\": \"none\", \"paths\": {\"read\": " PROGRAMS
+				 ", \"exec\": " PROGRAMS
+				 "}, \"net\": {\"mode\": \"%s\", \"allow\": [%s]}}";
+
+/* Says a line to all who connect to 127.0.0.2, and waits for their end. */
+static pid_t serve(int *ret_port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(0x7f000002) } };
+	socklen_t len = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+	pid_t pid;
+
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
+	ck_assert_int_eq(listen(listener, 16), 0);
+	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+	*ret_port = ntohs(address.sin_port);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+			if (send(fd, "served\n", 7, MSG_NOSIGNAL) != 7)
+				_exit(1);
+		}
+		_exit(1);
+	}
+	close(listener);
+	return pid;
+}
+
+/* A command in the session whose policy has this network. */
+static void net_in(struct t_run *run, struct place *place, const char *mode, const char *hosts,
+		   const char *command)
+{
+	agentd_context *ctx = t_world_context(place->world);
+	char *json = t_format(net_policy, mode, hosts);
+	agentd_policy *policy = NULL;
+
+	ck_assert_int_eq(agentd_policy_from_json(json, strlen(json), &policy, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(ctx, policy, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_backend(ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(ctx, A, NULL, NULL, NULL), 0);
+	t_run_init(run, place->world);
+	run->ctx = ctx;
+	ck_assert_int_eq(t_run_start(run, command, 20000), 0);
+	t_run_wait(run);
+	agentd_policy_unref(policy);
+	free(json);
+}
+
+#define CONNECT(port)                                                                              \
+	"exec 3<>/dev/tcp/127.0.0.1/911 && printf 'CONNECT 127.0.0.2:" port                        \
+	" HTTP/1.1\\r\\n\\r\\n' >&3 && read -r line <&3 && echo \"$line\" && read -r line <&3 && "
+
+/* A network is the command's: what it leaves behind loses its connections. In the sandbox the
+ * mode is the session's, the hosts are each command's. */
+START_TEST(networks_of_commands)
+{
+	int port;
+	pid_t server = serve(&port);
+	char *runner_policy = t_format(net_policy, "allow", "\"127.0.0.2\", \"127.0.0.3\"");
+	/* bash has /dev/tcp. */
+	struct place place = { .world = t_world_new_bare(&(struct t_world_opts){
+				       .backend = backend, .login_shell = true }) };
+	char *fetch =
+		t_format(CONNECT("%d") "read -r line <&3 && echo \"$line\"; "
+				       "(cat <&3; echo over >over; sleep 0.3; line=; "
+				       "exec 4<>/dev/tcp/127.0.0.1/911; "
+				       "printf 'CONNECT 127.0.0.3:%d HTTP/1.1\\r\\n\\r\\n' >&4; "
+				       "read -r line <&4; echo \"late: $line\" >late) "
+				       ">/dev/null 2>&1 & true",
+			 port, port);
+	char *elsewhere = t_format(CONNECT("%d") "for i in {1..50}; do test -e late && break; "
+						 "sleep 0.1; done; cat over late; rm over late",
+				   port);
+	struct t_run run;
+
+	if (in_machine())
+		place.world->opts.microvm_image = t_image_dir();
+	place.world->opts.runner_policy = runner_policy;
+	t_world_start(place.world);
+	place.root = t_format("%s/volumes", place.world->dir);
+	place.dest = t_format("%s/backups", place.world->dir);
+	place.pool = add_pool(place.world, place.root, ", \"fallback\": false");
+	for (int i = 0; i < 2; i++) {
+		net_in(&run, &place, "allow", "\"127.0.0.2\"", fetch);
+		t_expect_out(&run, AGENTD_STDOUT,
+			     "HTTP/1.1 200 Connection established\r\nserved\n");
+		ck_assert_uint_eq(t_run_metric(&run, AGENTD_METRIC_NET_CONNECTIONS), 1);
+		expect_session(&run, true);
+		end_of(&run);
+		net_in(&run, &place, "none", "",
+		       "(: <>/dev/tcp/127.0.0.1/911) 2>&1 | grep -m 1 -o refused; "
+		       "echo ${HTTP_PROXY-no proxy}");
+		if (in_machine())
+			t_expect_out(&run, AGENTD_STDOUT, "refused\nno proxy\n");
+		else
+			ck_assert_int_eq(agentd_error_code(agentd_result_error(run.result)),
+					 AGENTD_ERR_STATE);
+		end_of(&run);
+		/* Its tunnel is closed with it, although it lives; what it asks for then nobody
+		 * answers, also not who may have it later. */
+		t_world_loop(place.world, t_slack(1000), NULL);
+		net_in(&run, &place, "allow", "\"127.0.0.3\"", elsewhere);
+		t_expect_out(&run, AGENTD_STDOUT, "HTTP/1.1 403 Forbidden\r\nover\nlate: \n");
+		ck_assert_ptr_nonnull(strstr(run.denials, "127.0.0.2"));
+		ck_assert_uint_eq(t_run_metric(&run, AGENTD_METRIC_NET_CONNECTIONS), 0);
+		end_of(&run);
+	}
+	ck_assert_int_eq(kill(server, SIGKILL), 0);
+	ck_assert_int_eq(waitpid(server, NULL, 0), server);
+	close_place(&place);
+	free(elsewhere);
+	free(fetch);
+	free(runner_policy);
+}
+END_TEST
+
 /* A monitor that this shell script stands before. */
 static struct place open_place_behind(const char *script, char **ret_monitor)
 {
@@ -1155,8 +1378,9 @@ END_TEST
 int main(int argc, char **argv)
 {
 	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
-	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240);
-	TCase *cases[] = { sessions, pool, maintenance, killed };
+	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240),
+	      *networks = t_case("networks", 120);
+	TCase *cases[] = { sessions, pool, maintenance, killed, networks };
 
 	backend = argc > 1 ? argv[1] : "sandbox";
 	if (in_machine() && !t_can_host_machines())
@@ -1164,8 +1388,11 @@ int main(int argc, char **argv)
 	tcase_add_test(sessions, files_stay);
 	tcase_add_test(sessions, background_lives_until_the_stop);
 	tcase_add_test(sessions, exit_codes_and_signals);
-	if (in_sandbox() || in_machine())
+	tcase_add_test(sessions, limits_of_a_command);
+	if (in_sandbox() || in_machine()) {
 		tcase_add_test(sessions, timeout_ends_the_command_only);
+		tcase_add_test(networks, networks_of_commands);
+	}
 	if (in_machine()) {
 		tcase_add_test(sessions, clones_differ);
 		tcase_add_test(sessions, template_cannot_be_written);
@@ -1197,6 +1424,7 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, configurations);
 	}
 	tcase_add_test(pool, bootstrap);
+	tcase_add_test(pool, nix_profile);
 	tcase_add_test(maintenance, adopted_backed_up_and_pruned);
 	tcase_add_test(killed, host_is_killed);
 	return t_main("pool", cases, T_COUNT(cases));

@@ -788,7 +788,8 @@ END_TEST
 
 int main(void)
 {
-	TCase *decisions = t_case("decisions", 60), *kernel = t_case("kernel", 30);
+	TCase *decisions = t_case("decisions", 60), *kernel = t_case("kernel", 30),
+	      *developers = t_case("tools", 30);
 	int r = seccomp_build(&filters);
 
 	if (r < 0) {
@@ -813,8 +814,8 @@ int main(void)
 	tcase_add_test(decisions, names);
 	tcase_add_loop_test(kernel, really, 0, T_COUNT(samples));
 	tcase_add_loop_test(kernel, reports, 0, T_COUNT(reported));
-	tcase_add_loop_test(kernel, tools, 0, T_COUNT(scripts));
-	r = t_main("seccomp", (TCase *const[]){ decisions, kernel }, 2);
+	tcase_add_loop_test(developers, tools, 0, T_COUNT(scripts));
+	r = t_main("seccomp", (TCase *const[]){ decisions, kernel, developers }, 3);
 	seccomp_free(&filters);
 	return r;
 }

@@ -31,7 +31,7 @@
 uint64_t t_now(void); /* CLOCK_MONOTONIC, ns */
 void t_sleep_ms(uint64_t ms);
 /* Deadlines are stretched where everything is slow: sanitizers, valgrind, and where a
- * program asks for it. */
+ * program or AGENTD_TEST_STRETCH asks for it. */
 uint64_t t_slack(uint64_t ms);
 void t_stretch(unsigned int factor);
 bool t_is_slow(void);

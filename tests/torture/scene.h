@@ -9,7 +9,8 @@
 
 struct scene {
 	const char *name;
-	const char *backend; /* "host" or "sandbox" */
+	const char *backend; /* "host", "sandbox" or "microvm", whose monitor is a fake one */
+	bool session;        /* a pool's, of that backend */
 	bool own_loop;       /* agentd_loop instead of a base of the host program's */
 	bool kill;           /* the command has to be killed */
 	bool probe;          /* no command, but what the machine can do */
@@ -22,7 +23,7 @@ struct scene {
 	struct t_world *world;
 	struct fault *fault;
 	const char *command;
-	char *policy, *context, *params, *marker;
+	char *policy, *context, *params, *marker, *pool, *volumes, *image, *monitor;
 	int helper_fds; /* of a helper after a play without faults; 0: not known */
 	size_t files;   /* in the world's directory, before the first */
 	pid_t *helpers; /* all there were: their control groups are to be gone */

@@ -44,12 +44,15 @@ struct report {
 	char problem[PROBLEMS_MAX][1400];
 };
 
-/* The first three are the sample's. */
-enum { SAMPLE_SCENES = 3 };
+/* The first five are the sample's. */
+enum { SAMPLE_SCENES = 5 };
 static const struct scene scenes[] = {
 	{ .name = "host", .backend = "host" },
 	{ .name = "sandbox", .backend = "sandbox" },
 	{ .name = "sandbox-kill", .backend = "sandbox", .kill = true },
+	{ .name = "session", .backend = "sandbox", .session = true },
+	{ .name = "machine-session", .backend = "microvm", .session = true },
+	{ .name = "machine", .backend = "microvm" },
 	{ .name = "host-kill", .backend = "host", .kill = true },
 	{ .name = "own-loop", .backend = "host", .own_loop = true },
 	{ .name = "prewarm", .backend = "sandbox", .prewarm = 1 },

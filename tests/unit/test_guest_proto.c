@@ -27,6 +27,7 @@ struct end {
 	size_t count, writable;
 	uint32_t writable_id;
 	enum ad_guest_stream writable_stream;
+	uint16_t writable_connection;
 	bool keeps; /* does not say that data was taken */
 };
 
@@ -36,7 +37,12 @@ static void end_message(const struct ad_guest_msg *msg, void *userdata)
 
 	end->count++;
 	ck_assert(ad_guest_encode(msg, &end->got));
-	if (msg->type == AD_GUEST_DATA && !end->keeps)
+	if (msg->type != AD_GUEST_DATA || end->keeps)
+		return;
+	if (msg->connection)
+		ad_guest_link_connection_taken(end->link, msg->id, msg->connection,
+					       msg->u.data.len);
+	else
 		ad_guest_link_taken(end->link, msg->id, msg->u.data.stream, msg->u.data.len);
 }
 
@@ -49,9 +55,22 @@ static void end_writable(uint32_t id, enum ad_guest_stream stream, void *userdat
 	end->writable_stream = stream;
 }
 
+static void end_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	struct end *end = userdata;
+
+	end->writable++;
+	end->writable_id = id;
+	end->writable_connection = connection;
+}
+
 static void end_init(struct end *end, enum ad_guest_role role)
 {
-	static const struct ad_guest_link_events events = { end_message, end_writable };
+	static const struct ad_guest_link_events events = {
+		.message = end_message,
+		.writable = end_writable,
+		.connection_writable = end_connection_writable,
+	};
 
 	*end = (struct end){ 0 };
 	end->link = ad_guest_link_new(role, &events, end);
@@ -152,11 +171,32 @@ static const struct step steps[] = {
 	{ HOST, { AD_GUEST_GET, 3, .u.files = { .path = "/", .max_bytes = 12 } } },
 	{ HOST,
 	  { AD_GUEST_RUN, 4,
-	    .u.run = { AD_GUEST_RUN_MERGE_STDERR, 0, 0, { 0 }, "/", argv + 3, env + 2 } } },
+	    .u.run = { AD_GUEST_RUN_MERGE_STDERR | AD_GUEST_RUN_NET,
+		       0,
+		       0,
+		       { 0 },
+		       "/",
+		       argv + 3,
+		       env + 2 } } },
 	{ HOST, { AD_GUEST_RUN, 5, .u.run = { 0, 1, 1, { 0 }, "/", argv, env } } },
 	{ AGENT, { AD_GUEST_STARTED, 1, .u.started = { 4194304 } } },
 	{ AGENT, { AD_GUEST_STARTED, 4, .u.started = { 1 } } },
 	{ AGENT, { AD_GUEST_FAILED, 5, .u.failed = { AD_GUEST_STAGE_EXEC, 2, "/bin/\u00db" } } },
+	/* Connections of task 4: 1 in use, 2 and 3 that the host or the guest has hung up, 5
+	 * where both have said all, 128 that is over. */
+	{ AGENT, { .type = AD_GUEST_OPEN, .id = 4, .connection = 1 } },
+	{ AGENT, { .type = AD_GUEST_OPEN, .id = 4, .connection = 2 } },
+	{ AGENT, { .type = AD_GUEST_OPEN, .id = 4, .connection = 3 } },
+	{ AGENT, { .type = AD_GUEST_OPEN, .id = 4, .connection = 5 } },
+	{ AGENT, { .type = AD_GUEST_OPEN, .id = 4, .connection = 128 } },
+	{ AGENT, { AD_GUEST_DATA, 4, 1, .u.data = { 0, bytes, 5 } } },
+	{ HOST, { AD_GUEST_DATA, 4, 1, .u.data = { 0, bytes, 4 } } },
+	{ HOST, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 2 } },
+	{ AGENT, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 3 } },
+	{ AGENT, { .type = AD_GUEST_END, .id = 4, .connection = 5 } },
+	{ HOST, { .type = AD_GUEST_END, .id = 4, .connection = 5 } },
+	{ AGENT, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 128 } },
+	{ HOST, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 128 } },
 	{ HOST, { AD_GUEST_SIGNAL, 1, .u.signal = { 64 } } },
 	{ HOST, { AD_GUEST_DATA, 1, .u.data = { AD_GUEST_STDIN, bytes, 1 } } },
 	{ HOST, { AD_GUEST_END, 1, .u.end = { AD_GUEST_STDIN } } },
@@ -192,6 +232,7 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 {
 	ck_assert_int_eq(got->type, sent->type);
 	ck_assert_uint_eq(got->id, sent->id);
+	ck_assert_uint_eq(got->connection, sent->connection);
 	switch (sent->type) {
 	case AD_GUEST_SETUP:
 		ck_assert_mem_eq(got->u.setup.seed, sent->u.setup.seed, AD_GUEST_SEED_SIZE);
@@ -282,6 +323,8 @@ static void check_fields(const struct ad_guest_msg *got, const struct ad_guest_m
 		break;
 	case AD_GUEST_KILL:
 	case AD_GUEST_WARM:
+	case AD_GUEST_OPEN:
+	case AD_GUEST_HANGUP:
 		break;
 	}
 }
@@ -293,7 +336,7 @@ START_TEST(messages_round_trip)
 		{ AD_GUEST_PING, .u.ping = { UINT64_MAX } },
 		{ AD_GUEST_PONG, .u.ping = { 1 } },
 	};
-	bool seen[AD_GUEST_LOG + 1] = { false };
+	bool seen[AD_GUEST_OPEN + 1] = { false };
 	size_t types = 0;
 
 	for (size_t i = 0; i < AD_COUNT(steps) + AD_COUNT(others); i++) {
@@ -308,7 +351,7 @@ START_TEST(messages_round_trip)
 		ck_assert(ad_guest_encode(sent, &frame));
 		ad_guest_header_decode(&header, (const uint8_t *)frame.data);
 		ck_assert_uint_eq(header.len, frame.len - AD_GUEST_HEADER);
-		ck_assert_uint_eq(header.zero, 0);
+		ck_assert_uint_eq(header.connection, sent->connection);
 		ck_assert_ptr_null(ad_guest_decode(&got, &header,
 						   (const uint8_t *)frame.data + AD_GUEST_HEADER,
 						   &vectors));
@@ -316,12 +359,12 @@ START_TEST(messages_round_trip)
 		free(vectors);
 		seen[sent->type] = true;
 	}
-	for (unsigned int i = 0; i <= AD_GUEST_LOG; i++) {
+	for (unsigned int i = 0; i <= AD_GUEST_OPEN; i++) {
 		ck_assert_msg(!ad_guest_kind(i) || seen[i], "type %u was not tried", i);
 		types += ad_guest_kind(i) != NULL;
 	}
-	ck_assert_uint_eq(types, 22);
-	ck_assert_ptr_null(ad_guest_kind(AD_GUEST_LOG + 1));
+	ck_assert_uint_eq(types, 24);
+	ck_assert_ptr_null(ad_guest_kind(AD_GUEST_OPEN + 1));
 	ck_assert_ptr_null(ad_guest_kind(UINT32_MAX));
 }
 END_TEST
@@ -366,6 +409,10 @@ static void carry_all(struct end *a, struct end *b, size_t most)
 
 static bool send_step(struct end *end, const struct ad_guest_msg *msg)
 {
+	if (msg->type == AD_GUEST_DATA && msg->connection)
+		return ad_guest_link_connection_data(end->link, msg->id, msg->connection,
+						     msg->u.data.data,
+						     msg->u.data.len) == msg->u.data.len;
 	if (msg->type == AD_GUEST_DATA)
 		return ad_guest_link_data(end->link, msg->id, msg->u.data.stream, msg->u.data.data,
 					  msg->u.data.len) == msg->u.data.len;
@@ -593,11 +640,11 @@ static const struct arrival arrivals[] = {
 	{ AGENT, READY, { AD_GUEST_GET, 1, .u.files = { "", 0, 0, 0 } }, "cannot be this long" },
 	{ AGENT,
 	  READY,
-	  { AD_GUEST_RUN, 1, .u.run = { 7, 1, 1, { 0 }, "/w", argv, env + 2 } },
+	  { AD_GUEST_RUN, 1, .u.run = { 15, 1, 1, { 0 }, "/w", argv, env + 2 } },
 	  NULL },
 	{ AGENT,
 	  READY,
-	  { AD_GUEST_RUN, 1, .u.run = { 8, 1, 1, { 0 }, "/w", argv, env } },
+	  { AD_GUEST_RUN, 1, .u.run = { 16, 1, 1, { 0 }, "/w", argv, env } },
 	  "flags that do not exist" },
 	{ AGENT,
 	  READY,
@@ -684,7 +731,95 @@ static const struct arrival arrivals[] = {
 	  STARTED,
 	  { AD_GUEST_CREDIT, 1, .u.credit = { AD_GUEST_STDERR, 10 } },
 	  "for more than was sent" },
+	/* connections */
+	{ HOST, BEGUN, { .type = AD_GUEST_OPEN, .id = 4, .connection = 1 }, "before STARTED" },
+	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 }, NULL },
+	{ HOST, EXITED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 }, NULL },
+	{ HOST, STARTED, { .type = AD_GUEST_OPEN, .id = 4, .connection = 128 }, NULL },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 129 },
+	  "no such connection" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 1 },
+	  "its number is in use" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 2 },
+	  "its number is in use" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 3 },
+	  "its number is in use" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 1, .connection = 4 },
+	  "the task has no network" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 6, .connection = 4 },
+	  "there was no such task" },
+	{ AGENT,
+	  STARTED,
+	  { .type = AD_GUEST_OPEN, .id = 4, .connection = 4 },
+	  "goes the other way" },
+	{ HOST, STARTED, { AD_GUEST_DATA, 4, 1, .u.data = { 0, bytes, 1 } }, NULL },
+	{ AGENT, STARTED, { AD_GUEST_DATA, 4, 1, .u.data = { 0, bytes, 1 } }, NULL },
+	{ HOST, STARTED, { AD_GUEST_END, 4, 1, .u.end = { 1 } }, "no such stream" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_DATA, 4, 4, .u.data = { 0, bytes, 1 } },
+	  "there is no such connection" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_DATA, 4, 128, .u.data = { 0, bytes, 1 } },
+	  "there is no such connection" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_DATA, 1, 1, .u.data = { 0, bytes, 1 } },
+	  "there is no such connection" },
+	{ HOST, STARTED, { AD_GUEST_DATA, 4, 2, .u.data = { 0, bytes, 1 } }, "" },
+	{ HOST, STARTED, { AD_GUEST_END, 4, 2, .u.end = { 0 } }, "" },
+	{ HOST, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 2 }, NULL },
+	{ AGENT, STARTED, { AD_GUEST_DATA, 4, 3, .u.data = { 0, bytes, 1 } }, "" },
+	{ AGENT, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 3 }, NULL },
+	{ AGENT, STARTED, { AD_GUEST_DATA, 4, 2, .u.data = { 0, bytes, 1 } }, "after HANGUP" },
+	{ HOST, STARTED, { AD_GUEST_DATA, 4, 3, .u.data = { 0, bytes, 1 } }, "after HANGUP" },
+	{ HOST, STARTED, { AD_GUEST_END, 4, 3, .u.end = { 0 } }, "after HANGUP" },
+	{ HOST, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 3 }, "after HANGUP" },
+	{ HOST, STARTED, { AD_GUEST_CREDIT, 4, 3, .u.credit = { 0, 1 } }, "after HANGUP" },
+	{ HOST,
+	  STARTED,
+	  { .type = AD_GUEST_HANGUP, .id = 4, .connection = 4 },
+	  "there is no such connection" },
+	{ HOST, STARTED, { AD_GUEST_END, 4, 1, .u.end = { 0 } }, NULL },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_DATA, 4, 5, .u.data = { 0, bytes, 1 } },
+	  "after END of the connection" },
+	{ AGENT, STARTED, { AD_GUEST_END, 4, 5, .u.end = { 0 } }, "after END of the connection" },
+	{ HOST, STARTED, { .type = AD_GUEST_HANGUP, .id = 4, .connection = 5 }, NULL },
+	{ HOST, STARTED, { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 4 } }, "" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 5 } },
+	  "for more than was sent" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 0 } },
+	  "for more than was sent" },
+	{ HOST,
+	  STARTED,
+	  { AD_GUEST_CREDIT, 4, 4, .u.credit = { 0, 1 } },
+	  "there is no such connection" },
+	{ AGENT, STARTED, { AD_GUEST_CREDIT, 4, 1, .u.credit = { 0, 5 } }, "" },
+	{ AGENT,
+	  STARTED,
+	  { AD_GUEST_RUN, 6, .u.run = { AD_GUEST_RUN_NET, 1, 1, { 0 }, "/", argv, env } },
+	  "another command has the network" },
 	/* what the host sent before it knew */
+	{ AGENT, OVER, { .type = AD_GUEST_HANGUP, .id = 1, .connection = 1 }, "" },
 	{ AGENT, OVER, { AD_GUEST_SIGNAL, 1, .u.signal = { 1 } }, "" },
 	{ AGENT, OVER, { .type = AD_GUEST_KILL, .id = 1 }, "" },
 	{ AGENT, OVER, { AD_GUEST_DATA, 1, .u.data = { AD_GUEST_STDIN, bytes, 1 } }, "" },
@@ -846,7 +981,7 @@ END_TEST
 /* The header alone is enough to refuse it: what it announces is not waited for. */
 START_TEST(lengths)
 {
-	for (unsigned int type = 0; type <= AD_GUEST_LOG + 1; type++) {
+	for (unsigned int type = 0; type <= AD_GUEST_OPEN + 1; type++) {
 		const struct ad_guest_kind *kind = ad_guest_kind(type);
 		uint8_t header[AD_GUEST_HEADER] = { [4] = (uint8_t)type };
 		const uint64_t announced[] = {
@@ -866,6 +1001,7 @@ START_TEST(lengths)
 
 			for (int j = 0; j < 4; j++)
 				header[j] = (uint8_t)(announced[i] >> (8 * j));
+			header[6] = kind && kind->of_connection;
 			header[8] = kind && kind->of_task;
 			end_at(&end, kind && kind->from[AGENT] ? HOST : AGENT, BEGUN);
 			feed_exact(&end, header, sizeof(header));
@@ -939,8 +1075,12 @@ START_TEST(values)
 		refuse_with(msg->type, msg->id, 4, 0, "no message has this type");
 		refuse_with(msg->type, msg->id, 4, 200, "no message has this type");
 		refuse_with(msg->type, msg->id, 5, AD_GUEST_STREAMS, "no such stream");
-		refuse_with(msg->type, msg->id, 6, 1, "zero is not");
-		refuse_with(msg->type, msg->id, 7, 1, "zero is not");
+		for (size_t at = 6; at < 8; at++)
+			refuse_with(msg->type, msg->id, at, 129,
+				    ad_guest_kind(msg->type)->of_stream ||
+						    ad_guest_kind(msg->type)->of_connection ?
+					    "no such connection" :
+					    "belongs to no connection");
 		if (msg->id == 0)
 			refuse_with(msg->type, 0, 9, 1, "belongs to a task");
 	}
@@ -981,7 +1121,8 @@ START_TEST(values)
 	refuse_with(AD_GUEST_GET, 3, AT + 9, 'x', path);
 	refuse_with(AD_GUEST_PUT, 2, AT + 16, 'x', path);
 	refuse_with(AD_GUEST_PUT, 2, AT + 18, 0, path);
-	refuse_with(AD_GUEST_RUN, 1, AT, 8, "flags that do not exist");
+	refuse_with(AD_GUEST_RUN, 1, AT, 16, "flags that do not exist");
+	refuse_with(AD_GUEST_OPEN, 4, 6, 0, "belongs to a connection");
 	/* SETUP: user and group follow the seed and the time; then the volume. */
 	refuse_with(AD_GUEST_SETUP, 0, AT + AD_GUEST_SEED_SIZE + 16, 'x', path);
 	refuse_with(AD_GUEST_SETUP, 0, AT + AD_GUEST_SEED_SIZE + 18, 0, path);
@@ -1314,7 +1455,8 @@ static void greedy_writable(uint32_t id, enum ad_guest_stream stream, void *user
 
 START_TEST(streams_take_turns)
 {
-	static const struct ad_guest_link_events events = { end_message, greedy_writable };
+	static const struct ad_guest_link_events events = { .message = end_message,
+							    .writable = greedy_writable };
 	static uint8_t data[AD_GUEST_WINDOW];
 	size_t sent[2] = { 0 };
 	uint32_t id;
@@ -1442,6 +1584,213 @@ START_TEST(tasks_at_once)
 }
 END_TEST
 
+/* ---- connections */
+
+static const struct ad_guest_msg net_run = {
+	AD_GUEST_RUN, 1, .u.run = { AD_GUEST_RUN_NET, 1, 1, { 0 }, "/", argv, env }
+};
+
+/* A host and an agent with a command that has the network. */
+static void net_begin(struct end *host, struct end *agent, uint32_t id)
+{
+	struct ad_guest_msg run = net_run;
+	struct ad_guest_msg started = { AD_GUEST_STARTED, id, .u.started = { 2 } };
+
+	run.id = id;
+	ck_assert(ad_guest_link_send(host->link, &run));
+	carry_all(host, agent, SIZE_MAX);
+	ck_assert(ad_guest_link_send(agent->link, &started));
+	carry_all(host, agent, SIZE_MAX);
+}
+
+static bool net_say(struct end *end, enum ad_guest_type type, uint32_t id, uint16_t connection)
+{
+	const struct ad_guest_msg msg = { .type = type, .id = id, .connection = connection };
+
+	return ad_guest_link_send(end->link, &msg);
+}
+
+static void net_over(struct end *agent, uint32_t id)
+{
+	for (enum ad_guest_stream i = AD_GUEST_STDOUT; i <= AD_GUEST_STDERR; i++)
+		ck_assert(
+			ad_guest_link_send(agent->link, &(struct ad_guest_msg){ AD_GUEST_END, id,
+										.u.end = { i } }));
+	ck_assert(net_say(agent, AD_GUEST_EXITED, id, 0));
+	ck_assert(net_say(agent, AD_GUEST_CLOSED, id, 0));
+}
+
+START_TEST(connections_at_once)
+{
+	struct end host, agent;
+	uint32_t id;
+
+	end_at(&host, HOST, READY);
+	end_at(&agent, AGENT, READY);
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 0);
+	net_begin(&host, &agent, 1);
+	for (uint16_t i = 1; i <= AD_GUEST_CONNECTIONS_MAX; i++) {
+		ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), i);
+		ck_assert_uint_eq(id, 1);
+		ck_assert(net_say(&agent, AD_GUEST_OPEN, id, i));
+	}
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 0);
+	carry_all(&host, &agent, SIZE_MAX);
+	/* A number is free when both have hung up, and that has left. */
+	ck_assert(net_say(&host, AD_GUEST_HANGUP, 1, 7));
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 0);
+	ck_assert(net_say(&agent, AD_GUEST_HANGUP, 1, 7));
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 0);
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 7);
+	ck_assert(net_say(&agent, AD_GUEST_OPEN, 1, 7));
+	carry_all(&host, &agent, SIZE_MAX);
+	end_free(&host);
+	end_free(&agent);
+}
+END_TEST
+
+/* A guest that does not read cannot make answers pile up. */
+START_TEST(hangups_do_not_pile_up)
+{
+	struct end host, agent;
+
+	end_at(&host, HOST, READY);
+	end_at(&agent, AGENT, READY);
+	net_begin(&host, &agent, 1);
+	for (int i = 0; i < 2; i++) {
+		ck_assert(feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_OPEN,
+								  .id = 1,
+								  .connection = 1 }));
+		ck_assert(feed_msg(&host, &(struct ad_guest_msg){ .type = AD_GUEST_HANGUP,
+								  .id = 1,
+								  .connection = 1 }));
+		ck_assert(net_say(&host, AD_GUEST_HANGUP, 1, 1));
+		if (i == 0)
+			ck_assert_uint_eq(end_drain(&host, NULL), AD_GUEST_HEADER);
+	}
+	ck_assert(!feed_msg(&host, &(struct ad_guest_msg){
+					   .type = AD_GUEST_OPEN, .id = 1, .connection = 1 }));
+	end_broken(&host, "OPEN (task 1, stream 0, 0 bytes): its number is in use");
+	end_free(&host);
+	end_free(&agent);
+}
+END_TEST
+
+START_TEST(connection_windows)
+{
+	static uint8_t data[AD_GUEST_DATA_MAX];
+	const struct ad_guest_msg more = { AD_GUEST_DATA, 1, 1,
+					   .u.data = { 0, data, AD_GUEST_DATA_MAX } };
+	struct end ends[2];
+	enum ad_guest_role from = _i ? HOST : AGENT;
+	struct end *sender = &ends[from], *receiver = &ends[ad_guest_peer(from)];
+	size_t sent = 0, room;
+
+	end_at(&ends[HOST], HOST, READY);
+	end_at(&ends[AGENT], AGENT, READY);
+	net_begin(&ends[HOST], &ends[AGENT], 1);
+	ck_assert_uint_eq(ad_guest_link_connection_room(sender->link, 1, 1), 0);
+	ck_assert(net_say(&ends[AGENT], AD_GUEST_OPEN, 1, 1));
+	ck_assert(net_say(&ends[AGENT], AD_GUEST_OPEN, 1, 2));
+	carry_all(&ends[HOST], &ends[AGENT], SIZE_MAX);
+	receiver->keeps = true;
+	while ((room = ad_guest_link_connection_room(sender->link, 1, 1)) > 0) {
+		ck_assert_uint_eq(ad_guest_link_connection_data(sender->link, 1, 1, data, room),
+				  room);
+		sent += room;
+		carry_all(&ends[HOST], &ends[AGENT], SIZE_MAX);
+	}
+	ck_assert_uint_eq(sent, AD_GUEST_CONNECTION_WINDOW);
+	/* The others have their own. */
+	ck_assert_uint_eq(ad_guest_link_connection_room(sender->link, 1, 2), AD_GUEST_DATA_MAX);
+	ck_assert_uint_eq(sender->writable, 0);
+	ad_guest_link_connection_taken(receiver->link, 1, 1, AD_GUEST_CONNECTION_WINDOW / 2 - 1);
+	carry_all(&ends[HOST], &ends[AGENT], SIZE_MAX);
+	ck_assert_uint_eq(sender->writable, 0);
+	ad_guest_link_connection_taken(receiver->link, 1, 1, 1);
+	carry_all(&ends[HOST], &ends[AGENT], SIZE_MAX);
+	ck_assert_uint_eq(sender->writable, 1);
+	ck_assert_uint_eq(sender->writable_id, 1);
+	ck_assert_uint_eq(sender->writable_connection, 1);
+	ck_assert_uint_eq(ad_guest_link_connection_room(sender->link, 1, 1), AD_GUEST_DATA_MAX);
+	/* Whoever sends more than that is no peer. */
+	ck_assert(feed_msg(receiver, &more));
+	ck_assert(!feed_msg(receiver, &more));
+	end_broken(receiver, "more than there was credit for");
+	end_free(&ends[HOST]);
+	end_free(&ends[AGENT]);
+}
+END_TEST
+
+/* To whom has hung up nothing comes, and what comes needs no credit. */
+START_TEST(after_a_hangup)
+{
+	static const uint8_t data[100];
+	struct end host, agent;
+	size_t before;
+
+	end_at(&host, HOST, READY);
+	end_at(&agent, AGENT, READY);
+	net_begin(&host, &agent, 1);
+	ck_assert(net_say(&agent, AD_GUEST_OPEN, 1, 1));
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert(net_say(&agent, AD_GUEST_HANGUP, 1, 1));
+	ck_assert_uint_eq(ad_guest_link_connection_room(agent.link, 1, 1), 0);
+	ck_assert_uint_eq(ad_guest_link_connection_data(agent.link, 1, 1, data, 1), 0);
+	/* It crosses with that. */
+	before = agent.count;
+	ck_assert_uint_eq(ad_guest_link_connection_data(host.link, 1, 1, data, 100), 100);
+	ck_assert(net_say(&host, AD_GUEST_END, 1, 1));
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert_uint_eq(agent.count, before);
+	ck_assert(net_say(&host, AD_GUEST_HANGUP, 1, 1));
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert_uint_eq(agent.count, before + 1);
+	end_free(&host);
+	end_free(&agent);
+}
+END_TEST
+
+/* With the command its connections end, and the next one has a network of its own. */
+START_TEST(a_network_ends_with_its_command)
+{
+	static const uint8_t data[100];
+	struct end host, agent;
+	size_t before;
+	uint32_t id;
+
+	end_at(&host, HOST, READY);
+	end_at(&agent, AGENT, READY);
+	net_begin(&host, &agent, 1);
+	ck_assert(net_say(&agent, AD_GUEST_OPEN, 1, 1));
+	carry_all(&host, &agent, SIZE_MAX);
+	net_over(&agent, 1);
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 0);
+	ck_assert_uint_eq(ad_guest_link_connection_room(agent.link, 1, 1), 0);
+	ck_assert(!net_say(&agent, AD_GUEST_HANGUP, 1, 1));
+	/* The host does not know yet. */
+	before = agent.count;
+	ck_assert_uint_eq(ad_guest_link_connection_data(host.link, 1, 1, data, 100), 100);
+	ck_assert(net_say(&host, AD_GUEST_HANGUP, 1, 1));
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert_uint_eq(agent.count, before);
+	ck_assert_uint_eq(ad_guest_link_connection_room(host.link, 1, 1), 0);
+	net_begin(&host, &agent, 2);
+	ck_assert_uint_eq(ad_guest_link_free_connection(agent.link, &id), 1);
+	ck_assert_uint_eq(id, 2);
+	ck_assert(net_say(&agent, AD_GUEST_OPEN, 2, 1));
+	carry_all(&host, &agent, SIZE_MAX);
+	ck_assert_uint_eq(ad_guest_link_connection_room(host.link, 2, 1), AD_GUEST_DATA_MAX);
+	ck_assert(!feed_msg(&host, &(struct ad_guest_msg){
+					   .type = AD_GUEST_OPEN, .id = 1, .connection = 2 }));
+	end_broken(&host, "the task is over");
+	end_free(&host);
+	end_free(&agent);
+}
+END_TEST
+
 /* What has no bound of its own: the queue has one, and orders pass it. */
 START_TEST(control_queue_is_bounded)
 {
@@ -1528,6 +1877,11 @@ int main(void)
 	tcase_add_test(tc, random_bytes);
 	tcase_add_test(tc, announced_is_not_allocated);
 	tcase_add_test(tc, tasks_at_once);
+	tcase_add_test(tc, connections_at_once);
+	tcase_add_test(tc, hangups_do_not_pile_up);
+	tcase_add_loop_test(tc, connection_windows, 0, 2);
+	tcase_add_test(tc, after_a_hangup);
+	tcase_add_test(tc, a_network_ends_with_its_command);
 	tcase_add_test(tc, control_queue_is_bounded);
 	tcase_add_test(tc, logs_are_counted);
 	return unit_run("guest_proto", tc);

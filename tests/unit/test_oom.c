@@ -241,7 +241,8 @@ static void guest_message(const struct ad_guest_msg *msg, void *userdata)
 /* A host and a guest, until nothing is left to be said; each frame comes in two parts. */
 static int do_guest(agentd_error **reterr)
 {
-	static const struct ad_guest_link_events events = { guest_message, guest_writable };
+	static const struct ad_guest_link_events events = { .message = guest_message,
+							    .writable = guest_writable };
 	struct ad_guest_msg hello = { .type = AD_GUEST_HELLO };
 	struct ad_guest_link *links[2];
 	size_t moved;

@@ -75,11 +75,17 @@ int ad_local_init(struct ad_local *local, const struct ad_local_kind *kind,
 		  struct ad_launcher *launcher, const struct ad_local_default *defaults,
 		  size_t count);
 void ad_local_clear(struct ad_local *local);
+/* What a command in a session finds there, instead of a sandbox of its own. */
+struct ad_local_session {
+	const struct ad_job *job; /* that it runs in */
+	int network;              /* listening socket that its proxy is to serve, or -1 */
+};
 /* Start the command of spec; for task_start. extra: see ad_local_environment_merge().
- * session: the job that it runs in, then without a sandbox of its own; or NULL. */
+ * session: or NULL. */
 int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const agentd_spec *spec,
-			    const struct ad_launch_sandbox *sandbox, const struct ad_job *session,
-			    const char *const *extra, void **ret_state, agentd_error **reterr);
+			    const struct ad_launch_sandbox *sandbox,
+			    const struct ad_local_session *session, const char *const *extra,
+			    void **ret_state, agentd_error **reterr);
 /* What a specification says of limits, as a request. */
 void ad_local_fill_limits(const agentd_spec *spec, struct ad_launch_request *ret);
 

@@ -2,6 +2,7 @@
 #include "backend/local/local.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ struct local_task {
 	bool stdin_open, started, close_stdin, told_again;
 	int stdin_fd; /* or -1 */
 	struct ad_io writable;
+	int network;       /* of the session, until the command starts; or -1 */
 	int network_error; /* 0, or why there is none */
 };
 
@@ -98,7 +100,6 @@ static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdou
 	struct local_task *self = userdata;
 	int r;
 
-	(void)job;
 	self->started = true;
 	self->stdin_fd = stdin_fd;
 	if (stdin_fd >= 0)
@@ -111,6 +112,9 @@ static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdou
 
 		r = r < 0 ? r : second;
 	}
+	/* Not before: what is left of earlier commands may be waiting there. */
+	if (self->network >= 0)
+		job_network(job, ad_steal_fd(&self->network), self);
 	ad_local_report(self->task, &self->limits, receipt);
 	self->kind->report(self->task, self->spec, &self->limits, receipt);
 	agentd_task_started(self->task, pid);
@@ -229,9 +233,16 @@ static void fill_request(const agentd_spec *spec, struct ad_launch_request *ret)
 	ad_local_fill_limits(spec, ret);
 }
 
+static int keep_network(struct local_task *state, int fd, agentd_error **reterr)
+{
+	state->network = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	return state->network < 0 ? ad_fail_errno(reterr, errno, "the network of the session") : 0;
+}
+
 int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const agentd_spec *spec,
-			    const struct ad_launch_sandbox *sandbox, const struct ad_job *session,
-			    const char *const *extra, void **ret_state, agentd_error **reterr)
+			    const struct ad_launch_sandbox *sandbox,
+			    const struct ad_local_session *session, const char *const *extra,
+			    void **ret_state, agentd_error **reterr)
 {
 	struct ad_launch_request request;
 	struct local_task *state = calloc(1, sizeof(*state));
@@ -244,18 +255,22 @@ int32_t ad_local_task_start(struct ad_local *local, agentd_task *task, const age
 	env = ad_local_environment_merge(&local->environment, extra, agentd_spec_env(spec));
 	request.env = env;
 	request.sandbox = sandbox;
-	request.session = session;
+	request.session = session ? session->job : NULL;
 	state->kind = local->kind;
 	state->task = task;
 	state->spec = spec;
 	state->loop = ad_launcher_loop(local->launcher);
-	state->stdin_fd = -1;
+	state->stdin_fd = state->network = -1;
 	state->limits = request.limits;
 	state->stdin_open = request.stdin_open;
-	r = env ? ad_job_start(local->launcher, &request, &job_events, state, &state->job, reterr) :
-		  ad_fail_nomem(reterr);
+	r = env ? 0 : ad_fail_nomem(reterr);
+	if (r == 0 && session && session->network >= 0)
+		r = keep_network(state, session->network, reterr);
+	if (r == 0)
+		r = ad_job_start(local->launcher, &request, &job_events, state, &state->job,
+				 reterr);
 	if (r < 0)
-		free(state);
+		ad_local_task_free(state);
 	else
 		*ret_state = state;
 	return r;
@@ -280,6 +295,8 @@ void ad_local_task_free(void *state)
 	struct local_task *self = state;
 
 	stdin_close(self);
+	if (self->network >= 0)
+		close(self->network);
 	ad_job_free(self->job);
 	free(self);
 }

@@ -77,6 +77,15 @@ static void fail(struct carrier *carrier, agentd_error *err)
 	(void)ad_job_kill(carrier->job);
 }
 
+static void fail_read(struct carrier *carrier, struct ad_io *io, int *fd)
+{
+	agentd_error *err = NULL;
+
+	ad_fail_errno(&err, errno, "what carries the working directory cannot be heard");
+	close_fd(io, fd);
+	fail(carrier, err);
+}
+
 static void timer_fired(struct ad_timer *timer, void *userdata)
 {
 	struct carrier *carrier = userdata;
@@ -154,7 +163,11 @@ static void on_report(struct ad_io *io, void *userdata)
 
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
-		if (n <= 0) {
+		if (n < 0) {
+			fail_read(carrier, &carrier->reporting, &carrier->report);
+			return;
+		}
+		if (n == 0) {
 			close_fd(&carrier->reporting, &carrier->report);
 			return;
 		}
@@ -202,7 +215,11 @@ static void on_archive(struct ad_io *io, void *userdata)
 
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
-		if (n <= 0) {
+		if (n < 0) {
+			fail_read(carrier, &carrier->readable, &carrier->out);
+			return;
+		}
+		if (n == 0) {
 			close_fd(&carrier->readable, &carrier->out);
 			carrier->archive_ended = true;
 			check_packed(carrier);

@@ -48,18 +48,21 @@ static int open_file(const char *dir, const char *name, uint64_t size, agentd_er
 	return ad_sys_high_fd(ad_steal_fd(&fd));
 }
 
-/* The whole text of image.json: malloc'ed. */
+/* The whole text of image.json: malloc'ed, or NULL and errno. */
 static char *read_text(int fd, size_t *ret_len)
 {
-	char *text = malloc(AD_JSON_MAX_BYTES);
+	ad_autofree char *text = malloc(AD_JSON_MAX_BYTES);
 	size_t len = 0;
-	ssize_t n = 0;
+	ssize_t n = 1;
 
-	while (text && len < AD_JSON_MAX_BYTES &&
-	       (n = read(fd, text + len, AD_JSON_MAX_BYTES - len)) > 0)
-		len += (size_t)n;
+	while (text && n != 0 && len < AD_JSON_MAX_BYTES) {
+		n = read(fd, text + len, AD_JSON_MAX_BYTES - len);
+		if (n < 0 && errno != EINTR)
+			return NULL;
+		len += n > 0 ? (size_t)n : 0;
+	}
 	*ret_len = len;
-	return text;
+	return AD_STEAL(text);
 }
 
 static const struct json_object *member(const struct json_object *object, const char *key)
@@ -91,7 +94,7 @@ static int read_manifest(const char *dir, struct json_object **ret, agentd_error
 		return fd;
 	text = read_text(fd, &len);
 	if (!text)
-		return ad_fail_nomem(reterr);
+		return ad_fail_errno(reterr, errno, "the image's file %s/image.json", dir);
 	r = ad_json_parse(text, len, ret, reterr);
 	if (r < 0) {
 		ad_error_prefix(reterr, "%s/image.json: ", dir);

@@ -227,6 +227,13 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 
 /* ---- the channel */
 
+/* Nobody else would hear of it. */
+static void notice_starved(struct machine *machine)
+{
+	if (ad_guest_link_starved(machine->link))
+		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+}
+
 static void write_out(struct machine *machine)
 {
 	for (;;) {
@@ -241,12 +248,19 @@ static void write_out(struct machine *machine)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return;
-		if (n < 0)
-			break; /* reading tells */
+		if (n < 0) {
+			/* Of one that is closed reading tells. */
+			if (errno != EPIPE && errno != ECONNRESET)
+				fail(machine, agentd_error_create(
+						      AGENTD_ERR_SYSTEM, errno,
+						      "the guest agent's channel takes nothing"));
+			break;
+		}
 		ad_guest_link_sent(machine->link, (size_t)n);
 	}
 	ad_io_stop(&machine->writable);
 	machine->writing = false;
+	notice_starved(machine);
 }
 
 static void on_writable(struct ad_io *io, void *userdata)
@@ -281,7 +295,8 @@ static void feed(struct machine *machine, const uint8_t *data, size_t len)
 	ad_autobuf struct ad_buf text = { 0 };
 
 	machine->feeding = true;
-	if (!ad_guest_link_feed(machine->link, data, len)) {
+	if (!ad_guest_link_feed(machine->link, data, len) &&
+	    !ad_guest_link_starved(machine->link)) {
 		ad_buf_printf(&text, "the guest agent broke the protocol: %s%s",
 			      ad_guest_link_error(machine->link),
 			      machine->state == BOOTING ?
@@ -291,6 +306,7 @@ static void feed(struct machine *machine, const uint8_t *data, size_t len)
 		fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
 	}
 	machine->feeding = false;
+	notice_starved(machine);
 }
 
 static void on_readable(struct ad_io *io, void *userdata)
@@ -453,9 +469,18 @@ static void on_link_writable(uint32_t id, enum ad_guest_stream stream, void *use
 		machine->events->writable(machine, id, stream, machine->userdata);
 }
 
+static void on_connection_writable(uint32_t id, uint16_t connection, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	if (machine->state == READY)
+		machine->events->connection_writable(machine, id, connection, machine->userdata);
+}
+
 static const struct ad_guest_link_events link_events = {
 	.message = on_message,
 	.writable = on_link_writable,
+	.connection_writable = on_connection_writable,
 };
 
 /* ---- booting */
@@ -755,6 +780,8 @@ bool machine_send(struct machine *machine, const struct ad_guest_msg *msg)
 
 	if (sent)
 		write_soon(machine);
+	else if (machine->state == READY)
+		notice_starved(machine);
 	return sent;
 }
 
@@ -767,6 +794,8 @@ size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream s
 		taken = ad_guest_link_data(machine->link, id, stream, data, len);
 	if (taken > 0)
 		write_soon(machine);
+	if (machine->state == READY)
+		notice_starved(machine);
 	return taken;
 }
 
@@ -775,6 +804,30 @@ void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream st
 	if (machine->state != READY)
 		return;
 	ad_guest_link_taken(machine->link, id, stream, len);
+	write_soon(machine);
+}
+
+size_t machine_connection_room(struct machine *machine, uint32_t id, uint16_t connection)
+{
+	return machine->state == READY ?
+		       ad_guest_link_connection_room(machine->link, id, connection) :
+		       0;
+}
+
+void machine_connection_data(struct machine *machine, uint32_t id, uint16_t connection,
+			     const uint8_t *data, size_t len)
+{
+	if (machine->state != READY)
+		return;
+	ad_guest_link_connection_data(machine->link, id, connection, data, len);
+	write_soon(machine);
+}
+
+void machine_connection_taken(struct machine *machine, uint32_t id, uint16_t connection, size_t len)
+{
+	if (machine->state != READY)
+		return;
+	ad_guest_link_connection_taken(machine->link, id, connection, len);
 	write_soon(machine);
 }
 

@@ -28,10 +28,10 @@ int microvm_check(const agentd_spec *spec, agentd_error **reterr)
 	const char *workdir = agentd_spec_workdir(spec), *source, *target;
 	uint32_t access;
 
-	if (agentd_spec_net(spec) != AGENTD_NET_NONE)
+	if (agentd_spec_net(spec) == AGENTD_NET_FULL)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
-			       "the microvm backend gives no network; the policy's network mode "
-			       "must be \"none\"");
+			       "the microvm backend does not give the host's network; the policy's "
+			       "network mode must be \"none\" or \"allow\"");
 	if (agentd_spec_netns(spec) >= 0)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/netns",
 			       "a virtual machine cannot join a network namespace of the host");

@@ -7,6 +7,7 @@
  *   machine.c  a machine: from nothing to an agent that answers, and to its end;
  *   template.c a machine that was booted once, from which others go on;
  *   carrier.c  the working directory's way in and back out;
+ *   net.c      the connections of a command, to the library's proxy;
  *   task.c     one command: its machine, its carrier, and their order;
  *   session.c  a machine that stays, with a disk of its own. */
 #ifndef AD_BACKEND_MICROVM_PRIVATE_H
@@ -86,6 +87,8 @@ struct machine_events {
 	/* As of a link. */
 	void (*writable)(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
 			 void *userdata);
+	void (*connection_writable)(struct machine *machine, uint32_t id, uint16_t connection,
+				    void *userdata);
 	/* Nothing of it is left. Last event; err, why, is the receiver's. */
 	void (*died)(struct machine *machine, agentd_error *err, void *userdata);
 };
@@ -137,6 +140,11 @@ bool machine_send(struct machine *machine, const struct ad_guest_msg *msg);
 size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
 		    const uint8_t *data, size_t len);
 void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream stream, size_t len);
+size_t machine_connection_room(struct machine *machine, uint32_t id, uint16_t connection);
+void machine_connection_data(struct machine *machine, uint32_t id, uint16_t connection,
+			     const uint8_t *data, size_t len);
+void machine_connection_taken(struct machine *machine, uint32_t id, uint16_t connection,
+			      size_t len);
 /* All processes in it end, its volume is complete, then it dies: died follows, after
  * grace_ms and 3 s at most. */
 void machine_stop(struct machine *machine, uint32_t grace_ms);
@@ -208,6 +216,17 @@ void carrier_end(struct carrier *carrier);
 void carrier_kill(struct carrier *carrier); /* over follows */
 void carrier_free(struct carrier *carrier); /* kills it too, without a word */
 
+/* ---- net.c */
+
+struct net;
+
+/* Of the command with this number, which has been started. NULL: out of memory. */
+struct net *net_new(struct ad_loop *loop, agentd_task *task, struct machine *machine, uint32_t id);
+void net_free(struct net *net); /* closes everything, without a word to the guest */
+/* What belongs to a connection. */
+void net_message(struct net *net, const struct ad_guest_msg *msg);
+void net_writable(struct net *net, uint16_t connection);
+
 /* ---- task.c: the members of struct agentd_backend_ops */
 
 struct vm_task;
@@ -224,6 +243,7 @@ void task_free(void *state);
 bool task_has_id(const struct vm_task *task, uint32_t id);
 void task_message(struct vm_task *task, const struct ad_guest_msg *msg);
 void task_writable(struct vm_task *task, enum ad_guest_stream stream);
+void task_connection_writable(struct vm_task *task, uint16_t connection);
 void task_lost(struct vm_task *task, const agentd_error *err);
 /* A machine that can hold what the command may have. */
 uint64_t task_memory(const struct microvm *vm, const agentd_spec *spec);

@@ -229,7 +229,7 @@ static void on_message(struct machine *machine, const struct ad_guest_msg *msg, 
 		task_message(task, msg);
 	else if (msg->type == AD_GUEST_LOG)
 		agentd_task_log(session->task, msg->u.log.level, msg->u.log.text);
-	else if (msg->type == AD_GUEST_DATA)
+	else if (msg->type == AD_GUEST_DATA && !msg->connection)
 		machine_taken(machine, msg->id, msg->u.data.stream, msg->u.data.len);
 }
 
@@ -241,6 +241,16 @@ static void on_writable(struct machine *machine, uint32_t id, enum ad_guest_stre
 	(void)machine;
 	if (task)
 		task_writable(task, stream);
+}
+
+static void on_connection_writable(struct machine *machine, uint32_t id, uint16_t connection,
+				   void *userdata)
+{
+	struct vm_task *task = find(userdata, id);
+
+	(void)machine;
+	if (task)
+		task_connection_writable(task, connection);
 }
 
 static void on_died(struct machine *machine, agentd_error *err, void *userdata)
@@ -268,6 +278,7 @@ static const struct machine_events machine_events = {
 	.ready = on_ready,
 	.message = on_message,
 	.writable = on_writable,
+	.connection_writable = on_connection_writable,
 	.died = on_died,
 };
 

@@ -55,6 +55,7 @@ struct vm_task {
 	uint32_t run_id;
 	struct ad_defer begin; /* in a session */
 	struct carrier *carrier;
+	struct net *net; /* of a command that has one, from its start to its end */
 	bool machine_ready, machine_over, carrier_over;
 	bool packed, started, exited, closed, killing;
 	bool stdin_closed, stdin_waited;
@@ -104,6 +105,7 @@ static void end(struct vm_task *self)
 	self->phase = ENDING;
 	ad_timer_stop(&self->timer);
 	ad_defer_cancel(&self->begin);
+	net_free(AD_STEAL(self->net));
 	if (self->session && !alive)
 		self->machine_over = true; /* for us */
 	else if (self->session)
@@ -314,7 +316,10 @@ static uint64_t memory_for_command(const struct vm_task *self)
 
 static void send_run(struct vm_task *self)
 {
-	ad_autofree const char **env = ad_local_environment_merge(&self->vm->environment, NULL,
+	bool net = agentd_spec_net(self->spec) == AGENTD_NET_ALLOWLIST;
+	ad_autofree const char **env = ad_local_environment_merge(&self->vm->environment,
+								  net ? ad_sandbox_proxy_env() :
+									NULL,
 								  agentd_spec_env(self->spec));
 	const struct ad_guest_msg run = {
 		.type = AD_GUEST_RUN,
@@ -324,7 +329,8 @@ static void send_run(struct vm_task *self)
 				 (self->flags & AGENTD_EXEC_MERGE_STDERR ?
 					  AD_GUEST_RUN_MERGE_STDERR :
 					  0) |
-				 (self->session ? AD_GUEST_RUN_STAY : 0),
+				 (self->session ? AD_GUEST_RUN_STAY : 0) |
+				 (net ? AD_GUEST_RUN_NET : 0),
 			.uid = MICROVM_GUEST_UID,
 			.gid = MICROVM_GUEST_UID,
 			.limits = {
@@ -366,7 +372,12 @@ static void report(const struct vm_task *self)
 		{ "io", "counted in the guest", self->limits.io_bytes != 0 },
 		{ "tree-kill", "cgroup.kill in the guest, and the machine's end", true },
 		{ "environment", "built from nothing", true },
-		{ "network", "none: the machine has no network device", true },
+		{ "network",
+		  agentd_spec_net(self->spec) == AGENTD_NET_ALLOWLIST ?
+			  "the policy's hosts, through a proxy that checks names and addresses; "
+			  "the machine has no network device" :
+			  "none: the machine has no network device",
+		  true },
 	};
 	char text[160];
 
@@ -402,6 +413,14 @@ static void on_started(struct vm_task *self)
 {
 	self->phase = RUNNING;
 	self->started = true;
+	if (agentd_spec_net(self->spec) == AGENTD_NET_ALLOWLIST) {
+		self->net = net_new(ad_launcher_loop(self->vm->launcher), self->task, self->machine,
+				    self->run_id);
+		if (!self->net) {
+			fail(self, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
+			return;
+		}
+	}
 	/* A kill that crossed with it is to be answered still. */
 	if (!self->killing)
 		ad_timer_stop(&self->timer);
@@ -507,6 +526,7 @@ static void on_closed(struct vm_task *self, const struct ad_guest_msg *msg)
 {
 	self->closed = true;
 	ad_timer_stop(&self->timer);
+	net_free(AD_STEAL(self->net));
 	agentd_task_metric(self->task, AGENTD_METRIC_CPU_NS, msg->u.closed.cpu_ns);
 	agentd_task_metric(self->task, AGENTD_METRIC_MEMORY_PEAK_BYTES, msg->u.closed.memory_peak);
 	/* Also if some could not be killed: with the machine they end. */
@@ -531,6 +551,10 @@ void task_message(struct vm_task *self, const struct ad_guest_msg *msg)
 {
 	if (self->phase == ENDING)
 		return;
+	if (msg->connection) {
+		net_message(self->net, msg);
+		return;
+	}
 	switch (msg->type) {
 	case AD_GUEST_STARTED:
 		on_started(self);
@@ -575,6 +599,20 @@ void task_writable(struct vm_task *self, enum ad_guest_stream stream)
 		agentd_task_stdin_drained(self->task);
 }
 
+void task_connection_writable(struct vm_task *self, uint16_t connection)
+{
+	if (self->net)
+		net_writable(self->net, connection);
+}
+
+static void on_connection_writable(struct machine *machine, uint32_t id, uint16_t connection,
+				   void *userdata)
+{
+	(void)machine;
+	(void)id;
+	task_connection_writable(userdata, connection);
+}
+
 static void on_writable(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
 			void *userdata)
 {
@@ -611,6 +649,7 @@ static const struct machine_events machine_events = {
 	.ready = on_ready,
 	.message = on_message,
 	.writable = on_writable,
+	.connection_writable = on_connection_writable,
 	.died = on_died,
 };
 
@@ -727,6 +766,7 @@ void task_free(void *state)
 	ad_defer_cancel(&self->begin);
 	ad_buf_free(&self->held[0]);
 	ad_buf_free(&self->held[1]);
+	net_free(self->net);
 	if (self->session)
 		session_leave(self->session, self);
 	else

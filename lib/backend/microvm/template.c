@@ -127,8 +127,8 @@ static bool keep(struct template *template)
 	const struct ad_buf *hello = machine_hello(template->machine);
 	const struct machine_facts *facts = machine_facts(template->machine);
 
-	if (!template->saved || !seal(template->memory) || !seal(template->state_fd) ||
-	    !ad_buf_append(&template->hello, hello->data, hello->len))
+	if (!template->saved || hello->failed || !seal(template->memory) ||
+	    !seal(template->state_fd) || !ad_buf_append(&template->hello, hello->data, hello->len))
 		return false;
 	template->facts = (struct template_facts){ .image = &template->image,
 						   .memory = template->memory,

@@ -31,9 +31,9 @@ struct sandbox_session;
 int sandbox_session_start(const struct ad_sandbox_opts *opts, agentd_task *task,
 			  const agentd_spec *spec, struct sandbox_session **ret,
 			  agentd_error **reterr);
-/* Whether a command with this specification may run in it, and the job it runs in. */
+/* Whether a command with this specification may run in it, and what it finds there. */
 int sandbox_session_enter(const struct sandbox_session *session, const agentd_spec *spec,
-			  const struct sandbox_profile *profile, const struct ad_job **ret,
+			  const struct sandbox_profile *profile, struct ad_local_session *ret,
 			  agentd_error **reterr);
 int32_t sandbox_session_stop(void *session, uint32_t grace_ms);
 void sandbox_session_free(void *session);

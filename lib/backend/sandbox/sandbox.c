@@ -73,19 +73,26 @@ int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 #define PROXY "http://127.0.0.1:" AD_SANDBOX_PROXY_PORT_TEXT
 #define INSIDE "localhost,127.0.0.1,::1"
 static const char *const proxy_env[] = {
-	"HTTP_PROXY=" PROXY,  "http_proxy=" PROXY, "HTTPS_PROXY=" PROXY,
-	"https_proxy=" PROXY, "ALL_PROXY=" PROXY,  "all_proxy=" PROXY,
-	"NO_PROXY=" INSIDE,   "no_proxy=" INSIDE,  "NODE_USE_ENV_PROXY=1",
+	"HTTP_PROXY=" PROXY,    "http_proxy=" PROXY,
+	"HTTPS_PROXY=" PROXY,   "https_proxy=" PROXY,
+	"ALL_PROXY=" PROXY,     "all_proxy=" PROXY,
+	"NO_PROXY=" INSIDE,     "no_proxy=" INSIDE,
+	"NODE_USE_ENV_PROXY=1", NULL,
 };
 
+const char *const *ad_sandbox_proxy_env(void)
+{
+	return proxy_env;
+}
+
 /* Variables that depend on what is asked for, NULL-terminated. */
-static void extra_env(const agentd_spec *spec, const char *ret[AD_COUNT(proxy_env) + 2])
+static void extra_env(const agentd_spec *spec, const char *ret[AD_COUNT(proxy_env) + 1])
 {
 	size_t count = 0;
 
 	if (agentd_spec_credentials_fd(spec) >= 0)
 		ret[count++] = "AGENTD_TOKEN_FILE=" AD_PROFILE_TOKEN;
-	for (size_t i = 0; i < AD_COUNT(proxy_env); i++) {
+	for (size_t i = 0; proxy_env[i]; i++) {
 		if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
 			ret[count++] = proxy_env[i];
 	}
@@ -103,8 +110,8 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 		.netns_fd = agentd_spec_netns(spec),
 	};
 	const struct sandbox_session *session = agentd_spec_session(spec);
-	const struct ad_job *in = NULL;
-	const char *extra[AD_COUNT(proxy_env) + 2];
+	struct ad_local_session in;
+	const char *extra[AD_COUNT(proxy_env) + 1];
 	int r = sandbox_check(spec, reterr);
 
 	if (r < 0)
@@ -115,8 +122,8 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 	if (session)
 		r = sandbox_session_enter(session, spec, &profile, &in, reterr);
 	if (r == 0)
-		r = ad_local_task_start(&sandbox->local, task, spec, in ? NULL : &request, in,
-					extra, ret_state, reterr);
+		r = ad_local_task_start(&sandbox->local, task, spec, session ? NULL : &request,
+					session ? &in : NULL, extra, ret_state, reterr);
 	sandbox_profile_free(&profile);
 	return r;
 }
@@ -128,11 +135,6 @@ static int32_t session_start(void *self, agentd_task *task, const agentd_spec *s
 	struct sandbox_session *session = NULL;
 	int r = sandbox_check(spec, reterr);
 
-	/* The proxy's socket would have to be another for each command. */
-	if (r == 0 && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
-		r = ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
-			    "sessions of the sandbox backend have no network of allowed hosts; "
-			    "the network modes are \"none\" and \"full\"");
 	if (r == 0)
 		r = sandbox_session_start(&sandbox->opts, task, spec, &session, reterr);
 	*ret_session = session;

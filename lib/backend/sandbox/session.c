@@ -4,11 +4,15 @@
  * or not what it was: it is refused. */
 #include "backend/sandbox/private.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "loop/loop.h"
+#include "sys/sys.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 
@@ -20,9 +24,18 @@ struct sandbox_session {
 	size_t profile_len;
 	bool started, stopping;
 	struct ad_timer grace;
+	int network; /* where the proxy of each command listens, or -1 */
 };
 
 /* ---- what the job reports */
+
+static void job_network(struct ad_job *job, int fd, void *userdata)
+{
+	struct sandbox_session *session = userdata;
+
+	(void)job;
+	session->network = fd;
+}
 
 static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdout_fd, int stderr_fd,
 			const struct ad_launch_receipt *receipt, void *userdata)
@@ -78,6 +91,7 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 }
 
 static const struct ad_job_events job_events = {
+	.network = job_network,
 	.started = job_started,
 	.failed = job_failed,
 	.denied = job_denied,
@@ -148,6 +162,7 @@ int sandbox_session_start(const struct ad_sandbox_opts *opts, agentd_task *task,
 	}
 	session->task = task;
 	session->spec = spec;
+	session->network = -1;
 	ad_timer_init(&session->grace, ad_launcher_loop(opts->launcher), grace_over, session);
 	r = start(session, opts, &profile, reterr);
 	sandbox_profile_free(&profile);
@@ -177,6 +192,8 @@ void sandbox_session_free(void *state)
 
 	ad_timer_stop(&session->grace);
 	ad_job_free(session->job);
+	if (session->network >= 0)
+		close(session->network);
 	free(session->profile);
 	free(session);
 }
@@ -193,8 +210,19 @@ static bool same_network(int a, int b)
 	       x.st_ino == y.st_ino;
 }
 
+/* What processes that earlier commands have left asked for while nobody's policy held. */
+static void drop_waiting(int network)
+{
+	int fd;
+
+	if (ad_sys_set_nonblock(network) < 0)
+		return;
+	while ((fd = accept4(network, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+		close(fd);
+}
+
 int sandbox_session_enter(const struct sandbox_session *session, const agentd_spec *spec,
-			  const struct sandbox_profile *profile, const struct ad_job **ret,
+			  const struct sandbox_profile *profile, struct ad_local_session *ret,
 			  agentd_error **reterr)
 {
 	size_t len;
@@ -211,6 +239,8 @@ int sandbox_session_enter(const struct sandbox_session *session, const agentd_sp
 			       "first, its files stay");
 	if (session->stopping)
 		return ad_fail(reterr, AGENTD_ERR_STATE, NULL, "the session is being stopped");
-	*ret = session->job;
+	*ret = (struct ad_local_session){ .job = session->job, .network = session->network };
+	if (session->network >= 0)
+		drop_waiting(session->network);
 	return 0;
 }
