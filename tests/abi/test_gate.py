@@ -43,7 +43,7 @@ BREAKING = [
 ADDING = [
     ("a function is appended", "error.h", r"(AGENTD_API int agentd_error_code)", r"AGENTD_API int agentd_error_new_thing(const agentd_error *err);\n\1"),
     ("an enumerator is appended", "result.h", r"(AGENTD_CAUSE_FILE_SIZE = 17)", r"\1, AGENTD_CAUSE_NEW = 18"),
-    ("a member is appended", "limits.h", r"(\tuint32_t open_files_max;)", r"\1\n\tuint64_t appended;"),
+    ("a member is appended", "limits.h", r"(\tuint64_t net_bytes;)", r"\1\n\tuint64_t appended;"),
     ("a callback member is appended", "backend.h", r"(\t/\* end of 0\.1 \*/)", r"\1\n\tint32_t (*task_new)(void *state);"),
     ("a callback type is appended", "log.h", r"(typedef void \(\*agentd_log_fn\))", r"typedef void (*agentd_new_fn)(void *userdata);\n\1"),
     ("a struct is appended", "exec.h", r"(struct agentd_exec_opts \{)", r"struct agentd_new_opts { uint32_t size; uint32_t flags; };\n\1"),
