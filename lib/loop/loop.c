@@ -47,15 +47,20 @@ bool ad_loop_on_thread(const struct ad_loop *loop)
 			     pthread_self());
 }
 
-/* The counter cannot overflow; a failure means that it is readable already. */
-static void wake(struct ad_loop *loop)
+/* The counter cannot overflow: EAGAIN would mean that it is readable already. */
+static bool wake(struct ad_loop *loop)
 {
 	uint64_t one = 1;
 	int saved = errno;
-	ssize_t written = write(loop->wake_fd, &one, sizeof(one));
+	ssize_t written;
+	bool awake;
 
-	(void)written;
+	do
+		written = write(loop->wake_fd, &one, sizeof(one));
+	while (written < 0 && errno == EINTR);
+	awake = written > 0 || errno == EAGAIN;
 	errno = saved;
+	return awake;
 }
 
 static void destroy(struct ad_loop *loop)
@@ -132,8 +137,8 @@ static void run_defers(struct ad_loop *loop)
 	loop->deferring = !ad_list_empty(&loop->defers);
 	/* libevent runs what is activated now before it looks at descriptors again:
 	 * a chain of deferred calls would starve them. Nor may this fail. */
-	if (loop->deferring)
-		wake(loop);
+	if (loop->deferring && !wake(loop))
+		event_active(&loop->defer, EV_TIMEOUT, 0);
 }
 
 static void defer_ready(evutil_socket_t fd, short events, void *userdata)
