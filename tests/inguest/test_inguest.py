@@ -44,8 +44,6 @@ PROGRAMS = (
     "tests/pool/pool",
     "lib/backup/agentd-backup",
 )
-# With it tests/pool looks into backups; the image has none.
-TOOL = "/usr/bin/zstd"
 SCRIPTS = ("inguest/inside.py", "support/tap.py")
 
 
@@ -90,14 +88,13 @@ def payload(path):
     programs = [os.path.join(BUILD, name) for name in PROGRAMS]
     copies = {program: f"/opt/agentd/{name}" for program, name in zip(programs, PROGRAMS)}
     library = os.path.join(BUILD, "lib", "libagentd.so.0")
-    copies[TOOL] = TOOL
     copies[library] = "/opt/agentd/lib/libagentd.so.0"
     for name in SCRIPTS:
         copies[os.path.join(tap.ROOT, "tests", name)] = f"/opt/agentd/tests/{name}"
     # Where the test looks for it.
     syscalls = os.path.join(tap.ROOT, "tests/sandbox/syscalls-x86_64.txt")
     copies[syscalls] = syscalls
-    for program in [*programs, library, TOOL]:
+    for program in [*programs, library]:
         for found in libraries(program):
             folder, name = os.path.split(found)
             # In the image /lib is a link to /usr/lib.
@@ -160,7 +157,6 @@ def main():
     if os.uname().machine != "x86_64":
         tap.skip("SKIP-CANNOT: the virtual machines' image is of x86_64")
     for needed, why in ((MONITOR, "Debian: qemu-system-x86"), (MKE2FS, "Debian: e2fsprogs"),
-                        (TOOL, "Debian: zstd"),
                         (os.path.join(IMAGE, "image.json"), "scripts/build-image makes it")):
         if not os.access(needed, os.R_OK):
             tap.skip(f"SKIP-CANNOT: there is no {needed} ({why})")
