@@ -62,7 +62,7 @@ build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-d
 test_packages="abigail-tools bubblewrap g++ clang clang-format-14 clang-tidy binutils check doxygen
 	valgrind mandoc git procps strace util-linux
 	curl libglib2.0-dev openssl python3-cffi python3-pycparser python3-pytest python3-venv
-	bindgen cargo rust-clippy rustc rustfmt"
+	bindgen cargo rust-clippy rustc rustfmt zstd"
 deb_packages="check debhelper dh-python dpkg-dev fakeroot lintian python3"
 machine_packages="qemu-system-x86"
 image_packages="apt binutils dpkg e2fsprogs erofs-utils lz4 mmdebstrap python3 util-linux"

@@ -312,7 +312,7 @@ def part_conformance(every):
 
 # What the system call filter decides is the same on each kernel, what comes of it is not.
 PROGRAMS = ("sandbox/sandbox-landlock", "CK_RUN_CASE=kernel sandbox/sandbox-seccomp",
-            "unit/unit-launch", "pool/pool sandbox")
+            "sandbox/sandbox-life", "CK_RUN_CASE=sessions pool/pool sandbox")
 
 
 def part_programs(every):

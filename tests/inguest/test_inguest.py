@@ -40,7 +40,7 @@ PROGRAMS = (
     "tests/conformance/agentd-conformance",
     "tests/sandbox/sandbox-landlock",
     "tests/sandbox/sandbox-seccomp",
-    "tests/unit/unit-launch",
+    "tests/sandbox/sandbox-life",
     "tests/pool/pool",
     "lib/backup/agentd-backup",
 )
