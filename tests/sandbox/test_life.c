@@ -127,9 +127,12 @@ START_TEST(zygote_is_killed_early)
 			t_run_init(&runs[i], world);
 			ck_assert_int_eq(t_run_start(&runs[i], "echo alive", 20000), 0);
 		}
-		while (children(world, found, T_COUNT(found)) == 0 && t_now() < deadline)
+		for (; world->helper_count == 0 && t_now() < deadline; t_world_loop(world, 1, NULL))
+			t_world_note_helpers(world);
+		while (children(helper_of(world), found, T_COUNT(found)) == 0 && t_now() < deadline)
 			t_world_loop(world, 0, NULL);
 		usleep(moment * 500);
+		ck_assert_uint_gt(children(helper_of(world), found, T_COUNT(found)), 0);
 		ck_assert_int_eq(kill(found[0], SIGKILL), 0);
 		for (size_t i = 0; i < T_COUNT(runs); i++) {
 			t_run_wait(&runs[i]);
