@@ -13,7 +13,7 @@
 #include "proto/guest.h"
 #include "util/util.h"
 
-enum { VM_TASKS_MAX = 128, VM_OUTPUT_MAX = 1024 * 1024, VM_SECOND = 1000 };
+enum { VM_TASKS_MAX = 512, VM_OUTPUT_MAX = 1024 * 1024, VM_SECOND = 1000 };
 
 struct vm_task {
 	uint32_t id;
