@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""pip and npm fetch packages from a registry that the policy allows, through the proxy that their
+"""pip, npm and cargo fetch packages from a registry that the policy allows, through the proxy that their
 environment names, and from no other.
 
 AGENTD_RUN names the program."""
@@ -19,7 +19,7 @@ import tap
 from servers import ALLOWED, OTHER
 
 AGENTD_RUN = os.environ["AGENTD_RUN"]
-for program in ("node", "npm"):
+for program in ("node", "npm", "cargo", "git"):
     tap.need(program)
 base = tempfile.mkdtemp(prefix="agentd-test-packages-")
 os.chmod(base, 0o755)
@@ -118,6 +118,56 @@ check("npm installs from a registry that is allowed, not from another",
           "node -e 'require(\"agentd-sample\")'"),
       "a package from there", 1)
 with open(os.path.join(work, "npm.log"), encoding="utf-8") as file:
+    tap.check("403" in file.read(), "and says that it was refused")
+tap.check(not other.seen, "the other one was never reached", [str(other.seen)])
+
+# ---- Rust: an index in git, and crates
+
+crate = io.BytesIO()
+with tarfile.open(fileobj=crate, mode="w:gz") as archive:
+    for name, text in (("Cargo.toml", '[package]\nname = "agentd-sample"\nversion = "1.0.0"\n'),
+                       ("src/lib.rs", 'pub fn say() { println!("a crate from there") }\n')):
+        info = tarfile.TarInfo(f"agentd-sample-1.0.0/{name}")
+        info.size = len(text)
+        archive.addfile(info, io.BytesIO(text.encode()))
+put("crates/agentd-sample/1.0.0/download", crate.getvalue())
+
+
+def make_index(name, url):
+    top = os.path.join(base, name)
+    entry = {"name": "agentd-sample", "vers": "1.0.0", "deps": [], "features": {}, "yanked": False,
+             "cksum": hashlib.sha256(crate.getvalue()).hexdigest()}
+    os.makedirs(os.path.join(top, "ag", "en"))
+    with open(os.path.join(top, "ag", "en", "agentd-sample"), "w", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    with open(os.path.join(top, "config.json"), "w", encoding="utf-8") as file:
+        json.dump({"dl": f"{url}/crates"}, file)
+    env = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    bare = os.path.join(www, name + ".git")
+    for argv in (["init", "-q", top], ["-C", top, "add", "."],
+                 ["-C", top, "-c", "user.name=n", "-c", "user.email=e@test", "commit", "-qm", "index"],
+                 ["clone", "-q", "--bare", top, bare], ["-C", bare, "update-server-info"]):
+        tap.check(tap.run(["git", *argv], env=env).returncode == 0, f"{name}: git {argv[0]}")
+
+
+# The index of both is where it may be had; the crates of one are not.
+make_index("index", GOOD)
+make_index("index-bad", BAD)
+
+
+def cargo(name):
+    return (f"rm -rf {name} && mkdir -p {name}/src && cd {name} && "
+            "echo 'fn main() { agentd_sample::say() }' >src/main.rs && "
+            "printf '[package]\\nname = \"program\"\\nversion = \"0.1.0\"\\n[dependencies]\\n"
+            "agentd-sample = { version = \"1\", registry = \"there\" }\\n' >Cargo.toml && "
+            "CARGO_HOME=$PWD/home CARGO_NET_GIT_FETCH_WITH_CLI=true CARGO_NET_RETRY=0 "
+            f"CARGO_REGISTRIES_THERE_INDEX={GOOD}/{name}.git cargo run -q")
+
+
+check("cargo fetches crates from a registry that is allowed, not from another",
+      run(f"({cargo('index-bad')}) 2>cargo.log && echo no", cargo("index")),
+      "a crate from there", 1)
+with open(os.path.join(work, "cargo.log"), encoding="utf-8") as file:
     tap.check("403" in file.read(), "and says that it was refused")
 tap.check(not other.seen, "the other one was never reached", [str(other.seen)])
 
