@@ -378,7 +378,8 @@ static int make_request(const agentd_spec *spec, const struct agentd_limits *lim
 /* ---- starting bwrap */
 
 /* fds: what it has as descriptors 0 to count - 1. Environment: none, so that nothing of the
- * command's works on bwrap. */
+ * command's works on bwrap. A process group of its own: its child waits for it at first, and
+ * would for ever if bwrap alone were killed. */
 static int spawn(pid_t *ret_pid, int *ret_pidfd, char *const *argv, const int *fds, int count)
 {
 	char *const none[] = { NULL };
@@ -393,7 +394,8 @@ static int spawn(pid_t *ret_pid, int *ret_pidfd, char *const *argv, const int *f
 	posix_spawnattr_setsigmask(&attrs, &set);
 	sigfillset(&set);
 	posix_spawnattr_setsigdefault(&attrs, &set);
-	posix_spawnattr_setflags(&attrs, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setflags(&attrs, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+						 POSIX_SPAWN_SETPGROUP);
 	code = 0;
 	for (int i = 0; code == 0 && i < count; i++)
 		code = posix_spawn_file_actions_adddup2(&actions, fds[i], i);
@@ -409,7 +411,7 @@ static int spawn(pid_t *ret_pid, int *ret_pidfd, char *const *argv, const int *f
 	if (*ret_pidfd >= 0)
 		return 0;
 	code = errno;
-	kill(*ret_pid, SIGKILL);
+	kill(-*ret_pid, SIGKILL);
 	waitpid(*ret_pid, NULL, 0);
 	return code;
 }
@@ -891,7 +893,7 @@ static void backend_close(void *self)
 	struct backend *backend = self;
 
 	if (backend->pid > 0) {
-		kill(backend->pid, SIGKILL);
+		kill(-backend->pid, SIGKILL);
 		waitpid(backend->pid, NULL, 0);
 	}
 	probe_end(backend);

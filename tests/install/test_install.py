@@ -280,4 +280,17 @@ with tempfile.TemporaryDirectory(prefix="agentd-install-") as scratch:
         "without the library the crate says so",
         without.stderr.splitlines(),
     )
+
+
+def processes_of(folder):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if folder.encode() in file.read():
+                    yield pid
+        except OSError:
+            continue
+
+
+tap.check_empty(list(processes_of(scratch)), "nothing of all that is left running")
 tap.finish()
