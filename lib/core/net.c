@@ -250,8 +250,7 @@ static int make_egress(agentd_exec *exec, agentd_error **reterr)
 		.ask = state ? on_ask : NULL,
 		.ask_ns = state ? state->timeout_ns : 0,
 		.ask_default = state && state->allow_by_default,
-		.bytes_max =
-			exec->spec.limits.net_bytes == UINT64_MAX ? 0 : exec->spec.limits.net_bytes,
+		.bytes_max = exec->spec.limits.net_bytes,
 		.spent = on_spent,
 		.userdata = exec,
 		.resolver = runner->resolver,

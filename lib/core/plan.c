@@ -219,8 +219,7 @@ static int make(agentd_runner *runner, const struct ad_context_state *context,
 			&plan.limits_requested);
 	if (ad_policy_within(policy, runner->policy, &plan.refusal) < 0)
 		plan.refused_cause = AGENTD_CAUSE_POLICY;
-	else if (plan.limits.net_bytes && plan.limits.net_bytes != UINT64_MAX &&
-		 narrower_net(runner, policy) == AGENTD_NET_FULL)
+	else if (plan.limits.net_bytes && narrower_net(runner, policy) == AGENTD_NET_FULL)
 		refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_UNSUPPORTED, "/limits/net_bytes",
 		       "bytes are counted in the network mode \"allow\" only, not in \"full\"");
 	else if (expired(context))

@@ -4,7 +4,6 @@
  * same runner runs the next command. */
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -884,16 +883,9 @@ END_TEST
 static pid_t serve(int *ret_port)
 {
 	static const char zeros[65536];
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(0x7f000002) } };
-	socklen_t len = sizeof(address);
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
-	pid_t pid;
+	int listener = t_listen(ret_port), fd;
+	pid_t pid = fork();
 
-	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
-	ck_assert_int_eq(listen(listener, 16), 0);
-	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
-	*ret_port = ntohs(address.sin_port);
-	pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {

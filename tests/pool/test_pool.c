@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1012,16 +1011,9 @@ static const char net_policy[] = "{\"min_isolation\": \"none\", \"paths\": {\"re
 /* Says a line to all who connect to 127.0.0.2, and waits for their end. */
 static pid_t serve(int *ret_port)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(0x7f000002) } };
-	socklen_t len = sizeof(address);
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
-	pid_t pid;
+	int listener = t_listen(ret_port), fd;
+	pid_t pid = fork();
 
-	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
-	ck_assert_int_eq(listen(listener, 16), 0);
-	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
-	*ret_port = ntohs(address.sin_port);
-	pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {

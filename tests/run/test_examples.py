@@ -90,10 +90,11 @@ class Session(unittest.TestCase):
         self.assertEqual(done.returncode, 0)
 
 
-class Server(unittest.TestCase):
-    def setUp(self):
-        self.process = subprocess.Popen([os.environ["EXAMPLE_SERVER"]], stdout=subprocess.PIPE,
-                                        text=True)
+class Listening(unittest.TestCase):
+    """A program that says which port it listens on, and ends with its test."""
+
+    def start(self, program, **kwargs):
+        self.process = subprocess.Popen([program], stdout=subprocess.PIPE, text=True, **kwargs)
         self.addCleanup(self.stop)
         line = self.process.stdout.readline()
         self.port = int(re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line).group(1))
@@ -102,6 +103,11 @@ class Server(unittest.TestCase):
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+
+
+class Server(Listening):
+    def setUp(self):
+        self.start(os.environ["EXAMPLE_SERVER"])
 
     def end(self):
         self.process.send_signal(signal.SIGINT)
@@ -176,22 +182,13 @@ class Server(unittest.TestCase):
         self.assertFalse(os.path.exists(f"/proc/{pid}"))
 
 
-class Http(unittest.TestCase):
+class Http(Listening):
     def setUp(self):
         dir = tempfile.TemporaryDirectory(prefix="agentd-run-")
         self.addCleanup(dir.cleanup)
         self.dir = dir.name
         os.chmod(self.dir, 0o777)
-        self.process = subprocess.Popen([os.environ["EXAMPLE_HTTP"]], stdout=subprocess.PIPE,
-                                        text=True, cwd=self.dir)
-        self.addCleanup(self.stop)
-        line = self.process.stdout.readline()
-        self.port = int(re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line).group(1))
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
+        self.start(os.environ["EXAMPLE_HTTP"], cwd=self.dir)
 
     def connect(self):
         conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)

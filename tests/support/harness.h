@@ -61,6 +61,7 @@ uint64_t t_meminfo_bytes(const char *key);
 /* All of a file, NUL-terminated, to be freed; NULL when it cannot be read. */
 char *t_read_file(const char *path, size_t *ret_len);
 void t_write_file(const char *path, const char *text);
+int t_listen(int *ret_port); /* a TCP socket on 127.0.0.2 */
 char *t_format(const char *fmt, ...) __attribute__((__format__(__printf__, 1, 2)));
 void t_remove_tree(const char *path);
 

@@ -5,12 +5,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -193,6 +195,20 @@ void t_write_file(const char *path, const char *text)
 	T_CHECK(fd >= 0, "%s: %s", path, strerror(errno));
 	T_CHECK(write(fd, text, len) == (ssize_t)len, "%s: %s", path, strerror(errno));
 	close(fd);
+}
+
+int t_listen(int *ret_port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(0x7f000002) } };
+	socklen_t len = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	T_CHECK(bind(listener, (struct sockaddr *)&address, len) == 0, "bind: %s", strerror(errno));
+	T_CHECK(listen(listener, 16) == 0, "listen: %s", strerror(errno));
+	T_CHECK(getsockname(listener, (struct sockaddr *)&address, &len) == 0, "getsockname: %s",
+		strerror(errno));
+	*ret_port = ntohs(address.sin_port);
+	return listener;
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)

@@ -68,8 +68,7 @@ static const char *unsupported(const agentd_spec *spec)
 	if (agentd_spec_netns(spec) >= 0)
 		return "a network namespace";
 	agentd_spec_limits(spec, &limits);
-	if (limits.net_bytes && limits.net_bytes != UINT64_MAX &&
-	    agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+	if (limits.net_bytes && agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
 		return "the limit net_bytes";
 	if (agentd_spec_discard_unfinished(spec))
 		return "discard_unfinished: commands work in the directory itself";

@@ -17,7 +17,6 @@ enum { LINE_MAX_BYTES = 16 * 1024, READ_SIZE = 4096 };
 enum migration { MIGRATION_UNDER_WAY, MIGRATION_COMPLETED, MIGRATION_FAILED };
 
 struct qmp {
-	struct ad_loop *loop;
 	int fd;
 	struct ad_io readable;
 	struct ad_buf line;
@@ -186,7 +185,6 @@ int qmp_new(struct ad_loop *loop, int fd, struct qmp_step *steps, size_t count, 
 		close(fd);
 		return ad_fail_nomem(reterr);
 	}
-	qmp->loop = loop;
 	qmp->fd = fd;
 	qmp->count = count;
 	qmp->done = done;

@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <agentd/log.h>
 #include <agentd/policy.h>
 
 #include "json/json.h"
@@ -35,12 +34,7 @@ struct vm_session {
 	uint64_t memory_bytes;
 	bool ready, stopping;
 	uint32_t last_id;
-	struct ad_list commands; /* struct member */
-};
-
-struct member {
-	struct ad_list link;
-	struct vm_task *task;
+	struct vm_task *command; /* there is one at a time, or NULL */
 };
 
 /* ---- what the pool's configuration says */
@@ -202,14 +196,7 @@ static int prepare_volume(struct vm_session *session, agentd_error **reterr)
 
 static struct vm_task *find(const struct vm_session *session, uint32_t id)
 {
-	for (struct ad_list *node = session->commands.next; node != &session->commands;
-	     node = node->next) {
-		struct vm_task *task = AD_CONTAINER_OF(node, struct member, link)->task;
-
-		if (task_has_id(task, id))
-			return task;
-	}
-	return NULL;
+	return session->command && task_has_id(session->command, id) ? session->command : NULL;
 }
 
 static void on_ready(struct machine *machine, void *userdata)
@@ -256,16 +243,11 @@ static void on_connection_writable(struct machine *machine, uint32_t id, uint16_
 static void on_died(struct machine *machine, agentd_error *err, void *userdata)
 {
 	struct vm_session *session = userdata;
+	struct vm_task *command = AD_STEAL(session->command);
 
 	(void)machine;
-	while (!ad_list_empty(&session->commands)) {
-		struct member *member = AD_CONTAINER_OF(session->commands.next, struct member,
-							link);
-		struct vm_task *task = member->task;
-
-		session_leave(session, task);
-		task_lost(task, err);
-	}
+	if (command)
+		task_lost(command, err);
 	if (session->stopping) {
 		agentd_error_unref(err);
 		agentd_task_closed(session->task);
@@ -321,7 +303,6 @@ int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, vo
 	session->spec = spec;
 	session->volume.fd = session->volume.fd_readonly = -1;
 	session->volume.bytes = VOLUME_BYTES;
-	ad_list_init(&session->commands);
 	r = read_options(session, reterr);
 	if (r == 0)
 		r = prepare_volume(session, reterr);
@@ -376,7 +357,6 @@ static bool same_root(const agentd_spec *a, const agentd_spec *b)
 int session_enter(struct vm_session *session, const agentd_spec *spec, struct vm_task *task,
 		  struct machine **ret, uint32_t *ret_id, agentd_error **reterr)
 {
-	struct member *member;
 	int r = check(spec, reterr);
 
 	if (r < 0)
@@ -391,11 +371,7 @@ int session_enter(struct vm_session *session, const agentd_spec *spec, struct vm
 	if (agentd_spec_require_kvm(spec) && machine_facts(session->machine)->accel != ACCEL_KVM)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
 			       "the policy requires KVM, and the session's machine runs without");
-	member = malloc(sizeof(*member));
-	if (!member)
-		return ad_fail_nomem(reterr);
-	member->task = task;
-	ad_list_append(&session->commands, &member->link);
+	session->command = task;
 	*ret = session->machine;
 	*ret_id = ++session->last_id;
 	return 0;
@@ -403,16 +379,8 @@ int session_enter(struct vm_session *session, const agentd_spec *spec, struct vm
 
 void session_leave(struct vm_session *session, const struct vm_task *task)
 {
-	for (struct ad_list *node = session->commands.next; node != &session->commands;
-	     node = node->next) {
-		struct member *member = AD_CONTAINER_OF(node, struct member, link);
-
-		if (member->task != task)
-			continue;
-		ad_list_remove(node);
-		free(member);
-		return;
-	}
+	if (session->command == task)
+		session->command = NULL;
 }
 
 void session_broken(struct vm_session *session)

@@ -56,7 +56,7 @@ struct vm_task {
 	struct ad_defer begin; /* in a session */
 	struct carrier *carrier;
 	struct net *net; /* of a command that has one, from its start to its end */
-	bool machine_ready, machine_over, carrier_over;
+	bool machine_over, carrier_over;
 	bool packed, started, exited, closed, killing;
 	bool stdin_closed, stdin_waited;
 	bool paused[2], killed;
@@ -540,7 +540,6 @@ static void on_ready(struct machine *machine, void *userdata)
 	struct vm_task *self = userdata;
 
 	(void)machine;
-	self->machine_ready = true;
 	if (self->phase != BOOTING)
 		return;
 	begin_filling(self);

@@ -19,7 +19,6 @@ struct template
 {
 	struct ad_list link; /* of the backend's, the newest last */
 	uint32_t refs;
-	struct microvm *vm;
 	struct image image;
 	uint64_t memory_bytes;
 	int memory, state_fd;
@@ -186,7 +185,6 @@ static int make(struct microvm *vm, const struct image *image, uint64_t memory_b
 	if (!template)
 		return ad_fail_nomem(reterr);
 	template->refs = 1;
-	template->vm = vm;
 	template->memory_bytes = memory_bytes;
 	template->image = (struct image){
 		.kernel = fcntl(image->kernel, F_DUPFD_CLOEXEC, 3),
