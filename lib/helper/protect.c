@@ -386,45 +386,56 @@ static bool as_before(int dir, const char *name, const char *link)
 }
 
 /* False: something was wrong. */
-static bool set_right(const struct late *late)
+static bool set_right(int root, const struct late *late)
 {
 	char parent[PATH_MAX];
 	const char *slash = strrchr(late->name, '/'), *name = slash ? slash + 1 : late->name;
-	int root = open(late->root, O_PATH | O_DIRECTORY | O_CLOEXEC), dir;
+	int dir = root;
 	bool right;
 
-	if (root < 0)
-		return true;
-	snprintf(parent, sizeof(parent), "%.*s", slash ? (int)(slash - late->name) : 1,
-		 slash ? late->name : ".");
-	dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
-	close(root);
-	if (dir < 0)
-		return true;
+	if (slash) {
+		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - late->name), late->name);
+		dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
+		if (dir < 0)
+			return true;
+	}
 	right = as_before(dir, name, late->link);
 	if (!right) {
 		move_aside(dir, name);
 		if (late->link)
 			put_back(late->link, dir, name);
 	}
-	close(dir);
+	if (dir != root)
+		close(dir);
 	return right;
 }
 
 void protect_end(struct protection *protection, void (*told)(const char *path, void *userdata),
 		 void *userdata)
 {
+	const char *open_root = NULL;
+	int root = -1;
+
 	for (size_t i = 0; i < protection->count; i++) {
 		struct late *late = &protection->late[i];
 		char path[PATH_MAX];
 
-		if (!set_right(late)) {
+		/* Those of one root are beside each other. */
+		if (late->root != open_root) {
+			if (root >= 0)
+				close(root);
+			open_root = late->root;
+			root = open(open_root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		}
+		if (root >= 0 && !set_right(root, late)) {
 			snprintf(path, sizeof(path), "%s/%s", late->root, late->name);
 			told(path, userdata);
 		}
 		free(late->name);
 		free(late->link);
 	}
+	if (root >= 0)
+		close(root);
 	free(protection->late);
 	*protection = (struct protection){ 0 };
 }

@@ -274,7 +274,9 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	usage->cpu_ns = children_cpu_ns(&rusage);
 	/* What a session's knows is of other commands too. */
 	if (job->leaf && !job->in_session) {
-		cgroup_count(job->leaf, &state->counted);
+		/* Who reports the exit has just done so. */
+		if (!report_exit)
+			cgroup_count(job->leaf, &state->counted);
 		usage->memory_peak = cgroup_memory_peak(job->leaf);
 		usage->peak_is_tree = usage->memory_peak != 0;
 		/* It also knows of those that nobody waited for. */
@@ -475,8 +477,7 @@ static void wait_for_events(struct state *state)
 	if (fds[2].revents & POLLIN) {
 		take_notification(state);
 	} else if (fds[2].revents) {
-		/* Nobody is left who could call. */
-		close(state->listener);
+		/* Nobody is left who could call. To close it takes longer than to end with it. */
 		state->listener = -1;
 	}
 }
