@@ -5,8 +5,9 @@
  * must not find done:
  *   session      its own, so that its process group is the command's;
  *   cgroup       entered with the helper's rights;
- *   sandbox      the cgroup namespace, rooted where we are now; the working directory;
- *                then the filters, which allow none of this any more;
+ *   sandbox      the cgroup namespace, rooted where we are now; then the filters, which
+ *                allow none of this any more;
+ *   gate         if it was made ahead of its command, it stands still until there is one;
  *   stdio        0 to 2 in place, nothing else left open;
  *   rlimits      only ever lowered;
  *   credentials  the host's of now: from here on nothing is done with more;
@@ -21,12 +22,14 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -130,8 +133,6 @@ AD_SYS_NO_SANITIZE static int confine(struct command *command)
 {
 	if (has_layer(command, AD_LAYER_CGROUPNS) && syscall(SYS_unshare, CLONE_NEWCGROUP) < 0)
 		return layer_fault(command, AD_LAYER_CGROUPNS, errno);
-	if (chdir(command->workdir) < 0)
-		return failed(command, AD_STAGE_WORKDIR, errno);
 	umask(022);
 	if (command->landlock >= 0) {
 		int r = landlock_enter(command->landlock);
@@ -212,6 +213,33 @@ AD_SYS_NO_SANITIZE static int become_host(struct command *command)
 	return 0;
 }
 
+/* All that is not the command's, but what tells the supervisor by its closing that execve
+ * has succeeded. */
+AD_SYS_NO_SANITIZE static int close_others(const struct command *command)
+{
+	unsigned int first = 3, gate = (unsigned int)command->gate_inner;
+
+	if (command->machine)
+		first += (unsigned int)command->machine->fd_count;
+	if (command->gate >= 0) {
+		if (gate > first && ad_sys_close_range(first, gate - 1) < 0)
+			return -1;
+		first = gate + 1;
+	}
+	return ad_sys_close_range(first, ~0u);
+}
+
+/* The supervisor is about to close its copy of our end, and closes the other one if there
+ * is to be no command. */
+AD_SYS_NO_SANITIZE static bool wait_at_gate(const struct command *command)
+{
+	char byte = 0;
+
+	close(command->gate);
+	return write(command->gate_inner, &byte, 1) == 1 &&
+	       read(command->gate_inner, &byte, 1) == 1;
+}
+
 AD_SYS_NO_SANITIZE static int child(void *arg)
 {
 	struct command *command = arg;
@@ -223,6 +251,8 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 		return failed(command, AD_STAGE_CGROUP, errno);
 	if (command->sandbox && confine(command) != 0)
 		return 1;
+	if (command->gate >= 0 && !wait_at_gate(command))
+		return 1;
 	/* The sources are >= 3: no target is a source still needed. */
 	for (int i = 0; i < 3; i++) {
 		if (dup2(command->stdio[i], i) < 0)
@@ -230,14 +260,14 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 	}
 	if (command->machine && confine_machine(command) != 0)
 		return 1;
-	if (ad_sys_close_range(3 + (command->machine ? (unsigned int)command->machine->fd_count :
-						       0),
-			       ~0u) < 0)
+	if (close_others(command) < 0)
 		return failed(command, AD_STAGE_STDIO, errno);
 	if (set_rlimits(command) < 0)
 		return failed(command, AD_STAGE_RLIMIT, errno);
 	if (!command->sandbox && become_host(command) != 0)
 		return 1;
+	if (command->sandbox && chdir(command->workdir) < 0)
+		return failed(command, AD_STAGE_WORKDIR, errno);
 	ad_sys_restore_signals(&none);
 	return failed(command, AD_STAGE_EXEC, ad_sys_exec(command->argv, command->env));
 }
@@ -254,20 +284,21 @@ const char *command_stage_text(const struct command *command, uint32_t stage)
 	}
 }
 
-pid_t command_start(struct command *command, uint32_t *ret_stage)
+/* flags: CLONE_VFORK, or 0 if it waits at the gate. */
+static pid_t clone_child(struct command *command, uint64_t flags)
 {
 	struct cgroup_entry *entry = command->cgroup;
-	void *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
 	pid_t pid = -ENOSYS;
 
-	*ret_stage = AD_STAGE_FORK;
-	if (stack == MAP_FAILED)
+	command->stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	if (command->stack == MAP_FAILED)
 		return -errno;
 	command->stage = AD_STAGE_COUNT;
 	command->listener = -1;
 	if (entry && entry->v2_dir >= 0) {
-		pid = ad_sys_vclone(child, command, stack, STACK_SIZE, 0, SIGCHLD, entry->v2_dir);
+		pid = ad_sys_clone_vm(child, command, command->stack, STACK_SIZE, flags, SIGCHLD,
+				      entry->v2_dir);
 		if (pid == -ENOSYS || pid == -EPERM || pid == -EOPNOTSUPP) {
 			/* Then by the slow way in: the child writes itself there. */
 			close(entry->v2_dir);
@@ -276,9 +307,92 @@ pid_t command_start(struct command *command, uint32_t *ret_stage)
 		}
 	}
 	if (!entry || entry->v2_dir < 0)
-		pid = ad_sys_vclone(child, command, stack, STACK_SIZE,
-				    command->sandbox ? CLONE_FILES : 0, SIGCHLD, -1);
-	munmap(stack, STACK_SIZE);
+		pid = ad_sys_clone_vm(child, command, command->stack, STACK_SIZE,
+				      flags | (command->sandbox ? CLONE_FILES : 0), SIGCHLD, -1);
+	return pid;
+}
+
+/* It has its own memory, or is dead. */
+static void child_gone(struct command *command)
+{
+	if (command->stack != MAP_FAILED)
+		munmap(command->stack, STACK_SIZE);
+	command->stack = NULL;
+}
+
+/* Until the child waits at the gate. False: it never will. That cannot be seen there: its
+ * end is ours too while the table of descriptors is shared. */
+static bool has_come_to_gate(const struct command *command)
+{
+	struct pollfd fds[] = {
+		{ .fd = command->gate, .events = POLLIN },
+		{ .fd = ad_sys_pidfd(command->waiting), .events = POLLIN },
+	};
+	char byte;
+
+	if (fds[1].fd < 0)
+		return false;
+	while (poll(fds, AD_COUNT(fds), -1) < 0 && errno == EINTR)
+		;
+	close(fds[1].fd);
+	return recv(command->gate, &byte, 1, MSG_DONTWAIT) == 1;
+}
+
+void command_stand_by(struct command *command)
+{
+	bool ready;
+	int pair[2];
+
+	if (ad_sys_pair(pair) < 0)
+		return;
+	command->gate = pair[0];
+	command->gate_inner = pair[1];
+	command->waiting = clone_child(command, 0);
+	ready = command->waiting > 0 && has_come_to_gate(command);
+	close(command->gate_inner);
+	if (!ready)
+		command_dismiss(command);
+}
+
+void command_dismiss(struct command *command)
+{
+	if (command->gate < 0)
+		return;
+	close(ad_steal_fd(&command->gate));
+	if (command->waiting > 0)
+		waitpid(command->waiting, NULL, 0);
+	command->waiting = 0;
+	if (command->listener >= 0)
+		close(ad_steal_fd(&command->listener));
+	child_gone(command);
+}
+
+/* -1: it is dead. */
+static pid_t open_gate(struct command *command)
+{
+	pid_t pid = command->waiting;
+	char byte = 0;
+
+	if (pid <= 0 || send(command->gate, &byte, 1, MSG_NOSIGNAL) != 1)
+		return -1;
+	/* Its end closes by execve, or with it. */
+	while (read(command->gate, &byte, 1) < 0 && errno == EINTR)
+		;
+	command->waiting = 0;
+	close(ad_steal_fd(&command->gate));
+	return pid;
+}
+
+pid_t command_start(struct command *command, uint32_t *ret_stage)
+{
+	pid_t pid = open_gate(command);
+
+	*ret_stage = AD_STAGE_FORK;
+	if (pid < 0) {
+		command_dismiss(command);
+		pid = clone_child(command, CLONE_VFORK);
+	}
+	child_gone(command);
 	if (pid < 0 || command->stage == AD_STAGE_COUNT)
 		return pid;
 	waitpid(pid, NULL, 0);

@@ -84,6 +84,9 @@ enum ad_msg_means cgroup_means(enum cgroup_controller controller);
 /* A leaf with these limits, or NULL if there is nothing to be had from one. kill: it is
  * also wanted for cgroup.kill. */
 struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool kill);
+/* Is this (NULL: none) what cgroup_take() would give, if it were asked? */
+bool cgroup_fits(const struct leaf *leaf, const struct ad_msg_limits *limits, bool kill,
+		 bool asked_for);
 /* Give it back; reusable: empty, and counted is right. */
 void cgroup_release(struct leaf *leaf, bool reusable);
 /* Remove all leaves in the pool. */
@@ -121,6 +124,11 @@ struct command {
 	const struct machine_command *machine; /* or NULL */
 	const struct sandbox *sandbox;         /* or NULL */
 	int landlock;                          /* ruleset, or -1 */
+	/* A child that stands still until the rest is known, our end of what it waits at and its
+	 * own; gate -1: there is none. */
+	pid_t waiting;
+	int gate, gate_inner;
+	void *stack; /* a child's */
 	/* Come back through shared memory. */
 	uint32_t stage, index;
 	int error;
@@ -141,6 +149,11 @@ struct machine_command {
 	gid_t device_group; /* besides its own, to open /dev/kvm; 0: none */
 };
 
+/* Make its process ahead, as far as cgroup, sandbox and landlock go. If that fails,
+ * command_start() begins anew, and has the reason. */
+void command_stand_by(struct command *command);
+/* End that process. */
+void command_dismiss(struct command *command);
 /* Start it; its pid, or a negative errno with *ret_stage set. */
 pid_t command_start(struct command *command, uint32_t *ret_stage);
 
@@ -151,10 +164,13 @@ const char *command_stage_text(const struct command *command, uint32_t stage);
 
 struct pipes {
 	int child[3], host[3]; /* by stream; -1: none */
+	int null;              /* instead of input, or -1 */
 };
 
-/* As AD_SPAWN_* say. AD_STAGE_COUNT, or the stage that failed, with errno. */
-uint32_t pipes_make(uint32_t flags, struct pipes *pipes);
+/* All that a command may need. AD_STAGE_COUNT, or the stage that failed, with errno. */
+uint32_t pipes_make(struct pipes *pipes);
+/* Keep what this one is to have: AD_SPAWN_*. */
+void pipes_choose(struct pipes *pipes, uint32_t flags);
 void pipes_close(const struct pipes *pipes);
 
 /* ---- a virtual machine monitor (machine.c) */
@@ -187,11 +203,20 @@ struct enforcement {
 	uint64_t memory_rlimit, nproc_rlimit; /* 0: none */
 };
 
+/* What a supervisor can have made before its command is known. */
+struct standby {
+	int signal_fd;
+	struct cgroup_entry entry; /* where none was given */
+	struct pipes pipes;
+	struct command command;
+};
+
 struct supervise {
 	const struct ad_msg_spawn *spawn;
 	struct slot *slot;
 	const struct leaf *leaf;
 	struct cgroup_entry *entry; /* of the leaf; NULL: to be opened */
+	struct standby *standby;    /* or NULL */
 	struct enforcement enforcement;
 	bool set_ids;
 	pid_t helper;
@@ -203,6 +228,7 @@ struct supervise {
 	struct protection *protection;
 	int helper_pidfd, landlock;
 	int network; /* listening socket that the library is to have, or -1 */
+	int taken;   /* where to write a byte once the command has started, or not; or -1 */
 };
 
 #define SIGNAL_ORDER (SIGRTMIN)
@@ -216,6 +242,9 @@ enum {
 	SUPERVISOR_SESSION_OVER = 4 /* a session's pid 1; the helper reports it */
 };
 
+/* Before spawn, enforcement, set_ids and protection are known. False: it could not; there is
+ * no use in waiting. */
+bool supervise_stand_by(struct supervise *job, struct standby *standby);
 _Noreturn void supervise(const struct supervise *job);
 /* What has to be reported if it cannot begin. */
 _Noreturn void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t index,

@@ -63,6 +63,7 @@ pid_t machine_start(const struct ad_msg_spawn *spawn, const struct leaf *leaf, b
 		.parent = getpid(),
 		.machine = &machine,
 		.landlock = landlock,
+		.gate = -1,
 	};
 	struct pipes pipes;
 	pid_t pid;
@@ -72,8 +73,9 @@ pid_t machine_start(const struct ad_msg_spawn *spawn, const struct leaf *leaf, b
 	if (!vectors)
 		return -ENOMEM;
 	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
-	*ret_stage = pipes_make(spawn->flags, &pipes);
+	*ret_stage = pipes_make(&pipes);
 	if (*ret_stage == AD_STAGE_COUNT) {
+		pipes_choose(&pipes, spawn->flags);
 		memcpy(command.stdio, pipes.child, sizeof(command.stdio));
 		pid = start_in(&command, leaf, ret_stage);
 	} else {

@@ -77,6 +77,7 @@ struct job {
 	bool again;              /* the template before that died */
 	struct waiting *waiting; /* not started yet, for the template or the supervisor */
 	uint32_t net;            /* of the template's */
+	int ahead; /* where one waits that was made for it before it was known, or -1 */
 	struct session *session; /* it is one */
 	struct job *in;          /* it runs in that session; pid is not our child */
 	int pidfd;               /* then, or -1 */
@@ -266,6 +267,8 @@ static void job_free(struct job *job, bool leaf_reusable)
 		template_drop(job->template);
 	}
 	waiting_free(job);
+	if (job->ahead >= 0)
+		close(job->ahead);
 	if (job->pidfd >= 0)
 		close(job->pidfd);
 	session_forget(job);
@@ -283,7 +286,7 @@ static struct job *job_new(uint32_t id)
 	}
 	job->id = id;
 	job->net = ZYGOTE_NO_NET;
-	job->pidfd = -1;
+	job->pidfd = job->ahead = -1;
 	ad_list_init(&job->by_pid);
 	ad_list_append(&h.by_id[id % BUCKETS], &job->by_id);
 	ad_list_append(&h.all, &job->all);
@@ -408,7 +411,7 @@ static void plan(struct job *job, const struct ad_msg_spawn *spawn, bool use_cgr
 
 	job->limits = *limits;
 	/* Of a pid namespace nothing gets away. */
-	if (use_cgroups && !job->in)
+	if (use_cgroups && !job->in && !job->leaf)
 		job->leaf = cgroup_take(limits, !job->template);
 	if (job->in)
 		of_session = &job->in->limits;
@@ -475,6 +478,7 @@ static void close_ours(void)
 		close(h.host_pidfd);
 	close(h.hello_fd);
 	close(h.ended_fd);
+	warm_close_ours();
 	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
 		const struct job *job = AD_CONTAINER_OF(node, struct job, all);
 
@@ -490,37 +494,79 @@ static void started(struct job *job, pid_t pid)
 	watch_soon(job);
 }
 
-static void start_on_host(struct job *job, const struct ad_msg_spawn *spawn,
-			  const struct ad_sys_msg *from)
+/* Somebody waits who was made for such a command: its pid, or 0. What it has is the job's. */
+static pid_t take_ahead(struct job *job, const struct ad_msg_spawn *spawn, bool use_cgroups)
+{
+	struct warm_one one;
+
+	if ((spawn->flags & AD_SPAWN_SESSION) ||
+	    !warm_take(job->template, &spawn->limits, use_cgroups, &one))
+		return 0;
+	job->ahead = one.sock;
+	job->leaf = one.leaf;
+	job->net = one.net;
+	return one.pid;
+}
+
+/* Tell it. False: it is gone, and another one must do. */
+static bool tell_ahead(struct job *job, const struct request *request,
+		       const struct ad_sys_msg *from, size_t fd_count)
+{
+	int r = request_send(job->ahead, request, request->spawn_fd ? NULL : from->data,
+			     request->spawn_fd ? 0 : from->len, from->fds, fd_count);
+
+	close(ad_steal_fd(&job->ahead));
+	return r == 0;
+}
+
+static pid_t fork_supervisor(const struct job *job, const struct ad_msg_spawn *spawn,
+			     const struct request *request)
 {
 	struct supervise sup = {
 		.spawn = spawn,
 		.slot = &h.shared.slots[job->slot],
+		.leaf = job->leaf,
+		.enforcement = request->enforcement,
+		.set_ids = request->set_ids,
 		.helper = h.shared.helper,
 		.landlock = -1,
 		.network = -1,
+		.taken = -1,
 	};
-	pid_t pid;
+	pid_t pid = fork();
 
-	/* Not what we may: what the host may now. */
-	sup.enforcement.receipt.uid = from->uid;
-	sup.enforcement.receipt.gid = from->gid;
-	sup.set_ids = !h.ids_plain || from->uid != h.uid || from->gid != h.gid;
-	plan(job, spawn, true, &sup.enforcement);
-	sup.leaf = job->leaf;
-	if (!check_plan(job, spawn, &sup.enforcement))
-		return;
-	pid = fork();
 	if (pid == 0) {
 		close_ours();
 		supervise(&sup);
 	}
+	return pid;
+}
+
+static void start_on_host(struct job *job, const struct ad_msg_spawn *spawn,
+			  const struct ad_sys_msg *from, bool memory_file)
+{
+	struct request request = {
+		.slot = (uint32_t)job->slot,
+		.spawn_fd = memory_file,
+		.set_ids = !h.ids_plain || from->uid != h.uid || from->gid != h.gid,
+	};
+	pid_t pid = take_ahead(job, spawn, true);
+
+	/* Not what we may: what the host may now. */
+	request.enforcement.receipt.uid = from->uid;
+	request.enforcement.receipt.gid = from->gid;
+	plan(job, spawn, true, &request.enforcement);
+	if (!check_plan(job, spawn, &request.enforcement))
+		return;
+	if (pid <= 0 || !tell_ahead(job, &request, from, memory_file))
+		pid = fork_supervisor(job, spawn, &request);
 	if (pid < 0) {
 		send_failed(job->id, AD_STAGE_SUPERVISOR, errno, "");
 		job_free(job, true);
 		return;
 	}
 	started(job, pid);
+	warm_want(NULL, &spawn->limits, true, 1);
 }
 
 /* ---- starting a virtual machine monitor */
@@ -618,19 +664,6 @@ static bool plan_sandbox(struct job *job, const struct ad_msg_spawn *spawn, uint
 	return true;
 }
 
-static size_t add_entry(struct zygote_request *request, const struct cgroup_entry *entry, int *fds)
-{
-	size_t count = 0;
-
-	request->tasks = (uint8_t)entry->count;
-	for (size_t i = 0; i < entry->count; i++)
-		fds[count++] = entry->tasks[i];
-	request->v2_procs = entry->v2_procs >= 0;
-	if (request->v2_procs)
-		fds[count++] = entry->v2_procs;
-	return count;
-}
-
 /* Descriptors that came with the message, without the network namespace, which the
  * template has. */
 static size_t own_fds(const struct ad_msg_spawn *spawn, const struct ad_sys_msg *from)
@@ -639,45 +672,40 @@ static size_t own_fds(const struct ad_msg_spawn *spawn, const struct ad_sys_msg 
 }
 
 /* The supervisor that waits in a session gets a command: its pid or a negative errno. */
-static pid_t ask_session(struct session *session, const struct zygote_request *request,
-			 const void *spawn, size_t spawn_len, const int *fds, size_t fd_count)
+static pid_t ask_session(struct session *session, const struct request *request,
+			 const struct ad_sys_msg *from)
 {
-	static uint8_t buf[ZYGOTE_REQUEST_MAX];
 	pid_t pid = session->supervisor;
-	int r;
+	int r = request_send(session->sock, request, request->spawn_fd ? NULL : from->data,
+			     request->spawn_fd ? 0 : from->len, from->fds, from->fd_count);
 
-	memcpy(buf, request, sizeof(*request));
-	if (spawn_len)
-		memcpy(buf + sizeof(*request), spawn, spawn_len);
-	r = ad_sys_send(session->sock, buf, sizeof(*request) + spawn_len, fds, fd_count,
-			MSG_DONTWAIT);
 	if (r < 0)
 		return r;
 	session->supervisor = 0;
 	return pid;
 }
 
-static pid_t ask_zygote(struct job *job, struct zygote_request *request,
-			const struct ad_sys_msg *from, size_t fd_count, int session_sock)
+static pid_t start_anew(struct job *job, struct request *request, const struct ad_sys_msg *from,
+			size_t fd_count, int session_sock)
 {
-	const struct leaf *leaf = job->in ? job->in->leaf : job->leaf;
 	struct cgroup_entry entry = { .v2_dir = -1, .v2_procs = -1 };
 	int fds[AD_SYS_FDS_MAX + CG_COUNT + 2];
 	int r = 0;
 
+	/* Of one that was made ahead and is dead. */
+	if (job->net != ZYGOTE_NO_NET)
+		template_net_free(job->template, job->net);
+	job->net = ZYGOTE_NO_NET;
 	memcpy(fds, from->fds, fd_count * sizeof(fds[0]));
 	if (request->session)
 		fds[fd_count++] = session_sock;
-	if (leaf) {
+	if (job->leaf) {
 		request->has_leaf = true;
-		request->leaf = *leaf;
-		r = cgroup_open_entry(leaf, &entry);
+		request->leaf = *job->leaf;
+		r = cgroup_open_entry(job->leaf, &entry);
 	}
-	fd_count += add_entry(request, &entry, fds + fd_count);
-	if (r == 0 && job->in)
-		r = ask_session(job->in->session, request, request->spawn_fd ? NULL : from->data,
-				request->spawn_fd ? 0 : from->len, fds, fd_count);
-	else if (r == 0)
+	fd_count += request_add_entry(request, &entry, fds + fd_count);
+	if (r == 0)
 		r = template_clone(job->template, request, request->spawn_fd ? NULL : from->data,
 				   request->spawn_fd ? 0 : from->len, fds, fd_count, &job->net);
 	cgroup_close_entry(&entry);
@@ -710,13 +738,14 @@ static bool session_make(struct job *job, const struct enforcement *enforcement,
 static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
 			     const struct ad_sys_msg *from, bool memory_file)
 {
-	struct zygote_request request = {
+	struct request request = {
 		.slot = (uint32_t)job->slot,
 		.spawn_fd = memory_file,
 		.credentials = (spawn->flags & AD_SPAWN_CREDENTIALS) != 0,
 		.session = (spawn->flags & AD_SPAWN_SESSION) != 0,
 	};
 	struct ad_profile profile;
+	bool use_cgroups;
 	int session_end = -1;
 	pid_t pid;
 
@@ -729,19 +758,24 @@ static int start_in_template(struct job *job, const struct ad_msg_spawn *spawn,
 		job_free(job, true);
 		return 0;
 	}
-	if (!ad_profile_decode(&profile, spawn->profile, spawn->profile_len) ||
-	    !plan_sandbox(job, spawn, profile.strict[AD_LAYER_CGROUP], &request.enforcement))
+	if (!ad_profile_decode(&profile, spawn->profile, spawn->profile_len))
+		return 0;
+	use_cgroups = profile.strict[AD_LAYER_CGROUP] != AD_STRICT_OFF;
+	pid = take_ahead(job, spawn, use_cgroups);
+	if (!plan_sandbox(job, spawn, profile.strict[AD_LAYER_CGROUP], &request.enforcement))
 		return 0;
 	if (request.session && !session_make(job, &request.enforcement, &session_end)) {
 		send_failed(job->id, AD_STAGE_SUPERVISOR, errno, "");
 		job_free(job, true);
 		return 0;
 	}
-	pid = ask_zygote(job, &request, from, own_fds(spawn, from), session_end);
+	if (pid <= 0 || !tell_ahead(job, &request, from, own_fds(spawn, from)))
+		pid = start_anew(job, &request, from, own_fds(spawn, from), session_end);
 	if (session_end >= 0)
 		close(session_end);
 	if (pid > 0) {
 		started(job, pid);
+		warm_want(job->template, &spawn->limits, use_cgroups, profile.prewarm);
 		return 0;
 	}
 	session_forget(job);
@@ -802,7 +836,7 @@ static void start_in_supervisor(struct job *job, const struct ad_msg_spawn *spaw
 				const struct ad_sys_msg *from, bool memory_file)
 {
 	const struct ad_msg_receipt *of_session = &job->in->session->enforcement.receipt;
-	struct zygote_request request = {
+	struct request request = {
 		.slot = (uint32_t)job->slot,
 		.spawn_fd = memory_file,
 		.credentials = (spawn->flags & AD_SPAWN_CREDENTIALS) != 0,
@@ -813,7 +847,7 @@ static void start_in_supervisor(struct job *job, const struct ad_msg_spawn *spaw
 	plan(job, spawn, false, &request.enforcement);
 	if (!check_plan(job, spawn, &request.enforcement))
 		return;
-	pid = ask_zygote(job, &request, from, from->fd_count, -1);
+	pid = ask_session(job->in->session, &request, from);
 	if (pid > 0) {
 		struct epoll_event event = { .events = EPOLLIN, .data.u32 = job->id };
 
@@ -918,7 +952,7 @@ static void start_job(const struct ad_msg_spawn *spawn, struct ad_sys_msg *from,
 	else if (spawn->flags & AD_SPAWN_MACHINE)
 		start_machine(job, spawn, from, memory_file);
 	else
-		start_on_host(job, spawn, from);
+		start_on_host(job, spawn, from, memory_file);
 }
 
 /* The message in a memory file: mapped, or a negative errno. */
@@ -1135,6 +1169,7 @@ static void host_is_lost(void)
 		return;
 	h.host_lost = true;
 	flush();
+	warm_end();
 	for (struct ad_list *node = h.all.next, *next; node != &h.all; node = next) {
 		next = node->next;
 		job_kill(AD_CONTAINER_OF(node, struct job, all));
@@ -1252,7 +1287,8 @@ static void reap(void)
 		struct job *job = find_pid(pid);
 
 		if (!job) {
-			template_reaped(pid);
+			if (!warm_reaped(pid))
+				template_reaped(pid);
 			continue;
 		}
 		if (job->session &&
@@ -1444,7 +1480,8 @@ static void watch(void)
 
 static int timeout_ms(uint64_t now)
 {
-	uint64_t next = check_supervisors(now), template = template_next(), left;
+	uint64_t next = check_supervisors(now), template = template_next(), warm = warm_next(),
+		 left;
 
 	if (h.watch_next && h.watch_next < next)
 		next = h.watch_next;
@@ -1452,6 +1489,8 @@ static int timeout_ms(uint64_t now)
 		next = h.sweep_next;
 	if (template <next)
 		next = template;
+	if (warm < next)
+		next = warm;
 	if (next == UINT64_MAX)
 		return -1;
 	left = next > now ? next - now : 0;
@@ -1460,7 +1499,7 @@ static int timeout_ms(uint64_t now)
 
 static void run(void)
 {
-	while (!h.host_lost || !ad_list_empty(&h.all) || h.sweep_next) {
+	while (!h.host_lost || !ad_list_empty(&h.all) || h.sweep_next || warm_any()) {
 		struct pollfd fds[FIXED_FDS + TEMPLATES_MAX] = {
 			{ .fd = h.signal_fd, .events = POLLIN },
 			{ .fd = h.host_lost ? -1 : HELPER_SOCKET,
@@ -1493,6 +1532,7 @@ static void run(void)
 		now = ad_sys_now_ns();
 		if (template_step(now))
 			resume_all();
+		warm_step(now);
 		if (h.sweep_next && now >= h.sweep_next)
 			sweep();
 		if (h.watch_next && now >= h.watch_next)
@@ -1605,6 +1645,7 @@ static bool init(void)
 	if (h.ended_fd < 0)
 		return false;
 	template_init(&h.shared, h.uid, close_ours);
+	warm_init(&h.shared, close_ours);
 	h.proc_usable = proc_usable();
 	cgroup_init();
 	return true;

@@ -155,42 +155,6 @@ bool reaper_put_token(int memory, struct fault *fault)
 	return r == 0 ? true : fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
 }
 
-/* ---- the request */
-
-/* Decode what the helper has checked. The message and what it holds stay as they are. */
-bool reaper_unpack(const struct ad_sys_msg *message, struct reaper_request *ret)
-{
-	struct cgroup_entry *entry = &ret->entry;
-	const struct zygote_request *request = message->data;
-	const uint8_t *bytes = (const uint8_t *)(request + 1);
-	size_t len = message->len - sizeof(*request), at = 0;
-	size_t expected = (size_t)request->spawn_fd + request->credentials + request->session +
-			  request->tasks + request->v2_procs;
-	const int *fds = message->fds;
-
-	if (message->fd_count != expected || request->tasks > AD_COUNT(entry->tasks))
-		return false;
-	if (request->spawn_fd) {
-		ssize_t size = ad_sys_memfd_size(fds[at]);
-
-		if (size <= 0)
-			return false;
-		len = (size_t)size;
-		bytes = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fds[at], 0);
-		if (bytes == MAP_FAILED)
-			return false;
-		close(fds[at++]);
-	}
-	ret->token = request->credentials ? fds[at++] : -1;
-	ret->session = request->session ? fds[at++] : -1;
-	*entry = (struct cgroup_entry){ .count = request->tasks, .v2_dir = -1, .v2_procs = -1 };
-	for (size_t i = 0; i < request->tasks; i++)
-		entry->tasks[i] = fds[at++];
-	if (request->v2_procs)
-		entry->v2_procs = fds[at++];
-	return ad_msg_spawn_decode(&ret->spawn, bytes, len);
-}
-
 /* ---- network */
 
 /* On the loopback address, in the network we are in: a descriptor or -errno. Who has no
@@ -231,64 +195,73 @@ static bool prepare(const struct reaper *reaper, int *ret_network, struct fault 
 	return private_mounts(reaper->sandbox, fault);
 }
 
-static bool confine(const struct sandbox *sandbox, struct supervise *job, int token,
-		    struct fault *fault)
+static bool put_up_rules(const struct sandbox *sandbox, struct supervise *job, bool apart,
+			 struct fault *fault)
 {
-	if (!limit_files(sandbox, job->enforcement.memory_rlimit, fault) ||
-	    (token >= 0 && !reaper_put_token(token, fault)) ||
-	    !protect_begin(job->protection, sandbox, fault))
-		return false;
-	if (sandbox->landlock_abi == 0)
+	if (sandbox->landlock_abi == 0 || job->landlock >= 0)
 		return true;
-	job->landlock = landlock_make(sandbox, !(job->spawn->flags & AD_SPAWN_SESSION));
+	job->landlock = landlock_make(sandbox, apart);
 	return job->landlock >= 0 ? true :
 				    fault_set(fault, AD_STAGE_LAYER, AD_LAYER_LANDLOCK,
 					      -job->landlock, "landlock");
 }
 
-static _Noreturn void go_on(const struct reaper *reaper, const struct ad_sys_msg *message,
-			    bool prepared, int network, struct fault *fault)
+static bool confine(const struct sandbox *sandbox, struct supervise *job, int token,
+		    struct fault *fault)
 {
-	const struct zygote_request *request = message->data;
+	return limit_files(sandbox, job->enforcement.memory_rlimit, fault) &&
+	       (token < 0 || reaper_put_token(token, fault)) &&
+	       protect_begin(job->protection, sandbox, fault) &&
+	       put_up_rules(sandbox, job, !(job->spawn->flags & AD_SPAWN_SESSION), fault);
+}
+
+/* What went wrong now may go well when there is a command, in another one. */
+static const struct request_content *stand_by(const struct reaper *reaper, struct supervise *job,
+					      int sock)
+{
+	static struct standby standby;
+	struct fault fault;
+
+	if (!put_up_rules(reaper->sandbox, job, true, &fault) || !supervise_stand_by(job, &standby))
+		return NULL;
+	return request_wait(sock, job, reaper->shared);
+}
+
+void reaper_run(const struct reaper *reaper)
+{
+	const struct request *request = reaper->request->data;
+	struct fault fault = { 0 };
 	struct protection protection = { 0 };
-	struct reaper_request in;
+	struct request_content own;
+	const struct request_content *content = &own;
 	struct supervise job = {
-		.spawn = &in.spawn,
+		.spawn = &own.spawn,
 		.slot = &reaper->shared->slots[request->slot],
 		.leaf = request->has_leaf ? &request->leaf : NULL,
-		.entry = &in.entry,
+		.entry = &own.entry,
 		.enforcement = request->enforcement,
 		.sandbox = reaper->sandbox,
 		.protection = &protection,
 		.helper_pidfd = reaper->shared->helper_pidfd,
 		.landlock = -1,
-		.network = network,
+		.network = -1,
+		.taken = -1,
 	};
+	bool prepared;
 
-	if (!reaper_unpack(message, &in))
+	if (!request_unpack(reaper->request, &own))
 		_exit(SUPERVISOR_LOST);
-	if (!prepared || !confine(reaper->sandbox, &job, in.token, fault))
-		supervise_failed(&job, fault->stage, fault->index, fault->error, fault->text);
-	if (in.session < 0)
+	prepared = prepare(reaper, &job.network, &fault);
+	if (own.ahead >= 0) {
+		content = prepared ? stand_by(reaper, &job, own.ahead) : NULL;
+		/* The helper is gone, or nobody needs us. */
+		if (!content)
+			_exit(0);
+		close(own.ahead);
+	}
+	if (!prepared || !confine(reaper->sandbox, &job, content->token, &fault))
+		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
+	if (content->session < 0)
 		supervise(&job);
-	/* Each command enters its control groups by descriptors of its own. */
-	cgroup_close_entry(&in.entry);
-	session_run(&job, request->slot, reaper->shared, in.session);
-}
-
-void reaper_run(const struct reaper *reaper)
-{
-	static uint8_t buf[ZYGOTE_REQUEST_MAX];
-	struct ad_sys_msg own = { .data = buf, .cap = sizeof(buf) };
-	struct fault fault = { 0 };
-	int network = -1;
-	bool prepared = prepare(reaper, &network, &fault);
-
-	if (reaper->request)
-		go_on(reaper, reaper->request, prepared, network, &fault);
-	/* The zygote is gone, and nobody needs us. */
-	if (ad_sys_recv(reaper->wait, &own, 0) <= 0)
-		_exit(0);
-	close(reaper->wait);
-	go_on(reaper, &own, prepared, network, &fault);
+	session_run(&job, request->slot, reaper->shared, content->session);
 }

@@ -4,6 +4,7 @@
  *   zygote.c    one process per template: lives in the finished view, in all namespaces
  *               but those that are each command's own, and clones reapers;
  *   view.c      the file system view, built once by the zygote; userns.c helps both;
+ *   warm.c      in the helper: keeps reapers, and supervisors, ready for commands;
  *   reaper.c    pid 1 of each command: private mounts, protected names, then the
  *               supervisor's work (supervise.c);
  *   protect.c   protected names in writable directories;
@@ -130,28 +131,62 @@ void protect_end(struct protection *protection, void (*told)(const char *path, v
 int landlock_make(const struct sandbox *sandbox, bool apart);
 int landlock_enter(int ruleset);
 
-/* ---- zygote.c */
+/* What processes of the helper have in common. */
+struct helper_shared {
+	struct slot *slots;
+	pid_t helper;
+	int helper_pidfd;
+	int sessions; /* where supervisors of sessions say that they wait: struct session_hello */
+};
 
-/* What the helper asks a zygote for. The spawn message follows, unless it comes as a
- * memory file; descriptors as the flags say, in this order. */
-struct zygote_request {
-	bool net_free; /* only this: net may be used again */
+/* ---- request.c */
+
+/* What the helper asks for: a zygote for a reaper, or who waits for a command for that. The
+ * spawn message follows, unless it comes as a memory file; descriptors as the flags say, in
+ * this order. */
+struct request {
+	bool net_free; /* of a zygote, only this: net may be used again */
 	uint32_t net;
 	uint32_t slot;
-	bool has_leaf, spawn_fd, credentials;
+	bool ahead; /* a reaper whose command is not known yet: nothing follows, and it will hear
+		     * of that by the descriptor */
+	bool has_leaf, spawn_fd, credentials, set_ids;
 	bool session;  /* a session: its end of struct session's socket comes too */
 	uint8_t tasks; /* descriptors of struct cgroup_entry */
 	bool v2_procs;
 	struct leaf leaf;
 	struct enforcement enforcement;
 };
-enum { ZYGOTE_REQUEST_MAX = sizeof(struct zygote_request) + AD_MSG_INLINE_MAX };
+enum { REQUEST_MAX = sizeof(struct request) + AD_MSG_INLINE_MAX };
+
+/* What comes of an entry with a request: the number of descriptors put into fds. */
+size_t request_add_entry(struct request *request, const struct cgroup_entry *entry, int *fds);
+/* 0 or a negative errno. Does not wait. */
+int request_send(int sock, const struct request *request, const void *spawn, size_t spawn_len,
+		 const int *fds, size_t fd_count);
+
+/* What came with a request; what is decoded points into it, and its descriptors are the
+ * receiver's. */
+struct request_content {
+	struct ad_msg_spawn spawn;
+	struct cgroup_entry entry;
+	int token, session, ahead; /* or -1 */
+};
+/* The message and what it holds stay as they are. */
+bool request_unpack(const struct ad_sys_msg *message, struct request_content *ret);
+/* Wait for the command at sock, and put into job what is known of it by now. NULL: there
+ * will be none. What is returned stays until the process ends. */
+const struct request_content *request_wait(int sock, struct supervise *job,
+					   const struct helper_shared *shared);
+
+/* ---- zygote.c */
 
 enum zygote_say {
 	ZYGOTE_MAPS,   /* value 0: its user namespace waits for its maps; helper: 0 or -errno */
 	ZYGOTE_READY,  /* layers */
 	ZYGOTE_FAILED, /* fault; it ends */
-	ZYGOTE_CLONED  /* value: pid or -errno; net: the network namespace it has */
+	ZYGOTE_CLONED, /* value: pid or -errno; net: the network namespace it has */
+	ZYGOTE_AHEAD   /* the same, of a reaper whose command is not known yet */
 };
 
 #define ZYGOTE_NO_NET UINT32_MAX
@@ -162,14 +197,6 @@ struct zygote_msg {
 	uint32_t net;
 	struct fault fault;
 	struct ad_msg_receipt layers;
-};
-
-/* What processes of the helper have in common. */
-struct helper_shared {
-	struct slot *slots;
-	pid_t helper;
-	int helper_pidfd;
-	int sessions; /* where supervisors of sessions say that they wait: struct session_hello */
 };
 
 /* The zygote's life, in a process forked by the helper. */
@@ -184,18 +211,8 @@ struct reaper {
 	const struct helper_shared *shared;
 	int net; /* network namespace to enter, or -1 */
 	struct ad_sys_msg *request;
-	int wait; /* request NULL: where it will come from */
 };
 _Noreturn void reaper_run(const struct reaper *reaper);
-
-/* What came with a request; what is decoded points into it, and its descriptors are the
- * receiver's. */
-struct reaper_request {
-	struct ad_msg_spawn spawn;
-	struct cgroup_entry entry;
-	int token, session; /* or -1 */
-};
-bool reaper_unpack(const struct ad_sys_msg *message, struct reaper_request *ret);
 /* What is each command's own before it starts: the token. */
 bool reaper_put_token(int memory, struct fault *fault);
 
@@ -206,7 +223,7 @@ bool reaper_put_token(int memory, struct fault *fault);
 struct session_hello {
 	uint32_t slot; /* the session's */
 };
-/* job: what commands inherit. sock: requests as to a zygote come by it. */
+/* job: what commands inherit. sock: requests come by it. */
 _Noreturn void session_run(const struct supervise *job, uint32_t slot,
 			   const struct helper_shared *shared, int sock);
 
@@ -229,11 +246,13 @@ bool template_died(const struct template *template);
 const struct ad_msg_receipt *template_layers(const struct template *template);
 /* A reaper's pid, or a negative errno; after -EPIPE the next template_get() makes
  * another one. */
-pid_t template_clone(struct template *template, const struct zygote_request *request,
-		     const void *spawn, size_t spawn_len, const int *fds, size_t fd_count,
-		     uint32_t *ret_net);
+pid_t template_clone(struct template *template, const struct request *request, const void *spawn,
+		     size_t spawn_len, const int *fds, size_t fd_count, uint32_t *ret_net);
+/* Ask for one ahead of its command: warm_made() will be called. 0 or a negative errno. */
+int template_clone_ahead(struct template *template, const struct request *request, const int *fds,
+			 size_t fd_count);
 void template_net_free(struct template *template, uint32_t net);
-/* The sockets of those being made, for poll(2). */
+/* The sockets of those that will say something, for poll(2). */
 enum { TEMPLATES_MAX = 64 };
 size_t template_poll_fds(int fds[static TEMPLATES_MAX]);
 /* Hear what they said, and end those that nobody needs. True: a state has changed. */
@@ -243,5 +262,37 @@ uint64_t template_next(void);
 /* pid, if it was a zygote's, is dead. */
 void template_reaped(pid_t pid);
 void template_close_all(void);
+
+/* ---- warm.c: supervisors that are there before their command */
+
+/* close_ours: what they must not keep of the helper's, warm_close_ours() among it. */
+void warm_init(const struct helper_shared *shared, void (*close_ours)(void));
+void warm_close_ours(void);
+/* A command of a template, or of the host (NULL), has started: the next one is likely to be
+ * like it. Keep so many ready. */
+void warm_want(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
+	       size_t wanted);
+/* Of one that waits: everything is the caller's now. */
+struct warm_one {
+	pid_t pid;
+	int sock; /* it waits for its request there */
+	struct leaf *leaf;
+	uint32_t net;
+};
+/* cgroups: whether the command is to have such a leaf. False: none fits. */
+bool warm_take(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
+	       struct warm_one *ret);
+/* What a zygote has answered. */
+void warm_made(const struct template *template, pid_t pid, uint32_t net);
+/* End those of this template, of which no more will be heard. */
+void warm_forget(const struct template *template);
+/* False: it was none of them. */
+bool warm_reaped(pid_t pid);
+/* Make what is due. */
+void warm_step(uint64_t now);
+uint64_t warm_next(void); /* when that is; UINT64_MAX: never */
+/* End all, and make no more. */
+void warm_end(void);
+bool warm_any(void);
 
 #endif

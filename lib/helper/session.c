@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Pid 1 of a session, and the supervisors of the commands in it.
  *
- * A supervisor waits for the next command before that is asked for, so that a command
- * costs no more than one process. It reports and takes orders like any other, but it is
+ * A supervisor waits for the next command before that is asked for, and so does the
+ * command's own process. It reports and takes orders like any other, but it is
  * not pid 1, whose child it is: what its command leaves in the background becomes pid 1's
  * child too when it ends, and lives on. (It cannot be the helper's child, as a reaper is:
  * pid 1 may not clone with CLONE_PARENT.) */
@@ -31,7 +31,7 @@ struct session {
 	uint32_t slot;
 	const struct helper_shared *shared;
 	int sock;     /* requests */
-	int taken[2]; /* a byte from each supervisor that has one */
+	int taken[2]; /* a byte from each supervisor whose command has started */
 	int signal_fd;
 	pid_t waiting; /* the supervisor that has no command yet */
 	int network;   /* listening socket that the first of them hands over, or -1 */
@@ -40,60 +40,54 @@ struct session {
 
 /* ---- supervisors */
 
-static _Noreturn void supervise_request(const struct session *session,
-					const struct ad_sys_msg *message)
+static _Noreturn void supervise_request(const struct session *session, struct supervise *job,
+					struct leaf *leaf)
 {
-	const struct zygote_request *request = message->data;
-	struct reaper_request in;
-	struct leaf leaf = request->leaf;
-	struct protection protection = *session->job->protection;
+	const struct request_content *content = request_wait(session->sock, job, session->shared);
 	struct fault fault = { 0 };
+
+	if (!content)
+		_exit(SUPERVISOR_LOST);
+	close(session->sock);
+	/* It is the whole session's: only counted, and from now on. */
+	if (job->leaf)
+		cgroup_count(leaf, &leaf->counted);
+	if (content->token >= 0 && !reaper_put_token(content->token, &fault))
+		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
+	supervise(job);
+}
+
+static _Noreturn void wait_for_request(const struct session *session)
+{
+	const struct session_hello hello = { .slot = session->slot };
+	struct leaf leaf = { 0 };
+	struct protection protection = *session->job->protection;
+	struct standby standby;
 	struct supervise job = {
-		.spawn = &in.spawn,
-		.slot = &session->shared->slots[request->slot],
-		.leaf = request->has_leaf ? &leaf : NULL,
-		.entry = &in.entry,
-		.enforcement = request->enforcement,
+		.leaf = session->job->leaf ? &leaf : NULL,
+		.entry = session->job->entry,
 		.sandbox = session->job->sandbox,
 		.in_session = true,
 		.protection = &protection,
 		.helper_pidfd = session->job->helper_pidfd,
 		.landlock = session->job->landlock,
 		.network = -1,
+		.taken = session->taken[1],
 	};
 
-	if (!reaper_unpack(message, &in))
-		_exit(SUPERVISOR_LOST);
-	/* It is the whole session's: only counted, and from now on. */
-	leaf.means[CG_KILL] = AD_MSG_MEANS_NONE;
 	if (job.leaf)
-		cgroup_count(&leaf, &leaf.counted);
-	if (in.token >= 0 && !reaper_put_token(in.token, &fault))
-		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
-	supervise(&job);
-}
-
-static _Noreturn void wait_for_request(const struct session *session)
-{
-	static uint8_t buf[ZYGOTE_REQUEST_MAX];
-	struct ad_sys_msg in = { .data = buf, .cap = sizeof(buf) };
-	const struct session_hello hello = { .slot = session->slot };
-
+		leaf = *session->job->leaf;
+	leaf.means[CG_KILL] = AD_MSG_MEANS_NONE;
 	close(session->signal_fd);
 	close(session->taken[0]);
+	/* What is missing then is told when it is needed. */
+	(void)supervise_stand_by(&job, &standby);
 	if (ad_sys_send(session->shared->sessions, &hello, sizeof(hello), &session->network,
 			session->network >= 0, 0) < 0)
 		_exit(SUPERVISOR_LOST);
 	if (session->network >= 0)
 		close(session->network);
-	if (ad_sys_recv(session->sock, &in, 0) <= 0 || in.len < sizeof(struct zygote_request) ||
-	    in.fds_lost)
-		_exit(SUPERVISOR_LOST);
-	if (write(session->taken[1], "", 1) != 1)
-		_exit(SUPERVISOR_LOST);
-	close(session->taken[1]);
-	close(session->sock);
-	supervise_request(session, &in);
+	supervise_request(session, &job, &leaf);
 }
 
 /* Without one, for want of memory or processes, nothing can be run any more: the session

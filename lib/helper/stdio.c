@@ -21,26 +21,38 @@ static uint32_t make_pipe(struct pipes *pipes, int stream)
 	return errno ? AD_STAGE_PIPE : AD_STAGE_COUNT;
 }
 
-uint32_t pipes_make(uint32_t flags, struct pipes *pipes)
+uint32_t pipes_make(struct pipes *pipes)
 {
-	uint32_t stage;
+	*pipes = (struct pipes){ .child = { -1, -1, -1 }, .host = { -1, -1, -1 }, .null = -1 };
+	for (int i = 0; i < 3; i++) {
+		uint32_t stage = make_pipe(pipes, i);
 
-	*pipes = (struct pipes){ .child = { -1, -1, -1 }, .host = { -1, -1, -1 } };
-	stage = make_pipe(pipes, STDOUT_FILENO);
-	if (stage != AD_STAGE_COUNT)
-		return stage;
-	if (flags & AD_SPAWN_MERGE_STDERR) {
-		pipes->child[STDERR_FILENO] = pipes->child[STDOUT_FILENO];
-	} else {
-		stage = make_pipe(pipes, STDERR_FILENO);
 		if (stage != AD_STAGE_COUNT)
 			return stage;
 	}
-	if (flags & AD_SPAWN_STDIN)
-		return make_pipe(pipes, STDIN_FILENO);
 	/* 0 is /dev/null in the helper, but a description shared by all commands. */
-	pipes->child[STDIN_FILENO] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	return pipes->child[STDIN_FILENO] < 0 ? AD_STAGE_STDIN : AD_STAGE_COUNT;
+	pipes->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return pipes->null < 0 ? AD_STAGE_STDIN : AD_STAGE_COUNT;
+}
+
+static void drop(struct pipes *pipes, int stream)
+{
+	close(ad_steal_fd(&pipes->child[stream]));
+	close(ad_steal_fd(&pipes->host[stream]));
+}
+
+void pipes_choose(struct pipes *pipes, uint32_t flags)
+{
+	if (flags & AD_SPAWN_MERGE_STDERR) {
+		drop(pipes, STDERR_FILENO);
+		pipes->child[STDERR_FILENO] = pipes->child[STDOUT_FILENO];
+	}
+	if (flags & AD_SPAWN_STDIN) {
+		close(ad_steal_fd(&pipes->null));
+	} else {
+		drop(pipes, STDIN_FILENO);
+		pipes->child[STDIN_FILENO] = ad_steal_fd(&pipes->null);
+	}
 }
 
 void pipes_close(const struct pipes *pipes)
@@ -51,4 +63,6 @@ void pipes_close(const struct pipes *pipes)
 		if (pipes->child[i] >= 0 && (i < 2 || pipes->child[i] != pipes->child[1]))
 			close(pipes->child[i]);
 	}
+	if (pipes->null >= 0)
+		close(pipes->null);
 }

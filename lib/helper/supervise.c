@@ -35,9 +35,8 @@ enum { BLOCK_SIZE = 512 }; /* of ru_oublock, whatever the file system's are */
 
 struct state {
 	const struct supervise *job;
+	struct standby *standby;
 	pid_t main;
-	int signal_fd;
-	int listener; /* of the system call filter, or -1 */
 	bool exited, killing;
 	uint64_t give_up, next_pass, pause;
 	int wait_status;
@@ -60,6 +59,13 @@ static void report(const struct ad_msg *msg, const int *fds, size_t fd_count)
 	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0);
 }
 
+/* There is to be another one that waits, as soon as nobody waits for us. */
+static void supervise_taken(const struct supervise *job)
+{
+	if (job->taken >= 0 && write(job->taken, "", 1) != 1)
+		_exit(SUPERVISOR_LOST);
+}
+
 void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t index, int error,
 		      const char *text)
 {
@@ -70,6 +76,7 @@ void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t inde
 	msg.u.failed.os_errno = error;
 	snprintf(msg.u.failed.text, sizeof(msg.u.failed.text), "%s", text);
 	report(&msg, NULL, 0);
+	supervise_taken(job);
 	atomic_store(&job->slot->over, 1);
 	_exit(SUPERVISOR_DONE);
 }
@@ -103,8 +110,9 @@ static void report_limit(struct state *state, enum ad_msg_limit limit, bool fata
 
 /* ---- start */
 
-static void report_started(const struct state *state, const struct pipes *pipes)
+static void report_started(const struct state *state)
 {
+	const struct pipes *pipes = &state->standby->pipes;
 	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = state->job->spawn->job };
 	int fds[4];
 	size_t count = 0;
@@ -127,17 +135,46 @@ static void report_started(const struct state *state, const struct pipes *pipes)
 	report(&msg, fds, count);
 }
 
-/* By what the command enters its cgroups. */
-static struct cgroup_entry *open_entry(const struct supervise *job, struct cgroup_entry *own)
+/* Its pipes, and what its process must know before the command is known. */
+static uint32_t prepare(const struct supervise *job, struct standby *standby)
 {
-	int r;
+	sigset_t signals;
 
-	if (job->entry || !job->leaf)
-		return job->entry;
-	r = cgroup_open_entry(job->leaf, own);
-	if (r < 0)
-		fail(job, AD_STAGE_CGROUP, -r, "");
-	return own;
+	/* All signals are blocked since the helper started. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGCHLD);
+	sigaddset(&signals, SIGNAL_ORDER);
+	sigaddset(&signals, SIGNAL_HELPER_DIED);
+	standby->command = (struct command){
+		.parent = getpid(),
+		.cgroup = job->entry,
+		.sandbox = job->sandbox,
+		.landlock = job->landlock,
+		.gate = -1,
+		.listener = -1,
+	};
+	standby->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (standby->signal_fd < 0)
+		return AD_STAGE_SUPERVISOR;
+	if (!job->entry && job->leaf) {
+		int r = cgroup_open_entry(job->leaf, &standby->entry);
+
+		if (r < 0) {
+			errno = -r;
+			return AD_STAGE_CGROUP;
+		}
+		standby->command.cgroup = &standby->entry;
+	}
+	return pipes_make(&standby->pipes);
+}
+
+bool supervise_stand_by(struct supervise *job, struct standby *standby)
+{
+	if (prepare(job, standby) != AD_STAGE_COUNT)
+		return false;
+	command_stand_by(&standby->command);
+	job->standby = standby;
+	return true;
 }
 
 static void start(struct state *state)
@@ -145,41 +182,33 @@ static void start(struct state *state)
 	const struct supervise *job = state->job;
 	const struct ad_msg_spawn *spawn = job->spawn;
 	const char **vectors = reallocarray(NULL, spawn->argc + spawn->envc + 2, sizeof(*vectors));
-	struct cgroup_entry own;
-	struct pipes pipes;
-	struct command command = {
-		.argv = vectors,
-		.env = vectors ? vectors + spawn->argc + 1 : NULL,
-		.workdir = spawn->workdir,
-		.limits = &spawn->limits,
-		.memory_rlimit = job->enforcement.memory_rlimit,
-		.nproc_rlimit = job->enforcement.nproc_rlimit,
-		.set_ids = job->set_ids,
-		.uid = job->enforcement.receipt.uid,
-		.gid = job->enforcement.receipt.gid,
-		.parent = getpid(),
-		.sandbox = job->sandbox,
-		.landlock = job->landlock,
-	};
+	struct pipes *pipes = &state->standby->pipes;
+	struct command *command = &state->standby->command;
 	uint32_t stage;
 
 	if (!vectors)
 		fail(job, AD_STAGE_REQUEST, ENOMEM, "");
 	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
-	stage = pipes_make(spawn->flags, &pipes);
-	if (stage != AD_STAGE_COUNT)
-		fail(job, stage, errno, "");
-	memcpy(command.stdio, pipes.child, sizeof(command.stdio));
-	command.cgroup = open_entry(job, &own);
-	state->main = command_start(&command, &stage);
+	command->argv = vectors;
+	command->env = vectors + spawn->argc + 1;
+	command->workdir = spawn->workdir;
+	command->limits = &spawn->limits;
+	command->memory_rlimit = job->enforcement.memory_rlimit;
+	command->nproc_rlimit = job->enforcement.nproc_rlimit;
+	command->set_ids = job->set_ids;
+	command->uid = job->enforcement.receipt.uid;
+	command->gid = job->enforcement.receipt.gid;
+	pipes_choose(pipes, spawn->flags);
+	memcpy(command->stdio, pipes->child, sizeof(command->stdio));
+	state->main = command_start(command, &stage);
 	if (state->main < 0)
-		supervise_failed(job, stage, command.index, -state->main,
-				 command_stage_text(&command, stage));
-	state->listener = command.listener;
-	report_started(state, &pipes);
-	pipes_close(&pipes);
-	if (command.cgroup)
-		cgroup_close_entry(command.cgroup);
+		supervise_failed(job, stage, command->index, -state->main,
+				 command_stage_text(command, stage));
+	report_started(state);
+	supervise_taken(job);
+	pipes_close(pipes);
+	if (command->cgroup)
+		cgroup_close_entry(command->cgroup);
 	if (job->landlock >= 0)
 		close(job->landlock);
 	free(vectors);
@@ -419,7 +448,7 @@ static void take_signals(struct state *state)
 	bool died = false;
 	ssize_t n;
 
-	while ((n = read(state->signal_fd, infos, sizeof(infos))) > 0) {
+	while ((n = read(state->standby->signal_fd, infos, sizeof(infos))) > 0) {
 		for (size_t i = 0; i < (size_t)n / sizeof(infos[0]); i++)
 			died |= infos[i].ssi_signo == (uint32_t)SIGNAL_HELPER_DIED;
 	}
@@ -440,7 +469,7 @@ static void take_notification(struct state *state)
 	char name[64];
 
 	/* The caller may have died meanwhile. */
-	if (ioctl(state->listener, SECCOMP_IOCTL_NOTIF_RECV, &seen.notif) < 0)
+	if (ioctl(state->standby->command.listener, SECCOMP_IOCTL_NOTIF_RECV, &seen.notif) < 0)
 		return;
 	seccomp_name(seen.notif.data.nr, name, sizeof(name));
 	report_denied(state, AD_MSG_DENIED_SYSCALL, name);
@@ -454,10 +483,11 @@ static void take_notification(struct state *state)
 static void wait_for_events(struct state *state)
 {
 	const struct supervise *job = state->job;
+	struct command *command = &state->standby->command;
 	struct pollfd fds[] = {
-		{ .fd = state->signal_fd, .events = POLLIN },
+		{ .fd = state->standby->signal_fd, .events = POLLIN },
 		{ .fd = job->sandbox && !mute ? job->helper_pidfd : -1, .events = POLLIN },
-		{ .fd = state->listener, .events = POLLIN },
+		{ .fd = command->listener, .events = POLLIN },
 	};
 	struct timespec timeout = { 0 };
 
@@ -478,24 +508,15 @@ static void wait_for_events(struct state *state)
 		take_notification(state);
 	} else if (fds[2].revents) {
 		/* Nobody is left who could call. To close it takes longer than to end with it. */
-		state->listener = -1;
+		command->listener = -1;
 	}
 }
 
 /* ---- life */
 
-static bool prepare(struct state *state)
+static bool settle(const struct supervise *job)
 {
-	const struct supervise *job = state->job;
-	sigset_t signals;
-
-	/* All signals are blocked since the helper started. */
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGCHLD);
-	sigaddset(&signals, SIGNAL_ORDER);
-	sigaddset(&signals, SIGNAL_HELPER_DIED);
-	state->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (state->signal_fd < 0 || setsid() < 0)
+	if (setsid() < 0)
 		return false;
 	if (job->in_session)
 		return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
@@ -505,15 +526,23 @@ static bool prepare(struct state *state)
 
 void supervise(const struct supervise *job)
 {
-	struct state state = { .job = job, .listener = -1 };
+	struct standby own;
+	struct state state = { .job = job, .standby = job->standby };
+	uint32_t stage;
 
-	if (!prepare(&state))
+	if (!settle(job))
 		fail(job, AD_STAGE_SUPERVISOR, errno, "");
 	/* The helper died before it could have told us. */
 	if (!job->sandbox && getppid() != job->helper)
 		_exit(SUPERVISOR_DONE);
 	if (job->leaf)
 		state.counted = job->leaf->counted;
+	if (!state.standby) {
+		state.standby = &own;
+		stage = prepare(job, &own);
+		if (stage != AD_STAGE_COUNT)
+			fail(job, stage, errno, "");
+	}
 	start(&state);
 	for (;;) {
 		wait_for_events(&state);

@@ -46,6 +46,7 @@ struct template
 	pid_t zygote; /* 0: reaped */
 	int sock;     /* -1: closed */
 	bool stale;   /* not for further commands */
+	size_t asked; /* answers that are still to come, of reapers ahead of their commands */
 	bool died;    /* while it was being made */
 	size_t holders;
 	uint64_t idle_since, build_by;
@@ -93,6 +94,7 @@ static void kill_zygote(const struct template *template)
 
 static void template_free(struct template *template)
 {
+	warm_forget(template);
 	close_socket(template);
 	kill_zygote(template);
 	if (template->spec.netns >= 0)
@@ -111,6 +113,7 @@ static void template_free(struct template *template)
 static void retire(struct template *template)
 {
 	template->stale = true;
+	warm_forget(template);
 	if (template->holders > 0)
 		return;
 	close_socket(template);
@@ -437,6 +440,44 @@ static bool hear(struct template *template, uint64_t now)
 	}
 }
 
+/* ---- while it serves */
+
+/* One that answered wrongly, or not at all, would answer the wrong question later. */
+static void give_up(struct template *template)
+{
+	template->asked = 0;
+	template->stale = true;
+	warm_forget(template);
+	kill_zygote(template);
+}
+
+static void made_ahead(struct template *template, const struct zygote_msg *msg)
+{
+	template->asked--;
+	warm_made(template, msg->value, msg->net);
+}
+
+static void hear_answers(struct template *template)
+{
+	while (template->asked > 0) {
+		struct zygote_msg msg;
+		struct ad_sys_msg in = { .data = &msg, .cap = sizeof(msg) };
+		int r = ad_sys_recv(template->sock, &in, MSG_DONTWAIT);
+
+		if (r == -EAGAIN)
+			return;
+		if (r > 0 && in.len == sizeof(msg) && msg.say == ZYGOTE_AHEAD)
+			made_ahead(template, &msg);
+		else
+			give_up(template);
+	}
+}
+
+static bool will_speak(const struct template *template)
+{
+	return template->sock >= 0 && (template->state == TEMPLATE_BUILDING || template->asked > 0);
+}
+
 size_t template_poll_fds(int fds[static TEMPLATES_MAX])
 {
 	struct template *template;
@@ -444,8 +485,7 @@ size_t template_poll_fds(int fds[static TEMPLATES_MAX])
 
 	EACH_TEMPLATE(template)
 	{
-		if (template->state == TEMPLATE_BUILDING && template->sock >= 0 &&
-		    count < TEMPLATES_MAX)
+		if (will_speak(template) && count < TEMPLATES_MAX)
 			fds[count++] = template->sock;
 	}
 	return count;
@@ -465,6 +505,8 @@ bool template_step(uint64_t now)
 	{
 		if (template->state == TEMPLATE_BUILDING && template->sock >= 0)
 			changed |= hear(template, now);
+		else if (will_speak(template))
+			hear_answers(template);
 		else if (idle(template) && now - template->idle_since >= idle_max_ns)
 			retire(template);
 	}
@@ -492,35 +534,45 @@ uint64_t template_next(void)
 
 /* ---- commands */
 
-pid_t template_clone(struct template *template, const struct zygote_request *request,
-		     const void *spawn, size_t spawn_len, const int *fds, size_t fd_count,
-		     uint32_t *ret_net)
+pid_t template_clone(struct template *template, const struct request *request, const void *spawn,
+		     size_t spawn_len, const int *fds, size_t fd_count, uint32_t *ret_net)
 {
-	static uint8_t buf[ZYGOTE_REQUEST_MAX];
 	struct zygote_msg answer;
 	struct ad_sys_msg in = { .data = &answer, .cap = sizeof(answer) };
-	int r;
+	int r = request_send(template->sock, request, spawn, spawn_len, fds, fd_count);
 
-	memcpy(buf, request, sizeof(*request));
-	if (spawn_len)
-		memcpy(buf + sizeof(*request), spawn, spawn_len);
-	r = ad_sys_send(template->sock, buf, sizeof(*request) + spawn_len, fds, fd_count,
-			MSG_DONTWAIT);
-	if (r == 0)
+	while (r == 0) {
 		r = ad_sys_recv(template->sock, &in, 0);
-	if (r <= 0 || in.len != sizeof(answer) || answer.say != ZYGOTE_CLONED) {
-		/* Gone, or stuck: it would answer the wrong question later. */
-		template->stale = true;
-		kill_zygote(template);
-		return -EPIPE;
+		if (r <= 0 || in.len != sizeof(answer))
+			break;
+		if (answer.say == ZYGOTE_CLONED) {
+			*ret_net = answer.net;
+			return answer.value;
+		}
+		if (answer.say != ZYGOTE_AHEAD || template->asked == 0)
+			break;
+		made_ahead(template, &answer);
+		r = 0;
 	}
-	*ret_net = answer.net;
-	return answer.value;
+	give_up(template);
+	return -EPIPE;
+}
+
+int template_clone_ahead(struct template *template, const struct request *request, const int *fds,
+			 size_t fd_count)
+{
+	int r = template->stale || template->state != TEMPLATE_READY ?
+			-EPIPE :
+			request_send(template->sock, request, NULL, 0, fds, fd_count);
+
+	if (r == 0)
+		template->asked++;
+	return r;
 }
 
 void template_net_free(struct template *template, uint32_t net)
 {
-	const struct zygote_request request = { .net_free = true, .net = net };
+	const struct request request = { .net_free = true, .net = net };
 
 	if (template->sock >= 0)
 		ad_sys_send(template->sock, &request, sizeof(request), NULL, 0, MSG_DONTWAIT);

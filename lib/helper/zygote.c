@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The zygote of a template. It gives up, one after the other and for good, what
  * commands must not have: the host's ids, mounts, names and networks. Then it waits for
- * requests; each gets a process that shares all that and goes on as reaper.c, made
- * when it is needed or, if so wished, kept ready. */
+ * requests; each gets a process that shares all that and goes on as reaper.c. */
 #include "helper/sandbox.h"
 
 #include <errno.h>
@@ -13,7 +12,6 @@
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -31,9 +29,6 @@ enum {
 	/* Empty networks kept for later commands: to make one costs more than all the
 	 * rest of a start, and so does to end one. */
 	IDLE_NETS_MAX = 64,
-	WARM_MAX = 64,
-	/* Reapers are made ready while nobody waits for anything, or if there is none. */
-	WARM_PAUSE_MS = 20,
 	CAPABILITIES_MAX = 64,
 	SORTS_ALL = 1 << 20, /* more than there is */
 };
@@ -43,12 +38,6 @@ struct net {
 	bool used;
 };
 
-/* A reaper that waits for its request. */
-struct warm {
-	pid_t pid;
-	int sock, net;
-};
-
 struct zygote {
 	struct sandbox sandbox;
 	const struct helper_shared *shared;
@@ -56,9 +45,7 @@ struct zygote {
 	bool own_net; /* each command has one of these */
 	struct net *nets;
 	size_t net_count, idle_nets;
-	struct warm warm[WARM_MAX];
-	size_t warm_count, warm_wanted;
-	uint8_t buf[ZYGOTE_REQUEST_MAX];
+	uint8_t buf[REQUEST_MAX];
 };
 
 static void say(const struct zygote *zygote, const struct zygote_msg *msg)
@@ -450,129 +437,62 @@ static pid_t fork_reaper(const struct zygote *zygote)
 	return (pid_t)syscall(SYS_clone, flags, NULL, NULL, NULL, NULL);
 }
 
-/* request NULL: it will come from wait. Takes neither. */
-static pid_t make_reaper(struct zygote *zygote, int net, struct ad_sys_msg *request, int wait)
+/* Takes nothing. */
+static pid_t make_reaper(struct zygote *zygote, int net, struct ad_sys_msg *request)
 {
 	const struct reaper reaper = {
 		.sandbox = &zygote->sandbox,
 		.shared = zygote->shared,
 		.net = net < 0 ? -1 : zygote->nets[net].fd,
 		.request = request,
-		.wait = wait,
 	};
 	pid_t pid = fork_reaper(zygote);
 
 	if (pid == 0) {
 		close(zygote->sock);
-		for (size_t i = 0; i < zygote->warm_count; i++)
-			close(zygote->warm[i].sock);
 		reaper_run(&reaper);
 	}
 	return pid < 0 ? -errno : pid;
-}
-
-static int take_net(struct zygote *zygote, int *ret)
-{
-	*ret = zygote->own_net ? net_take(zygote) : -1;
-	return zygote->own_net && *ret < 0 ? *ret : 0;
-}
-
-static void give_back_net(struct zygote *zygote, int net)
-{
-	if (net >= 0)
-		net_give_back(zygote, (uint32_t)net);
-}
-
-/* ---- kept ready */
-
-static void add_warm(struct zygote *zygote)
-{
-	struct warm warm;
-	int pair[2];
-
-	if (take_net(zygote, &warm.net) < 0)
-		return;
-	if (ad_sys_pair(pair) < 0) {
-		give_back_net(zygote, warm.net);
-		return;
-	}
-	/* Ours is closed in the reaper like those of the others. */
-	warm.sock = pair[0];
-	zygote->warm[zygote->warm_count++] = warm;
-	warm.pid = make_reaper(zygote, warm.net, NULL, pair[1]);
-	close(pair[1]);
-	if (warm.pid > 0) {
-		zygote->warm[zygote->warm_count - 1].pid = warm.pid;
-		return;
-	}
-	zygote->warm_count--;
-	close(pair[0]);
-	give_back_net(zygote, warm.net);
-}
-
-/* The pid of one that has the request now; 0: there is none. */
-static pid_t use_warm(struct zygote *zygote, const struct ad_sys_msg *in, int *ret_net)
-{
-	while (zygote->warm_count > 0) {
-		const struct warm *warm = &zygote->warm[--zygote->warm_count];
-		int r = ad_sys_send(warm->sock, in->data, in->len, in->fds, in->fd_count,
-				    MSG_DONTWAIT);
-
-		close(warm->sock);
-		if (r == 0) {
-			*ret_net = warm->net;
-			return warm->pid;
-		}
-		give_back_net(zygote, warm->net);
-	}
-	return 0;
 }
 
 /* ---- service */
 
 static pid_t reaper_for(struct zygote *zygote, struct ad_sys_msg *in, int *ret_net)
 {
-	pid_t pid = use_warm(zygote, in, ret_net);
-	int r;
+	pid_t pid;
 
-	if (pid > 0)
-		return pid;
-	r = take_net(zygote, ret_net);
-	if (r < 0)
-		return r;
-	pid = make_reaper(zygote, *ret_net, in, -1);
-	if (pid < 0)
-		give_back_net(zygote, *ret_net);
+	*ret_net = zygote->own_net ? net_take(zygote) : -1;
+	if (zygote->own_net && *ret_net < 0)
+		return *ret_net;
+	pid = make_reaper(zygote, *ret_net, in);
+	if (pid < 0 && *ret_net >= 0)
+		net_give_back(zygote, (uint32_t)*ret_net);
 	return pid;
 }
 
 static void serve(struct zygote *zygote, struct ad_sys_msg *in)
 {
-	struct zygote_msg answer = { .say = ZYGOTE_CLONED, .net = ZYGOTE_NO_NET };
+	const struct request *request = in->data;
+	struct zygote_msg answer = {
+		.say = request->ahead ? ZYGOTE_AHEAD : ZYGOTE_CLONED,
+		.net = ZYGOTE_NO_NET,
+	};
 	int net = -1;
 
 	answer.value = in->fds_lost ? -EMFILE : reaper_for(zygote, in, &net);
 	if (answer.value > 0 && net >= 0)
 		answer.net = (uint32_t)net;
 	say(zygote, &answer);
-	/* The next command need not wait for these. */
+	/* The next command need not wait for it. */
 	if (zygote->own_net && zygote->idle_nets == 0)
 		net_add(zygote);
-	if (zygote->warm_wanted > 0 && zygote->warm_count == 0)
-		add_warm(zygote);
 }
 
 static void next_request(struct zygote *zygote)
 {
-	bool lacks = zygote->warm_count < zygote->warm_wanted;
-	struct pollfd poll_fd = { .fd = zygote->sock, .events = POLLIN };
 	struct ad_sys_msg in = { .data = zygote->buf, .cap = sizeof(zygote->buf) };
-	const struct zygote_request *request = in.data;
+	const struct request *request = in.data;
 
-	if (lacks && poll(&poll_fd, 1, WARM_PAUSE_MS) == 0) {
-		add_warm(zygote);
-		return;
-	}
 	if (ad_sys_recv(zygote->sock, &in, 0) <= 0 || in.len < sizeof(*request))
 		_exit(0);
 	if (request->net_free)
@@ -611,7 +531,6 @@ void zygote_run(const struct template_spec *spec, int sock, const struct helper_
 	msg.say = ZYGOTE_READY;
 	msg.layers = zygote.sandbox.layers;
 	say(&zygote, &msg);
-	zygote.warm_wanted = spec->profile.prewarm < WARM_MAX ? spec->profile.prewarm : WARM_MAX;
 	for (;;)
 		next_request(&zygote);
 }

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,8 +60,8 @@ AD_SYS_NO_SANITIZE static int start_helper(void *arg)
 AD_SYS_NO_SANITIZE static int start_intermediate(void *arg)
 {
 	struct start *start = arg;
-	pid_t pid = ad_sys_vclone(start_helper, start, start->stack + STACK_SIZE, STACK_SIZE, 0,
-				  SIGCHLD, -1);
+	pid_t pid = ad_sys_clone_vm(start_helper, start, start->stack + STACK_SIZE, STACK_SIZE,
+				    CLONE_VFORK, SIGCHLD, -1);
 
 	if (pid < 0)
 		start->error = -pid;
@@ -97,7 +98,8 @@ int ad_launch_helper(const char *path, int sock, pid_t *ret_pid, agentd_error **
 	start.pidfd = ad_sys_pidfd(getpid());
 	/* No handler of the host may run in processes that share its memory. */
 	ad_sys_block_signals(&old);
-	intermediate = ad_sys_vclone(start_intermediate, &start, start.stack, STACK_SIZE, 0, 0, -1);
+	intermediate = ad_sys_clone_vm(start_intermediate, &start, start.stack, STACK_SIZE,
+				       CLONE_VFORK, 0, -1);
 	ad_sys_restore_signals(&old);
 	if (intermediate < 0) {
 		start.error = -intermediate;

@@ -122,15 +122,15 @@ static pid_t clone_into(int (*fn)(void *arg), void *arg, void *stack, size_t sta
 }
 #endif
 
-AD_SYS_NO_SANITIZE pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *stack,
-				       size_t stack_size, uint64_t flags, int exit_signal,
-				       int cgroup_fd)
+AD_SYS_NO_SANITIZE pid_t ad_sys_clone_vm(int (*fn)(void *arg), void *arg, void *stack,
+					 size_t stack_size, uint64_t flags, int exit_signal,
+					 int cgroup_fd)
 {
 	pid_t pid;
 
 	/* Both ends of the stack stay 16-byte aligned. */
 	stack_size &= ~(size_t)15;
-	flags |= CLONE_VM | CLONE_VFORK;
+	flags |= CLONE_VM;
 	if (cgroup_fd >= 0)
 		return clone_into(fn, arg, stack, stack_size, flags, exit_signal, cgroup_fd);
 	pid = __clone(fn, (char *)stack + stack_size, (int)flags | exit_signal, arg);

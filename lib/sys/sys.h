@@ -83,13 +83,14 @@ void ad_sys_default_signals(void);
  * calling process, whatever number it has in the /proc that is mounted. */
 int ad_sys_start_time(pid_t pid, uint64_t *ret);
 
-/* Run fn(arg) in a new process that shares our memory while we wait for its
- * execve or _exit (CLONE_VM | CLONE_VFORK), on a stack of its own; its exit
- * status is what fn returns. With cgroup_fd >= 0 it is born in that cgroup2
- * (-ENOSYS where this cannot be done). flags: further CLONE_* flags; exit_signal
- * 0 or SIGCHLD. Returns the pid. fn must be async-signal-safe. */
-pid_t ad_sys_vclone(int (*fn)(void *arg), void *arg, void *stack, size_t stack_size, uint64_t flags,
-		    int exit_signal, int cgroup_fd);
+/* Run fn(arg) in a new process that shares our memory (CLONE_VM) until its execve or
+ * _exit, on a stack of its own; its exit status is what fn returns. With cgroup_fd >= 0
+ * it is born in that cgroup2 (-ENOSYS where this cannot be done). flags: further CLONE_*
+ * flags; exit_signal 0 or SIGCHLD. Returns the pid. fn must be async-signal-safe. It has
+ * our errno as well: one of us must stand still, we by CLONE_VFORK, or it until it is
+ * told to go on. */
+pid_t ad_sys_clone_vm(int (*fn)(void *arg), void *arg, void *stack, size_t stack_size,
+		      uint64_t flags, int exit_signal, int cgroup_fd);
 
 /* As execvp(3), with the PATH of the new environment; no shell for what is no
  * program. Returns the error. Async-signal-safe. */

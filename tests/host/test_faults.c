@@ -152,6 +152,42 @@ START_TEST(supervisor_killed)
 }
 END_TEST
 
+static void expect_helpers(struct t_world *world, size_t want, pid_t pids[static 3])
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+	size_t count;
+
+	while ((count = t_world_helper_pids(world, pids, 3)) != want && t_now() < deadline)
+		t_world_loop(world, 10, NULL);
+	ck_assert_uint_eq(count, want);
+}
+
+/* Those that are there before the next command, a supervisor and a process, are killed: it
+ * begins without them. */
+START_TEST(waiting_ones_killed)
+{
+	struct t_world *world = t_world_new(NULL);
+	pid_t pids[3];
+
+	for (int kill_supervisor = 0; kill_supervisor < 2; kill_supervisor++) {
+		struct t_run run;
+
+		t_run(&run, world, "echo first", 0);
+		t_expect_out(&run, AGENTD_STDOUT, "first\n");
+		t_run_free(&run);
+		expect_helpers(world, 3, pids);
+		/* The supervisor is older than its process. */
+		ck_assert_int_eq(kill(pids[kill_supervisor ? 1 : 2], SIGKILL), 0);
+		expect_helpers(world, kill_supervisor ? 1 : 2, pids);
+		t_run(&run, world, "cat; echo second; echo too >&2", 0);
+		t_expect_out(&run, AGENTD_STDOUT, "second\n");
+		t_expect_out(&run, AGENTD_STDERR, "too\n");
+		t_run_free(&run);
+	}
+	t_world_free(world);
+}
+END_TEST
+
 /* A supervisor that is stopped does not keep its command alive. */
 START_TEST(supervisor_stopped)
 {
@@ -345,6 +381,7 @@ int main(void)
 	tcase_add_test(helper, helper_killed);
 	tcase_add_test(helper, helper_killed_at_once);
 	tcase_add_test(helper, supervisor_killed);
+	tcase_add_test(helper, waiting_ones_killed);
 	tcase_add_test(helper, supervisor_stopped);
 	tcase_add_test(helper, helper_stopped);
 	tcase_add_test(host, host_killed);

@@ -161,6 +161,30 @@ START_TEST(pids)
 }
 END_TEST
 
+/* Whoever waits for the next command was made for the limits of the last one. */
+START_TEST(others_than_the_last)
+{
+	static const uint32_t most[] = { 0, 16, 16, 0, 16 };
+	struct t_world *world = t_world_new(NULL);
+
+	for (size_t i = 0; i < T_COUNT(most); i++) {
+		struct agentd_limits limits = limits_none();
+		struct t_run run;
+
+		limits.pids_max = most[i];
+		limited(&run, world,
+			"i=0; while [ $i -lt 40 ]; do sleep 2 & i=$((i+1)); done 2>/dev/null; wait; exit 0",
+			20000, &limits);
+		ck_assert_msg(strcmp(agentd_result_limit(run.result), most[i] ? "pids_max" : "") ==
+				      0,
+			      "%zu: %s", i, t_run_story(&run));
+		t_run_free(&run);
+		t_world_loop(world, 50, NULL);
+	}
+	t_world_free(world);
+}
+END_TEST
+
 START_TEST(cpu_time)
 {
 	static const char *const commands[] = {
@@ -378,6 +402,7 @@ int main(void)
 	tcase_add_test(hits, memory);
 	tcase_add_test(hits, memory_of_a_part);
 	tcase_add_test(hits, pids);
+	tcase_add_test(hits, others_than_the_last);
 	tcase_add_test(hits, cpu_time);
 	tcase_add_test(hits, cpu_bandwidth);
 	tcase_add_test(hits, file_size);

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: MIT */
+/* Supervisors that are there before their command, and in sandboxes reapers: with its
+ * process, which has entered its control groups and is confined. The last commands of a
+ * kind tell what the next one will need; one with other limits has another made. */
+#include "helper/sandbox.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define MS UINT64_C(1000000)
+
+/* To keep more than one is for bursts, and can wait until the commands have begun. */
+static const uint64_t pause_ns = 20 * MS;
+
+enum { WANTED_MAX = 64 };
+
+/* Of one template, or of the host. */
+struct kind {
+	struct ad_list link;
+	struct template *template;
+	struct ad_msg_limits limits; /* of the last command */
+	bool cgroups;
+	size_t wanted;
+	uint64_t due; /* UINT64_MAX: there are enough */
+};
+
+struct warm {
+	struct ad_list link;
+	struct template *template; /* NULL: the host's, or the template is gone */
+	bool dismissed;
+	struct warm_one one; /* pid 0: its zygote has not answered yet */
+};
+
+static struct {
+	const struct helper_shared *shared;
+	void (*close_ours)(void);
+	struct ad_list kinds, all;
+	bool ended;
+} w;
+
+void warm_init(const struct helper_shared *shared, void (*close_ours)(void))
+{
+	w.shared = shared;
+	w.close_ours = close_ours;
+	ad_list_init(&w.kinds);
+	ad_list_init(&w.all);
+}
+
+/* The current one may be freed. */
+#define EACH_WARM(each)                                                                            \
+	for (struct ad_list *node = w.all.next, *after;                                            \
+	     node != &w.all &&                                                                     \
+	     (after = node->next, (each) = AD_CONTAINER_OF(node, struct warm, link), true);        \
+	     node = after)
+
+void warm_close_ours(void)
+{
+	struct warm *warm;
+
+	EACH_WARM(warm)
+	{
+		if (warm->one.sock >= 0)
+			close(warm->one.sock);
+	}
+}
+
+/* ---- their end */
+
+/* It sees that nobody is there, and ends. */
+static void dismiss(struct warm *warm)
+{
+	warm->dismissed = true;
+	if (warm->one.sock >= 0)
+		close(ad_steal_fd(&warm->one.sock));
+}
+
+/* It is dead, or never was. */
+static void warm_free(struct warm *warm)
+{
+	dismiss(warm);
+	if (warm->one.leaf)
+		cgroup_release(warm->one.leaf, true);
+	if (warm->template && warm->one.net != ZYGOTE_NO_NET)
+		template_net_free(warm->template, warm->one.net);
+	ad_list_remove(&warm->link);
+	free(warm);
+}
+
+static struct kind *find_kind(const struct template *template)
+{
+	for (struct ad_list *node = w.kinds.next; node != &w.kinds; node = node->next) {
+		struct kind *kind = AD_CONTAINER_OF(node, struct kind, link);
+
+		if (kind->template == template)
+			return kind;
+	}
+	return NULL;
+}
+
+void warm_forget(const struct template *template)
+{
+	struct kind *kind = find_kind(template);
+	struct warm *warm;
+
+	if (kind) {
+		ad_list_remove(&kind->link);
+		free(kind);
+	}
+	EACH_WARM(warm)
+	{
+		if (warm->template != template)
+			continue;
+		warm->template = NULL;
+		dismiss(warm);
+		if (warm->one.pid == 0)
+			warm_free(warm);
+	}
+}
+
+bool warm_reaped(pid_t pid)
+{
+	struct warm *warm;
+
+	EACH_WARM(warm)
+	{
+		if (warm->one.pid == pid) {
+			warm_free(warm);
+			return true;
+		}
+	}
+	return false;
+}
+
+void warm_end(void)
+{
+	struct warm *warm;
+
+	w.ended = true;
+	EACH_WARM(warm)
+	dismiss(warm);
+}
+
+bool warm_any(void)
+{
+	return !ad_list_empty(&w.all);
+}
+
+/* ---- their beginning */
+
+static struct warm *warm_new(const struct kind *kind, int sock, struct leaf *leaf)
+{
+	struct warm *warm = calloc(1, sizeof(*warm));
+
+	if (!warm)
+		return NULL;
+	warm->template = kind->template;
+	warm->one = (struct warm_one){ .sock = sock, .leaf = leaf, .net = ZYGOTE_NO_NET };
+	ad_list_append(&w.all, &warm->link);
+	return warm;
+}
+
+static _Noreturn void wait_on_host(const struct leaf *leaf, int sock)
+{
+	static struct standby standby;
+	struct supervise job = {
+		.leaf = leaf,
+		.helper = w.shared->helper,
+		.landlock = -1,
+		.network = -1,
+		.taken = -1,
+	};
+
+	if (!supervise_stand_by(&job, &standby) || !request_wait(sock, &job, w.shared)) {
+		command_dismiss(&standby.command);
+		_exit(0);
+	}
+	close(sock);
+	supervise(&job);
+}
+
+static pid_t fork_on_host(const struct leaf *leaf, int sock)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		w.close_ours();
+		wait_on_host(leaf, sock);
+	}
+	return pid;
+}
+
+static bool ask_zygote(struct template *template, const struct leaf *leaf, int sock)
+{
+	struct request request = { .ahead = true };
+	struct cgroup_entry entry = { .v2_dir = -1, .v2_procs = -1 };
+	int fds[CG_COUNT + 2] = { sock };
+	bool ok = true;
+
+	if (leaf) {
+		request.has_leaf = true;
+		request.leaf = *leaf;
+		ok = cgroup_open_entry(leaf, &entry) == 0;
+	}
+	ok = ok && template_clone_ahead(template, &request, fds,
+					1 + request_add_entry(&request, &entry, fds + 1)) == 0;
+	cgroup_close_entry(&entry);
+	return ok;
+}
+
+/* Without one the next command begins from nothing, and says what is wrong if it must. */
+static void make(struct kind *kind)
+{
+	struct leaf *leaf = kind->cgroups ? cgroup_take(&kind->limits, !kind->template) : NULL;
+	struct warm *warm = NULL;
+	int pair[2];
+
+	if (ad_sys_pair(pair) == 0) {
+		warm = warm_new(kind, pair[0], leaf);
+		if (!warm)
+			close(pair[0]);
+	}
+	if (!warm) {
+		if (leaf)
+			cgroup_release(leaf, true);
+		return;
+	}
+	if (kind->template) {
+		if (!ask_zygote(kind->template, leaf, pair[1]))
+			warm_free(warm);
+	} else {
+		warm->one.pid = fork_on_host(leaf, pair[1]);
+		if (warm->one.pid < 0)
+			warm_free(warm);
+	}
+	close(pair[1]);
+}
+
+void warm_made(const struct template *template, pid_t pid, uint32_t net)
+{
+	struct warm *warm;
+
+	EACH_WARM(warm)
+	{
+		/* They are answered in the order in which they were asked for. */
+		if (warm->template != template || warm->one.pid != 0)
+			continue;
+		warm->one.pid = pid;
+		warm->one.net = net;
+		/* It may have ended and been reaped before this was heard. */
+		if (pid < 0 || (kill(pid, 0) < 0 && errno == ESRCH))
+			warm_free(warm);
+		return;
+	}
+}
+
+static size_t count_of(const struct template *template)
+{
+	size_t count = 0;
+	struct warm *warm;
+
+	EACH_WARM(warm)
+	{
+		count += warm->template == template && !warm->dismissed;
+	}
+	return count;
+}
+
+void warm_want(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
+	       size_t wanted)
+{
+	struct kind *kind = find_kind(template);
+	size_t count = count_of(template);
+
+	if (!kind && wanted > 0) {
+		kind = calloc(1, sizeof(*kind));
+		if (!kind)
+			return;
+		kind->template = template;
+		kind->due = UINT64_MAX;
+		ad_list_append(&w.kinds, &kind->link);
+	}
+	if (!kind)
+		return;
+	kind->limits = *limits;
+	kind->cgroups = cgroups;
+	kind->wanted = wanted < WANTED_MAX ? wanted : WANTED_MAX;
+	if (count < kind->wanted)
+		kind->due = ad_sys_now_ns() + (count ? pause_ns : 0);
+}
+
+uint64_t warm_next(void)
+{
+	uint64_t ret = UINT64_MAX;
+
+	if (w.ended)
+		return ret;
+	for (struct ad_list *node = w.kinds.next; node != &w.kinds; node = node->next) {
+		const struct kind *kind = AD_CONTAINER_OF(node, struct kind, link);
+
+		if (kind->due < ret)
+			ret = kind->due;
+	}
+	return ret;
+}
+
+void warm_step(uint64_t now)
+{
+	if (w.ended)
+		return;
+	for (struct ad_list *node = w.kinds.next; node != &w.kinds; node = node->next) {
+		struct kind *kind = AD_CONTAINER_OF(node, struct kind, link);
+
+		if (kind->due > now)
+			continue;
+		kind->due = UINT64_MAX;
+		make(kind);
+		if (count_of(kind->template) < kind->wanted)
+			kind->due = now + pause_ns;
+	}
+}
+
+/* ---- their use */
+
+bool warm_take(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
+	       struct warm_one *ret)
+{
+	struct warm *warm;
+
+	EACH_WARM(warm)
+	{
+		if (warm->template != template || warm->dismissed || warm->one.pid == 0)
+			continue;
+		if (!cgroup_fits(warm->one.leaf, limits, !template, cgroups)) {
+			dismiss(warm);
+			continue;
+		}
+		*ret = warm->one;
+		ad_list_remove(&warm->link);
+		free(warm);
+		return true;
+	}
+	return false;
+}
