@@ -149,6 +149,7 @@ bool warm_any(void)
 
 /* ---- their beginning */
 
+/* Takes sock and leaf. */
 static struct warm *warm_new(const struct kind *kind, int sock, struct leaf *leaf)
 {
 	struct warm *warm = calloc(1, sizeof(*warm));
@@ -209,32 +210,36 @@ static bool ask_zygote(struct template *template, const struct leaf *leaf, int s
 	return ok;
 }
 
+static bool make_with(struct kind *kind, struct leaf *leaf, const int pair[2])
+{
+	struct warm *warm = warm_new(kind, pair[0], leaf);
+
+	if (!warm)
+		return false;
+	if (!kind->template)
+		warm->one.pid = fork_on_host(leaf, pair[1]);
+	else if (!ask_zygote(kind->template, leaf, pair[1]))
+		warm->one.pid = -1;
+	if (warm->one.pid < 0)
+		warm_free(warm);
+	return true;
+}
+
 /* Without one the next command begins from nothing, and says what is wrong if it must. */
 static void make(struct kind *kind)
 {
 	struct leaf *leaf = kind->cgroups ? cgroup_take(&kind->limits, !kind->template) : NULL;
-	struct warm *warm = NULL;
 	int pair[2];
+	bool taken = false;
 
 	if (ad_sys_pair(pair) == 0) {
-		warm = warm_new(kind, pair[0], leaf);
-		if (!warm)
+		taken = make_with(kind, leaf, pair);
+		if (!taken)
 			close(pair[0]);
+		close(pair[1]);
 	}
-	if (!warm) {
-		if (leaf)
-			cgroup_release(leaf, true);
-		return;
-	}
-	if (kind->template) {
-		if (!ask_zygote(kind->template, leaf, pair[1]))
-			warm_free(warm);
-	} else {
-		warm->one.pid = fork_on_host(leaf, pair[1]);
-		if (warm->one.pid < 0)
-			warm_free(warm);
-	}
-	close(pair[1]);
+	if (!taken && leaf)
+		cgroup_release(leaf, true);
 }
 
 void warm_made(const struct template *template, pid_t pid, uint32_t net)

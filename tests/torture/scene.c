@@ -472,6 +472,20 @@ static bool is_gone(pid_t pid)
 	return true;
 }
 
+/* With whoever waits for the next command by then. */
+static int most_fds(pid_t helper)
+{
+	int most = 0;
+
+	for (int i = 0; i < 20; i++) {
+		int fds = count_fds(helper);
+
+		most = fds > most ? fds : most;
+		t_sleep_ms(10);
+	}
+	return most;
+}
+
 /* The fault was the helper's, and is over: all is well with it, or it is gone. */
 static void run_next(struct play *play)
 {
@@ -488,11 +502,11 @@ static void run_next(struct play *play)
 	run_command(play);
 	if (scene->refused && !is_gone(helper))
 		wrong(play, "a command without a fault was refused");
+	if (!scene->helper_fds && !scene->refused)
+		scene->helper_fds = most_fds(helper);
 	/* It may just be looking at something. */
 	for (int i = 0; i < 100 && !scene->refused; i++) {
 		fds = count_fds(helper);
-		if (!scene->helper_fds)
-			scene->helper_fds = fds;
 		if (fds <= scene->helper_fds)
 			break;
 		t_sleep_ms(10);
