@@ -336,15 +336,90 @@ void cgroup_cleanup(void)
 	pool_trim(0);
 }
 
-bool cgroup_cpu_usec(const struct leaf *leaf, uint64_t *ret)
+/* ---- what they tell */
+
+/* NULL: nothing, in this leaf. */
+static const char *gauge_file(const struct leaf *leaf, enum cgroup_gauge gauge,
+			      enum cgroup_controller *ret)
+{
+	static const struct {
+		enum cgroup_controller controller;
+		const char *v1, *v2;
+	} files[GAUGE_COUNT] = {
+		[GAUGE_OOM_KILLS] = { CG_MEMORY, "memory.oom_control", "memory.events" },
+		[GAUGE_PIDS_HITS] = { CG_PIDS, "pids.events", "pids.events" },
+		[GAUGE_CPU] = { CG_KILL, "cpu.stat", "cpu.stat" },
+		[GAUGE_MEMORY_PEAK] = { CG_MEMORY, "memory.max_usage_in_bytes", "memory.peak" },
+	};
+
+	*ret = files[gauge].controller;
+	if (!leaf->means[*ret])
+		return NULL;
+	return is_v2(*ret) ? files[gauge].v2 : files[gauge].v1;
+}
+
+void cgroup_open_gauges(const struct leaf *leaf, struct cgroup_gauges *ret)
+{
+	for (int i = 0; i < GAUGE_COUNT; i++) {
+		enum cgroup_controller controller;
+		const char *file = leaf ? gauge_file(leaf, (enum cgroup_gauge)i, &controller) :
+					  NULL;
+
+		ret->fds[i] = file ? open_file(leaf, where(controller), file, O_RDONLY) : -1;
+	}
+}
+
+static bool read_gauge(const struct leaf *leaf, const struct cgroup_gauges *gauges,
+		       enum cgroup_gauge gauge, char *text, size_t size)
+{
+	enum cgroup_controller controller;
+	const char *file = gauge_file(leaf, gauge, &controller);
+	ssize_t n;
+
+	if (!file)
+		return false;
+	if (!gauges || gauges->fds[gauge] < 0)
+		return read_text(leaf, where(controller), file, text, size) > 0;
+	n = pread(gauges->fds[gauge], text, size - 1, 0);
+	text[n < 0 ? 0 : n] = '\0';
+	return n > 0;
+}
+
+static bool read_cpu(const struct leaf *leaf, const struct cgroup_gauges *gauges, uint64_t *ret)
 {
 	char text[512];
 
-	if (!leaf->means[CG_KILL] ||
-	    read_text(leaf, where(CG_KILL), "cpu.stat", text, sizeof(text)) <= 0)
+	if (!read_gauge(leaf, gauges, GAUGE_CPU, text, sizeof(text)))
 		return false;
 	*ret = value_of(text, "usage_usec ");
 	return true;
+}
+
+bool cgroup_cpu_usec(const struct leaf *leaf, uint64_t *ret)
+{
+	return read_cpu(leaf, NULL, ret);
+}
+
+void cgroup_count(const struct leaf *leaf, const struct cgroup_gauges *gauges,
+		  struct cgroup_counters *ret)
+{
+	char text[1024];
+
+	*ret = leaf->counted;
+	if (read_gauge(leaf, gauges, GAUGE_OOM_KILLS, text, sizeof(text)))
+		ret->oom_kills = value_of(text, "oom_kill ");
+	if (read_gauge(leaf, gauges, GAUGE_PIDS_HITS, text, sizeof(text)))
+		ret->pids_hits = value_of(text, "max ");
+	read_cpu(leaf, gauges, &ret->cpu_usec);
+}
+
+uint64_t cgroup_memory_peak(const struct leaf *leaf, const struct cgroup_gauges *gauges)
+{
+	char text[32];
+
+	return read_gauge(leaf, gauges, GAUGE_MEMORY_PEAK, text, sizeof(text)) ?
+		       strtoull(text, NULL, 10) :
+		       0;
 }
 
 void cgroup_kill(const struct leaf *leaf)
@@ -393,36 +468,6 @@ void cgroup_close_entry(struct cgroup_entry *entry)
 		close(entry->v2_dir);
 	if (entry->v2_procs >= 0)
 		close(entry->v2_procs);
-}
-
-void cgroup_count(const struct leaf *leaf, struct cgroup_counters *ret)
-{
-	char text[1024];
-
-	*ret = leaf->counted;
-	if (leaf->means[CG_MEMORY]) {
-		const char *file = is_v2(CG_MEMORY) ? "memory.events" : "memory.oom_control";
-
-		if (read_text(leaf, where(CG_MEMORY), file, text, sizeof(text)) > 0)
-			ret->oom_kills = value_of(text, "oom_kill ");
-	}
-	if (leaf->means[CG_PIDS] &&
-	    read_text(leaf, where(CG_PIDS), "pids.events", text, sizeof(text)) > 0)
-		ret->pids_hits = value_of(text, "max ");
-	if (leaf->means[CG_KILL])
-		cgroup_cpu_usec(leaf, &ret->cpu_usec);
-}
-
-uint64_t cgroup_memory_peak(const struct leaf *leaf)
-{
-	char text[32];
-
-	if (leaf->means[CG_MEMORY] == AD_MSG_MEANS_NONE ||
-	    read_text(leaf, where(CG_MEMORY),
-		      is_v2(CG_MEMORY) ? "memory.peak" : "memory.max_usage_in_bytes", text,
-		      sizeof(text)) <= 0)
-		return 0;
-	return strtoull(text, NULL, 10);
 }
 
 /* ---- finding them */

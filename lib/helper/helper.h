@@ -104,9 +104,18 @@ struct cgroup_entry {
 };
 int cgroup_open_entry(const struct leaf *leaf, struct cgroup_entry *ret);
 void cgroup_close_entry(struct cgroup_entry *entry);
-void cgroup_count(const struct leaf *leaf, struct cgroup_counters *ret);
+/* What a leaf tells, by files that were opened ahead (-1: there is none). */
+enum cgroup_gauge { GAUGE_OOM_KILLS, GAUGE_PIDS_HITS, GAUGE_CPU, GAUGE_MEMORY_PEAK, GAUGE_COUNT };
+struct cgroup_gauges {
+	int fds[GAUGE_COUNT];
+};
+/* leaf NULL: none. */
+void cgroup_open_gauges(const struct leaf *leaf, struct cgroup_gauges *ret);
+/* gauges NULL: the files are opened now. */
+void cgroup_count(const struct leaf *leaf, const struct cgroup_gauges *gauges,
+		  struct cgroup_counters *ret);
 /* Peak of the tree, or 0. */
-uint64_t cgroup_memory_peak(const struct leaf *leaf);
+uint64_t cgroup_memory_peak(const struct leaf *leaf, const struct cgroup_gauges *gauges);
 
 /* ---- the command (command.c) */
 
@@ -207,6 +216,7 @@ struct enforcement {
 struct standby {
 	int signal_fd;
 	struct cgroup_entry entry; /* where none was given */
+	struct cgroup_gauges gauges;
 	struct pipes pipes;
 	struct command command;
 };

@@ -1267,7 +1267,7 @@ static void machine_ended(struct job *job, int status, const struct rusage *rusa
 			(uint64_t)(rusage->ru_utime.tv_usec + rusage->ru_stime.tv_usec) * 1000;
 	usage->memory_peak = (uint64_t)rusage->ru_maxrss * 1024;
 	if (job->leaf) {
-		cgroup_count(job->leaf, &counters);
+		cgroup_count(job->leaf, NULL, &counters);
 		job->leaf->counted = counters;
 	}
 	send_msg(&msg);

@@ -51,7 +51,7 @@ static _Noreturn void supervise_request(const struct session *session, struct su
 	close(session->sock);
 	/* It is the whole session's: only counted, and from now on. */
 	if (job->leaf)
-		cgroup_count(leaf, &leaf->counted);
+		cgroup_count(leaf, job->standby ? &job->standby->gauges : NULL, &leaf->counted);
 	if (content->token >= 0 && !reaper_put_token(content->token, &fault))
 		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
 	supervise(job);

@@ -153,6 +153,7 @@ static uint32_t prepare(const struct supervise *job, struct standby *standby)
 		.gate = -1,
 		.listener = -1,
 	};
+	cgroup_open_gauges(job->leaf, &standby->gauges);
 	standby->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (standby->signal_fd < 0)
 		return AD_STAGE_SUPERVISOR;
@@ -247,7 +248,7 @@ static void report_limits_hit(struct state *state)
 	struct rusage usage;
 
 	if (job->leaf) {
-		cgroup_count(job->leaf, &state->counted);
+		cgroup_count(job->leaf, &state->standby->gauges, &state->counted);
 		if (state->counted.oom_kills > job->leaf->counted.oom_kills)
 			report_limit(state, AD_MSG_LIMIT_MEMORY,
 				     died_of_kill(state) && !state->killing);
@@ -305,8 +306,8 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	if (job->leaf && !job->in_session) {
 		/* Who reports the exit has just done so. */
 		if (!report_exit)
-			cgroup_count(job->leaf, &state->counted);
-		usage->memory_peak = cgroup_memory_peak(job->leaf);
+			cgroup_count(job->leaf, &state->standby->gauges, &state->counted);
+		usage->memory_peak = cgroup_memory_peak(job->leaf, &state->standby->gauges);
 		usage->peak_is_tree = usage->memory_peak != 0;
 		/* It also knows of those that nobody waited for. */
 		if (job->leaf->means[CG_KILL])
