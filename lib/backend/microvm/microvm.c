@@ -62,20 +62,27 @@ int microvm_check(const agentd_spec *spec, agentd_error **reterr)
 /* ---- its probe: everything that a machine is made of, but for booting one, which is the
  * first command's, as is finding out about KVM */
 
+static int check_program(const char *path, const char *origin, agentd_error **reterr)
+{
+	if (access(path, X_OK) == 0)
+		return 0;
+	if (errno != ENOENT && errno != ENOTDIR)
+		return ad_fail_errno(reterr, errno, "the program %s", path);
+	return ad_fail(reterr, AGENTD_ERR_NOTFOUND, NULL, "there is no %s; %s", path, origin);
+}
+
 static int check_monitor(const struct microvm *vm, agentd_error **reterr)
 {
+	int r;
+
 #if !defined(__x86_64__)
 	return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
 		       "the microvm backend runs on x86-64 only");
 #endif
-	if (access(vm->monitor, X_OK) < 0)
-		return ad_fail(reterr, AGENTD_ERR_NOTFOUND, NULL,
-			       "%s: %s; the Debian package qemu-system-x86 has it", vm->monitor,
-			       strerrordesc_np(errno));
-	if (access(vm->guest, X_OK) < 0)
-		return ad_fail(reterr, AGENTD_ERR_NOTFOUND, NULL, "%s: %s; it is a part of agentd",
-			       vm->guest, strerrordesc_np(errno));
-	return 0;
+	r = check_program(vm->monitor, "the Debian package qemu-system-x86 has it", reterr);
+	if (r < 0)
+		return r;
+	return check_program(vm->guest, "it is a part of agentd", reterr);
 }
 
 static int32_t microvm_probe_start(void *self, agentd_backend_report *report)
