@@ -11,11 +11,11 @@
 struct fault {
 	_Atomic bool armed, for_good;
 	_Atomic uint32_t at, seen, hits;
-	/* System calls only: which of the errors that fit, what it was (-1: none yet), and
-	 * that there is no such error. */
+	/* System calls only: which of the errors that fit, what it was (-1: none yet), that
+	 * there is no such error, and that there is another. */
 	_Atomic uint32_t error_index;
 	_Atomic int call, error;
-	_Atomic bool out_of_errors;
+	_Atomic bool out_of_errors, more_errors;
 	_Atomic pid_t pid; /* of the helper */
 	char program[256]; /* what is traced */
 };

@@ -537,7 +537,7 @@ const char *scene_play(struct scene *scene)
 	if (scene->fault) {
 		scene->fault->seen = scene->fault->hits = 0;
 		scene->fault->pid = 0;
-		scene->fault->out_of_errors = false;
+		scene->fault->out_of_errors = scene->fault->more_errors = false;
 	}
 	arm(&play, true);
 	if (loop_open(&play) && scene->probe)

@@ -257,10 +257,13 @@ static bool cannot_fail(const struct __ptrace_syscall_info *info)
 	return info->entry.nr == SYS_epoll_ctl && info->entry.args[1] != EPOLL_CTL_ADD;
 }
 
-/* Whoever is interrupted tries again. */
-static bool waits(const struct call *call, int error)
+/* The index-th of its errors, or 0. Whoever is interrupted tries again, so not for good. */
+static int error_of(const struct call *call, uint32_t index, bool for_good)
 {
-	return (call->flags & ONCE) || (error == EINTR && !(call->flags & DONE));
+	int error = index < ERRORS_MAX ? call->errors[index] : 0;
+	bool waits = (call->flags & ONCE) || (error == EINTR && !(call->flags & DONE));
+
+	return for_good && waits ? 0 : error;
 }
 
 static void call_begins(struct fault *fault, struct tracee *tracee,
@@ -275,13 +278,13 @@ static void call_begins(struct fault *fault, struct tracee *tracee,
 	    !fault_strikes(fault))
 		return;
 	fault->call = number;
-	if (fault->error_index >= ERRORS_MAX || !call->errors[fault->error_index] ||
-	    (fault->for_good && waits(call, call->errors[fault->error_index]))) {
+	fault->error = error_of(call, fault->error_index, fault->for_good);
+	fault->more_errors = error_of(call, fault->error_index + 1, fault->for_good) != 0;
+	if (!fault->error) {
 		fault->out_of_errors = true;
 		fault->armed = false;
 		return;
 	}
-	fault->error = call->errors[fault->error_index];
 	if ((call->flags & DONE) || set_number(tracee->pid, -1))
 		tracee->error = fault->error;
 }
@@ -316,6 +319,12 @@ bool trace_attach(pid_t pid, bool tree)
 	       ptrace(PTRACE_SYSCALL, pid, NULL, NULL) == 0;
 }
 
+/* Who is in a call that fails still has to be told so. */
+static bool is_over(const struct fault *fault, pid_t pid)
+{
+	return (!fault->armed || (fault->hits > 0 && !fault->for_good)) && !tracee_of(pid)->error;
+}
+
 /* How it goes on: with which request, and which signal. */
 static int stopped(struct fault *fault, pid_t pid, int status, bool *started, int *ret_signal)
 {
@@ -335,7 +344,9 @@ static int stopped(struct fault *fault, pid_t pid, int status, bool *started, in
 	} else if (event == 0) {
 		*ret_signal = signo;
 	}
-	return PTRACE_SYSCALL;
+	/* A program that is traced alone is played again. */
+	return fault->program[0] && *started && is_over(fault, pid) ? PTRACE_DETACH :
+								      PTRACE_SYSCALL;
 }
 
 int trace_run(struct fault *fault, pid_t pid)
@@ -357,7 +368,7 @@ int trace_run(struct fault *fault, pid_t pid)
 		switch (stopped(fault, who, status, &started, &signo)) {
 		case PTRACE_DETACH:
 			forget(who);
-			ptrace(PTRACE_DETACH, who, NULL, NULL);
+			ptrace(PTRACE_DETACH, who, NULL, signo);
 			break;
 		case PTRACE_LISTEN:
 			ptrace(PTRACE_LISTEN, who, NULL, NULL);
