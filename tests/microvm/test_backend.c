@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -156,6 +157,20 @@ static void expect_works(void)
 	expect_over(&next);
 }
 
+static bool interrupting;
+static unsigned int interruptions;
+
+/* Takes the place of libc's for the library too: some are interrupted. */
+ssize_t read(int fd, void *buf, size_t count)
+{
+	if (interrupting && rand() % 2 == 0) {
+		interruptions++;
+		errno = EINTR;
+		return -1;
+	}
+	return syscall(SYS_read, fd, buf, count);
+}
+
 static size_t denials(const struct play *play)
 {
 	size_t count = 0;
@@ -281,6 +296,23 @@ START_TEST(monitor_cannot_start)
 	ck_assert_int_eq(unlink(monitor), 0);
 	ck_assert_int_eq(symlink(getenv("AGENTD_TEST_MONITOR"), monitor), 0);
 	expect_works();
+}
+END_TEST
+
+/* F08 */
+START_TEST(reads_are_interrupted)
+{
+	struct play run;
+
+	for (int i = 0; i < 20; i++) {
+		interrupting = true;
+		play(&run, "run: started out:works end exited:0 closed\n", 0);
+		interrupting = false;
+		t_expect_status(&run.run, AGENTD_STATUS_OK);
+		t_expect_out(&run.run, AGENTD_STDOUT, "works");
+		expect_over(&run);
+	}
+	ck_assert_uint_gt(interruptions, 100);
 }
 END_TEST
 
@@ -1700,6 +1732,7 @@ static int run_all(void)
 	tcase_add_test(images, read_only);
 	tcase_add_test(starts, image_vanishes);
 	tcase_add_test(starts, monitor_cannot_start);
+	tcase_add_test(starts, reads_are_interrupted);
 	tcase_add_test(starts, kvm_required);
 	tcase_add_test(broken, fault_in_turn);
 	tcase_add_test(broken, fault_after_exit);

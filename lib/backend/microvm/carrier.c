@@ -161,7 +161,10 @@ static void on_report(struct ad_io *io, void *userdata)
 	while (carrier->report >= 0) {
 		ssize_t n = read(carrier->report, text, sizeof(text));
 
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		/* Who asks for what is there asks once. */
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
 			return;
 		if (n < 0) {
 			fail_read(carrier, &carrier->reporting, &carrier->report);
