@@ -89,12 +89,13 @@ static int make_files(struct trials *trials, agentd_error **reterr)
 	return code < 0 ? code : make_file(trials, "shared", 0666, reterr);
 }
 
+/* By paths, which takes no descriptor: there may be none left. */
 static void remove_files(struct trials *trials)
 {
-	ad_autoclose int dir = trials->dir[0] ? open(trials->dir, O_DIRECTORY | O_CLOEXEC) : -1;
+	static const char *const names[] = { "secret", "shared" };
 	DIR *work;
 
-	if (dir < 0)
+	if (!trials->dir[0])
 		return;
 	/* Empty but for what a command was killed over. */
 	work = opendir(trials->work);
@@ -102,9 +103,13 @@ static void remove_files(struct trials *trials)
 		unlinkat(dirfd(work), entry->d_name, 0);
 	if (work)
 		closedir(work);
-	unlinkat(dir, "work", AT_REMOVEDIR);
-	unlinkat(dir, "secret", 0);
-	unlinkat(dir, "shared", 0);
+	rmdir(trials->work);
+	for (size_t i = 0; i < AD_COUNT(names); i++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "%s/%s", trials->dir, names[i]);
+		unlink(path);
+	}
 	rmdir(trials->dir);
 }
 

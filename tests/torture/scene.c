@@ -3,12 +3,14 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <glob.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
@@ -565,6 +567,24 @@ const char *scene_play(struct scene *scene)
 
 /* ---- what is left */
 
+/* Of a probe's directory. What may not be removed stays. */
+static bool probe_remains(const struct scene *scene)
+{
+	char *pattern = t_format("/tmp/agentd-probe-%d.*", getpid());
+	int call = scene->fault ? scene->fault->call : 0;
+	bool remains = false;
+	glob_t found;
+
+	if (glob(pattern, 0, NULL, &found) == 0) {
+		remains = call != SYS_rmdir && call != SYS_unlink;
+		for (size_t i = 0; i < found.gl_pathc; i++)
+			t_remove_tree(found.gl_pathv[i]);
+		globfree(&found);
+	}
+	free(pattern);
+	return remains;
+}
+
 const char *scene_remains(struct scene *scene)
 {
 	static char text[128];
@@ -584,6 +604,8 @@ const char *scene_remains(struct scene *scene)
 		snprintf(text, sizeof(text), "%zu files, before it were %zu", files, scene->files);
 		return text;
 	}
+	if (scene->probe && probe_remains(scene))
+		return "the probe's directory is left";
 	return NULL;
 }
 
