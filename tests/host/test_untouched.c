@@ -15,8 +15,10 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -903,6 +905,77 @@ START_TEST(busy_base)
 }
 END_TEST
 
+/* ---- the wall clock */
+
+static int64_t jump_s;
+
+/* These take the place of libc's, for the library and libevent too. */
+int clock_gettime(clockid_t clock, struct timespec *ret)
+{
+	int r = (int)syscall(SYS_clock_gettime, clock, ret);
+
+	if (r == 0 && clock == CLOCK_REALTIME)
+		ret->tv_sec += jump_s;
+	return r;
+}
+
+int gettimeofday(struct timeval *restrict ret, void *restrict zone)
+{
+	int r = (int)syscall(SYS_gettimeofday, ret, zone);
+
+	if (r == 0)
+		ret->tv_sec += jump_s;
+	return r;
+}
+
+static void expect_jump_is_not_noticed(struct t_world *world, int64_t days)
+{
+	struct t_run run;
+
+	t_run_init(&run, world);
+	ck_assert_int_eq(t_run_start(&run, "echo a; exec sleep 60", 600), 0);
+	while (run.total[1] == 0)
+		t_world_loop(world, 1, NULL);
+	jump_s = days * 24 * 3600;
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_TIMEOUT);
+	ck_assert_uint_ge(t_run_wall_ms(&run), 600);
+	ck_assert_uint_lt(t_run_wall_ms(&run), t_slack(3000));
+	t_run_free(&run);
+	exercise(world);
+	jump_s = 0;
+}
+
+/* F23 */
+START_TEST(wall_clock_jumps)
+{
+	struct t_world *world = t_world_new(NULL);
+
+	expect_jump_is_not_noticed(world, 1);
+	expect_jump_is_not_noticed(world, -1);
+	t_world_free(world);
+}
+END_TEST
+
+/* The one thing that it is for. */
+START_TEST(credentials_end_by_the_wall_clock)
+{
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .backend = "sandbox", .paths = true });
+	uint64_t soon = ((uint64_t)time(NULL) + 3600) * 1000;
+	struct t_run run;
+
+	ck_assert_int_eq(agentd_context_set_credentials(world->ctx, "s3cret", soon, NULL), 0);
+	for (int day = 0; day < 3; day++) {
+		jump_s = day % 2 * 24 * 3600;
+		t_run(&run, world, "true", 0);
+		t_expect_cause(&run, jump_s ? AGENTD_CAUSE_POLICY : AGENTD_CAUSE_EXITED);
+		t_run_free(&run);
+	}
+	t_world_free(world);
+}
+END_TEST
+
 /* ---- too little of something */
 
 static void set_nofile(rlim_t current)
@@ -1178,7 +1251,8 @@ int main(void)
 	TCase *signals = t_case("signals", 60), *child = t_case("child", 30);
 	TCase *places = t_case("places", 90), *threads = t_case("threads", 60);
 	TCase *forks = t_case("forks", 60), *scarce = t_case("scarce", 60);
-	TCase *const cases[] = { signals, child, places, threads, forks, scarce };
+	TCase *clock = t_case("clock", 60);
+	TCase *const cases[] = { signals, child, places, threads, forks, clock, scarce };
 
 	tcase_add_test(signals, plain);
 	tcase_add_test(signals, sigchld_handler);
@@ -1204,6 +1278,8 @@ int main(void)
 	tcase_add_test(forks, host_is_subreaper);
 	tcase_add_test(forks, host_is_stopped);
 	tcase_add_test(forks, busy_base);
+	tcase_add_test(clock, wall_clock_jumps);
+	tcase_add_test(clock, credentials_end_by_the_wall_clock);
 	tcase_add_test(scarce, no_descriptors_for_a_runner);
 	tcase_add_test(scarce, no_descriptors_for_a_command);
 	tcase_add_test(scarce, no_processes);
