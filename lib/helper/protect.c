@@ -200,10 +200,15 @@ static bool protect_where_it_is(struct guard *guard, const char *name)
 
 	snprintf(path, sizeof(path), "%s/%s", guard->root, name);
 	fd = open(path, O_PATH | O_CLOEXEC);
-	if (fd < 0)
+	/* It leads nowhere. */
+	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
 		return true;
+	if (fd < 0)
+		return guard_fault(guard, errno, name);
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	n = readlink(link, real, sizeof(real) - 1);
+	if (n < 0)
+		ok = guard_fault(guard, errno, name);
 	real[n < 0 ? 0 : n] = '\0';
 	for (size_t i = 0; ok && writable_root(guard->sandbox, i, &root); i++) {
 		size_t len = root ? strlen(root) : 0;
@@ -213,7 +218,8 @@ static bool protect_where_it_is(struct guard *guard, const char *name)
 			continue;
 		other.root = root;
 		other.root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		ok = other.root_fd >= 0 && protect_name(&other, real + len + 1);
+		ok = other.root_fd >= 0 ? protect_name(&other, real + len + 1) :
+					  guard_fault(guard, errno, name);
 		guard->mounted = other.mounted;
 		guard->mounted_count = other.mounted_count;
 		if (other.root_fd >= 0)
@@ -382,10 +388,10 @@ static bool as_before(int dir, const char *name, const char *link)
 
 	if (link)
 		return same_link(dir, name, link);
-	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0;
+	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 }
 
-/* False: something was wrong. */
+/* False: something was wrong, or could not be looked at. */
 static bool set_right(int root, const struct late *late)
 {
 	char parent[PATH_MAX];
@@ -397,7 +403,7 @@ static bool set_right(int root, const struct late *late)
 		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - late->name), late->name);
 		dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
 		if (dir < 0)
-			return true;
+			return dir == -ENOENT || dir == -ENOTDIR;
 	}
 	right = as_before(dir, name, late->link);
 	if (!right) {
@@ -427,7 +433,7 @@ void protect_end(struct protection *protection, void (*told)(const char *path, v
 			open_root = late->root;
 			root = open(open_root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		}
-		if (root >= 0 && !set_right(root, late)) {
+		if (root < 0 || !set_right(root, late)) {
 			snprintf(path, sizeof(path), "%s/%s", late->root, late->name);
 			told(path, userdata);
 		}

@@ -63,6 +63,7 @@ static void check_status(void)
 static void check_rest(void)
 {
 	char name[64] = "";
+	int fd;
 
 	if (getuid() != 1000 || getgid() != 1000)
 		hole("ids");
@@ -71,9 +72,18 @@ static void check_rest(void)
 		hole("signals");
 	if (mkdir("/made", 0700) == 0 || errno != EROFS)
 		hole("root directory");
+	/* What a protected link leads to, and a protected name that is not taken: in that
+	 * directory, if there are such. */
+	fd = open("config", O_WRONLY);
+	if (fd >= 0 || (errno != ENOENT && errno != EROFS))
+		hole("protected name");
+	if (fd < 0 && errno == EROFS && (fd = open(".profile", O_WRONLY | O_CREAT, 0666)) < 0)
+		hole("working directory");
+	if (fd >= 0)
+		close(fd);
 	if (gethostname(name, sizeof(name)) < 0 || strcmp(name, "sandbox") != 0)
 		hole("host name");
-	for (int fd = 3; fd < 256; fd++) {
+	for (fd = 3; fd < 256; fd++) {
 		if (fcntl(fd, F_GETFD) >= 0)
 			hole("descriptors");
 	}

@@ -16,7 +16,8 @@
 enum {
 	TIMEOUT_MS = 8000, /* of the command */
 	LATE_MS = 20000,   /* a helper that does not answer is given up after 15 s */
-	HELPERS_MAX = 65536
+	HELPERS_MAX = 65536,
+	PIDS_MAX = 16, /* of what is left */
 };
 
 static const char input[] = "input\n";
@@ -39,7 +40,7 @@ struct play {
 	/* as the callbacks saw it */
 	int started, exited, finished, destroyed;
 	size_t bytes[3], taken;
-	int probed;
+	int probed, denied;
 	agentd_error *err;
 	bool wrong;
 };
@@ -173,6 +174,13 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 		play->result = agentd_result_ref(result);
 }
 
+static void on_denied(agentd_exec *exec, const agentd_denial *denial, void *userdata)
+{
+	(void)exec;
+	(void)denial;
+	((struct play *)userdata)->denied++;
+}
+
 static void on_destroy(void *userdata)
 {
 	((struct play *)userdata)->destroyed++;
@@ -272,6 +280,37 @@ static void check_output(struct play *play)
 		      play->bytes[AGENTD_STDOUT], play->bytes[AGENTD_STDERR]);
 }
 
+static size_t remove_names(const struct scene *scene)
+{
+	char *pattern = t_format("%s/.profile*", scene->world->workdir);
+	glob_t made = { 0 };
+	size_t count;
+
+	glob(pattern, 0, NULL, &made);
+	count = made.gl_pathc;
+	for (size_t i = 0; i < count; i++)
+		unlink(made.gl_pathv[i]);
+	globfree(&made);
+	free(pattern);
+	return count;
+}
+
+/* What the command made there was moved aside, or is at least told of. */
+static void check_names(struct play *play)
+{
+	bool armed = play->scene->fault && play->scene->fault->armed;
+	char *profile;
+
+	arm(play, false);
+	profile = t_format("%s/.profile", play->scene->world->workdir);
+	if (access(profile, F_OK) == 0 && play->denied == 0)
+		wrong(play, "a protected name was made, and nobody told");
+	if (remove_names(play->scene) == 0)
+		wrong(play, "no protected name was made");
+	free(profile);
+	arm(play, armed);
+}
+
 static void check_result(struct play *play)
 {
 	agentd_status status = agentd_result_status(play->result);
@@ -287,6 +326,8 @@ static void check_result(struct play *play)
 		wrong(play, "started %d times, exited %d times", play->started, play->exited);
 	if (status == AGENTD_STATUS_OK && !play->scene->kill) {
 		check_output(play);
+		if (play->scene->names)
+			check_names(play);
 	} else if (play->scene->kill && status == AGENTD_STATUS_KILLED) {
 		if (cause != AGENTD_CAUSE_CANCELED && !err)
 			wrong(play, "another cause, and no error");
@@ -317,6 +358,7 @@ static bool make_sinks(struct play *play)
 		.size = sizeof(ops),
 		.started = on_started,
 		.output = on_output,
+		.denied = on_denied,
 		.exited = on_exited,
 		.finished = on_finished,
 		.log = on_log,
@@ -497,7 +539,7 @@ static void run_next(struct play *play)
 	int fds = 0;
 
 	arm(play, false);
-	play->started = play->exited = play->finished = 0;
+	play->started = play->exited = play->finished = play->denied = 0;
 	memset(play->bytes, 0, sizeof(play->bytes));
 	scene->refused = false;
 	tell(play, "; next");
@@ -560,6 +602,8 @@ const char *scene_play(struct scene *scene)
 	scene->marked = unlink(scene->marker) == 0;
 	if (scene->volumes)
 		t_remove_tree(scene->volumes);
+	if (scene->names)
+		remove_names(scene);
 	if (scene->marked && strcmp(scene->backend, "host") != 0)
 		wrong(&play, "a command ran without a sandbox");
 	return play.wrong ? scene->story : NULL;
@@ -589,11 +633,14 @@ const char *scene_remains(struct scene *scene)
 {
 	static char text[128];
 	uint64_t deadline = t_now() + T_MS(t_slack(2000));
-	size_t files;
-	size_t n;
+	pid_t pids[PIDS_MAX];
+	size_t files, n;
 
-	while ((n = t_count_processes(NULL, scene->world->helper_name, NULL, 0)) > 0) {
+	while ((n = t_count_processes(scene->marker, scene->world->helper_name, pids, PIDS_MAX)) >
+	       0) {
 		if (t_now() > deadline) {
+			for (size_t i = 0; i < n && i < PIDS_MAX; i++)
+				kill(pids[i], SIGKILL);
 			snprintf(text, sizeof(text), "%zu processes are left", n);
 			return text;
 		}
@@ -677,15 +724,29 @@ static void make_session(struct scene *scene)
 			       scene->backend, scene->volumes);
 }
 
+/* A writable directory in which a protected name is a link to a file. */
+static void make_names(struct scene *scene)
+{
+	const char *dir = scene->world->workdir;
+	char *link = t_format("%s/.bashrc", dir);
+
+	put_file(dir, "config", "");
+	ck_assert_int_eq(symlink("config", link), 0);
+	free(link);
+}
+
 void scene_open(struct scene *scene, const char *command)
 {
 	struct t_world *world = scene->world;
 	char *bin = t_format("%s/bin", world->dir), *program, *place;
+	const char *quote = scene->names ? "\"" : "";
 
 	if (strcmp(scene->backend, "microvm") == 0)
 		make_image(scene);
 	if (scene->session)
 		make_session(scene);
+	if (scene->names)
+		make_names(scene);
 	ck_assert_int_eq(mkdir(bin, 0755), 0);
 	program = t_copy_program(command, bin, "confined");
 	/* Anybody could, but for a sandbox. */
@@ -693,8 +754,9 @@ void scene_open(struct scene *scene, const char *command)
 	ck_assert_int_eq(chmod(world->dir, 0777), 0);
 	scene->policy = strcmp(scene->backend, "sandbox") == 0 ?
 				t_format("{\"min_isolation\":\"sandbox\",\"paths\":{\"read\":"
-					 "[\"%s\"],\"exec\":[\"%s\"]}}",
-					 bin, bin) :
+					 "[\"%s\"],\"exec\":[\"%s\"],\"write\":[%s%s%s]}}",
+					 bin, bin, quote, scene->names ? world->workdir : "",
+					 quote) :
 				t_format("{\"min_isolation\":\"none\"}");
 	place = scene->session ? t_format("\"session\":{\"session_id\":"
 					  "\"aaaaaaaa-0000-4000-8000-000000000000\"}") :

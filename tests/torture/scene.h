@@ -14,6 +14,7 @@ struct scene {
 	bool own_loop;       /* agentd_loop instead of a base of the host program's */
 	bool kill;           /* the command has to be killed */
 	bool probe;          /* no command, but what the machine can do */
+	bool names;          /* the working directory is writable, but for a protected link */
 	/* The fault is one of the helper's: over when the command is, and the same runner
 	 * then has to start another one. */
 	bool in_helper;

@@ -58,6 +58,7 @@ static const struct scene scenes[] = {
 	{ .name = "own-loop", .backend = "host", .own_loop = true },
 	{ .name = "prewarm", .backend = "sandbox", .prewarm = 1 },
 	{ .name = "probe", .backend = "host", .probe = true },
+	{ .name = "names", .backend = "sandbox", .names = true },
 };
 
 static const struct kind kinds[] = {
