@@ -340,7 +340,8 @@ struct template *template_get(const struct ad_msg_spawn *spawn, uid_t uid, gid_t
 	{
 		if (!fits(template, spawn, uid, gid, &net))
 			continue;
-		if (up_to_date(template))
+		/* What failed for another command may not fail again. */
+		if (template->state != TEMPLATE_FAILED && up_to_date(template))
 			found = template;
 		else
 			retire(template);
