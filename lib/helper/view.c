@@ -120,18 +120,21 @@ static int open_path(const char *path, uint64_t resolve)
 	return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
 }
 
-/* The path that the kernel came to. */
-static char *real_path(int fd)
+/* The path that the kernel came to, or NULL. */
+static char *real_path(int fd, struct fault *fault)
 {
-	char link[64], text[PATH_MAX];
+	char link[64], text[PATH_MAX], *path = NULL;
 	ssize_t n;
 
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	n = readlink(link, text, sizeof(text) - 1);
-	if (n <= 0)
-		return NULL;
-	text[n] = '\0';
-	return strdup(text);
+	if (n >= 0) {
+		text[n] = '\0';
+		path = strdup(text);
+	}
+	if (!path)
+		fault_set(fault, AD_STAGE_VIEW, 0, errno, "%s", link);
+	return path;
 }
 
 /* ---- identity mapping of writable sources */
@@ -208,10 +211,10 @@ static bool collect_link(struct view_entry *entry, const char *source, struct sa
 
 	if (fd < 0)
 		return path_fault(fault, entry->index, errno, "%s", source);
-	entry->link = real_path(fd);
+	entry->link = real_path(fd, fault);
 	close(fd);
 	if (!entry->link)
-		return nomem(fault);
+		return false;
 	if (covered(sandbox->spec, entry->link, entry->access))
 		return true;
 	fault_set(fault, 0, 0, ELOOP, "%s is a symbolic link to %s, which is not allowed", source,
@@ -251,12 +254,14 @@ static bool collect_denied(struct view *view, const struct ad_profile_path *path
 		return errno == ENOENT || errno == ENOTDIR ?
 			       true :
 			       path_fault(fault, index, errno, "%s", path->source);
-	real = real_path(fd);
+	real = real_path(fd, fault);
 	entry = real ? add(view, real, index) : NULL;
 	if (entry && fstat(fd, &st) == 0)
 		entry->directory = S_ISDIR(st.st_mode);
 	close(fd);
-	return entry ? true : nomem(fault);
+	if (real && !entry)
+		nomem(fault);
+	return entry != NULL;
 }
 
 /* /bin and the like, where they are links into what the policy shows. */
@@ -281,10 +286,10 @@ static bool collect_usr_links(struct view *view, struct sandbox *sandbox, struct
 		fd = open_path(links[i], 0);
 		if (fd < 0)
 			continue;
-		real = real_path(fd);
+		real = real_path(fd, fault);
 		close(fd);
 		if (!real)
-			return nomem(fault);
+			return false;
 		if (!covered(sandbox->spec, real, AD_ACCESS_READ)) {
 			free(real);
 			continue;
