@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "sys/sys.h"
@@ -228,6 +229,29 @@ static void signal_one(const struct proc *proc, int signo, pid_t *last_group)
 	kill(proc->pid, signo);
 }
 
+/* Without a /proc to be had: who can be waited for is a child of ours, and whoever comes
+ * to be one is so when its parent is dead. Of all numbers there can be, those that are given
+ * to the next many processes, also where they go round after the usual 32768. */
+static size_t signal_children(bool (*spared)(pid_t child), int signo)
+{
+	const pid_t span = 65536, begins[] = { 2, getpid() };
+	size_t found = 0;
+
+	for (size_t i = 0; i < AD_COUNT(begins); i++) {
+		for (pid_t pid = begins[i]; pid < begins[i] + span; pid++) {
+			siginfo_t info = { 0 };
+
+			if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) <
+				    0 ||
+			    info.si_pid != 0 || (spared && spared(pid)))
+				continue;
+			kill(pid, signo);
+			found++;
+		}
+	}
+	return found;
+}
+
 /* Returns how many it met that were not yet dead, or for SIGSTOP not yet stopped. */
 static size_t signal_tree(pid_t base, bool (*spared)(pid_t child), int signo)
 {
@@ -238,16 +262,16 @@ static size_t signal_tree(pid_t base, bool (*spared)(pid_t child), int signo)
 	DIR *dir = opendir("/proc");
 	struct dirent *entry;
 	pid_t last_group = 0;
+	bool complete = false;
 	size_t found = 0;
 
-	if (!dir)
-		return 0;
 	memset(in_tree, 0, (size_t)highest / 8 + 1);
 	highest = 0;
-	while ((entry = readdir(dir))) {
+	while (dir && (entry = readdir(dir))) {
 		long pid = strtol(entry->d_name, NULL, 10);
 		struct proc proc;
 
+		complete |= pid == base;
 		if (pid <= 1 || pid >= PIDS_MAX || !read_proc((pid_t)pid, &proc) ||
 		    proc.ppid <= 0 || proc.ppid >= PIDS_MAX)
 			continue;
@@ -262,8 +286,9 @@ static size_t signal_tree(pid_t base, bool (*spared)(pid_t child), int signo)
 		signal_one(&proc, signo, &last_group);
 		found++;
 	}
-	closedir(dir);
-	return found;
+	if (dir)
+		closedir(dir);
+	return complete ? found : found + signal_children(spared, signo);
 }
 
 size_t proc_kill_tree(pid_t base, bool (*spared)(pid_t child), uint64_t patience_ns)
