@@ -309,7 +309,9 @@ def partial_work():
         place.write("part", "given\n", 0o666)
         file = os.path.join(place.base, "policy.json")
         with open(file, "w", encoding="utf-8") as out:
-            json.dump({"discard_unfinished": True}, out)
+            # With sanitizers what carries the directory is linked dynamically.
+            json.dump({"discard_unfinished": True,
+                       "paths": {"exec": ["/usr", "/lib", "/lib64"]}}, out)
         run = place.run("echo work > part; echo said; sleep 60", "--timeout-ms", "4000",
                         "--policy", file)
         run.ended("timeout", "timeout", "one whose unfinished work is not wanted",
