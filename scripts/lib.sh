@@ -56,7 +56,8 @@ packages_of()
 }
 
 # What building needs, and what testing needs besides; what Debian packages are made with; what
-# runs virtual machines, and what their image is made with; what tests run in a sandbox.
+# measuring needs, with the peers; what runs virtual machines, and what their image is made with;
+# what tests run in a sandbox.
 build_packages="gcc libc6-dev meson ninja-build pkgconf libevent-dev libjson-c-dev libseccomp-dev
 	libarchive-dev libc-ares-dev"
 test_packages="abigail-tools bubblewrap g++ clang clang-format-14 clang-tidy binutils check doxygen
@@ -64,6 +65,7 @@ test_packages="abigail-tools bubblewrap g++ clang clang-format-14 clang-tidy bin
 	curl libglib2.0-dev openssl python3-cffi python3-pycparser python3-pytest python3-venv
 	bindgen cargo rust-clippy rustc rustfmt zstd"
 deb_packages="check debhelper dh-python dpkg-dev fakeroot lintian python3"
+bench_packages="bubblewrap check crun libglib2.0-dev libuv1-dev python3-cffi python3-pycparser rustc"
 machine_packages="qemu-system-x86"
 image_packages="apt binutils dpkg e2fsprogs erofs-utils lz4 mmdebstrap python3 util-linux"
 tool_commands="git:git make:make gcc:gcc node:nodejs npm:npm cargo:cargo rustc:rustc sqlite3:sqlite3 tar:tar

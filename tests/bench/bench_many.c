@@ -2,8 +2,9 @@
 /* What do many commands cost, at once and in a row? `--check` prints and judges only what
  * does not depend on the speed of the machine: memory per command, growth, leftovers.
  *
- *     bench_many [--quick | --check [--uid UID]]     (--uid: as root, become UID first)
- */
+ *     bench_many [--quick | --at-once N | --check [--uid UID]]
+ *
+ * --at-once: only so many. --uid: as root, become UID first. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <event2/event.h>
@@ -36,6 +38,8 @@ enum {
 	BYTES_PER_COMMAND_MAX = 8 << 10,
 	GROWTH_MAX = 1 << 20,
 	CGROUPS_MAX = 4 * 32, /* the helper's reserve, in a few hierarchies of version 1 */
+
+	PROCESS_BYTES = 512 << 10, /* at most, with what the kernel has of it */
 };
 
 #define LAUNCH_MAX_NS UINT64_C(120000000000)
@@ -405,18 +409,38 @@ static void measure_subject(const char *where, int subject, unsigned int many, i
 	}
 }
 
-static void measure(unsigned int many, unsigned int sandboxes_max, int times)
+/* Each command has a supervisor, and each process takes kernel memory besides its own. */
+static const char *no_room(unsigned int many)
 {
-	struct rlimit files;
-	char where[32];
-	/* Each has one, of its output. */
-	const char *why = getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur < many + 64 ?
-				  "too few descriptors allowed" :
-				  NULL;
+	static const char *const names[] = { "MemAvailable:", NULL };
+	const uint64_t processes = UINT64_C(2) * many + 64;
+	struct rlimit files, own;
+	struct sysinfo info;
+	uint64_t pids = 0;
+	FILE *file = fopen("/proc/sys/kernel/pid_max", "re");
 
+	if (!file || fscanf(file, "%" SCNu64, &pids) != 1 || sysinfo(&info) < 0 ||
+	    getrlimit(RLIMIT_NOFILE, &files) < 0 || getrlimit(RLIMIT_NPROC, &own) < 0)
+		bench_fail("limits", strerror(errno));
+	fclose(file);
+	/* Each has one, of its output. */
+	if (files.rlim_cur < many + 64)
+		return "too few descriptors allowed";
+	if (pids < info.procs + processes || (getuid() != 0 && own.rlim_cur < processes))
+		return "too few processes allowed";
+	if (bench_proc_kb("/proc/meminfo", names) < processes * PROCESS_BYTES)
+		return "too little memory";
 	/* Who is waited for would not get to run. */
 	if (many > 1000 && sched_getscheduler(0) != SCHED_OTHER)
-		why = "not in the real-time class";
+		return "not in the real-time class";
+	return NULL;
+}
+
+static void measure(unsigned int many, int times)
+{
+	const char *why = no_room(many);
+	char where[32];
+
 	snprintf(where, sizeof(where), "%u at once", many);
 	for (int subject = 0; subject < SUBJECTS; subject++) {
 		for (int metric = 0; metric < METRICS && why; metric++) {
@@ -425,21 +449,21 @@ static void measure(unsigned int many, unsigned int sandboxes_max, int times)
 			if (has_metric(subject, metric, many))
 				bench_print_cannot(&row, why);
 		}
-		if (!why && (subject != SANDBOX || many <= sandboxes_max))
+		if (!why)
 			measure_subject(where, subject, many, times);
 	}
 }
 
 static void measure_all(bool quick)
 {
-	measure(1, 1, quick ? 2 : 20);
+	measure(1, quick ? 2 : 20);
 	if (quick) {
-		measure(50, 50, 1);
+		measure(50, 1);
 		return;
 	}
-	measure(100, 1000, 10);
-	measure(1000, 1000, 3);
-	measure(10000, 1000, 1);
+	measure(100, 10);
+	measure(1000, 3);
+	measure(10000, 1);
 }
 
 /* ---- what --check judges */
@@ -545,10 +569,12 @@ static bool become(const char *text)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = { { "check", no_argument, NULL, 'c' },
+						 { "at-once", required_argument, NULL, 'n' },
 						 { "quick", no_argument, NULL, 'q' },
 						 { "uid", required_argument, NULL, 'u' },
 						 { NULL, 0, NULL, 0 } };
 	bool check = false, quick = false, good = true;
+	unsigned int many = 0;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -556,8 +582,11 @@ int main(int argc, char **argv)
 			check = true;
 		} else if (option == 'q') {
 			quick = true;
+		} else if (option == 'n' && strtoul(optarg, NULL, 10) > 0) {
+			many = (unsigned int)strtoul(optarg, NULL, 10);
 		} else if (option != 'u') {
-			fputs("usage: bench_many [--quick | --check [--uid UID]]\n", stderr);
+			fputs("usage: bench_many [--quick | --at-once N | --check [--uid UID]]\n",
+			      stderr);
 			return 2;
 		} else if (!become(optarg)) {
 			fprintf(stderr, "SKIP-CANNOT: become uid %s: %s\n", optarg,
@@ -571,6 +600,8 @@ int main(int argc, char **argv)
 	bench_init_process();
 	if (check)
 		good = check_all();
+	else if (many)
+		measure(many, 1);
 	else
 		measure_all(quick);
 	bench_exit();
