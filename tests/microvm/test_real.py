@@ -310,8 +310,9 @@ def partial_work():
         file = os.path.join(place.base, "policy.json")
         with open(file, "w", encoding="utf-8") as out:
             # With sanitizers what carries the directory is linked dynamically.
+            programs = ["/usr", "/lib", "/lib64"]
             json.dump({"discard_unfinished": True,
-                       "paths": {"exec": ["/usr", "/lib", "/lib64"]}}, out)
+                       "paths": {"read": programs, "exec": programs}}, out)
         run = place.run("echo work > part; echo said; sleep 60", "--timeout-ms", "4000",
                         "--policy", file)
         run.ended("timeout", "timeout", "one whose unfinished work is not wanted",
