@@ -229,6 +229,68 @@ START_TEST(helper_stopped)
 }
 END_TEST
 
+/* ---- a number that is used again */
+
+/* A process of that number, and a group; 0: it is not for us to choose. */
+static pid_t stranger_called(pid_t wanted)
+{
+	for (int i = 0; i < 1000; i++) {
+		int fd = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+		bool set = fd >= 0 && dprintf(fd, "%d", (int)wanted - 1) > 0;
+		pid_t pid;
+
+		if (fd >= 0)
+			close(fd);
+		if (!set)
+			return 0;
+		pid = fork();
+		if (pid == 0) {
+			signal(SIGTERM, SIG_DFL);
+			while (getpid() == wanted)
+				pause();
+			_exit(0);
+		}
+		if (pid == wanted) {
+			ck_assert_int_eq(setpgid(pid, pid), 0);
+			return pid;
+		}
+		ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+	}
+	return 0;
+}
+
+/* F25: the command is dead, and all that is asked of it is no longer for its number. */
+START_TEST(number_is_used_again)
+{
+	struct agentd_exec_opts opts = { .size = sizeof(opts), .grace_ms = 100 };
+	struct t_world *world =
+		t_world_new(&(struct t_world_opts){ .backend = "host", .drain_ms = 20000 });
+	struct t_run run;
+	pid_t stranger;
+
+	t_run_init(&run, world);
+	run.exec_opts = &opts;
+	ck_assert_int_eq(t_run_start(&run, "echo $$; setsid sleep 60 & exit 0", 0), 0);
+	ck_assert(t_world_loop(world, t_slack(10000), &run.exited));
+	ck_assert_uint_gt(run.total[AGENTD_STDOUT], 1);
+	stranger = stranger_called(atoi((const char *)run.out[AGENTD_STDOUT]));
+	if (stranger == 0)
+		t_skip("only root chooses the numbers of processes");
+	ck_assert_int_eq(run.finished, 0);
+	(void)agentd_exec_signal(run.exec, SIGTERM, NULL);
+	ck_assert_int_eq(agentd_exec_cancel(run.exec), 0);
+	t_run_wait(&run);
+	t_world_expect_commands_dead(world, 1000);
+	if (stranger != 0) {
+		ck_assert_int_eq(waitpid(stranger, NULL, WNOHANG), 0);
+		kill(stranger, SIGKILL);
+		ck_assert_int_eq(waitpid(stranger, NULL, 0), stranger);
+	}
+	t_run_free(&run);
+	t_world_free(world);
+}
+END_TEST
+
 /* ---- the host program */
 
 struct host {
@@ -384,6 +446,7 @@ int main(void)
 	tcase_add_test(helper, waiting_ones_killed);
 	tcase_add_test(helper, supervisor_stopped);
 	tcase_add_test(helper, helper_stopped);
+	tcase_add_test(helper, number_is_used_again);
 	tcase_add_test(host, host_killed);
 	tcase_add_test(host, host_killed_early);
 	tcase_add_test(host, host_exits);
