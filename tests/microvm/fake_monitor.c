@@ -503,19 +503,21 @@ static bool do_flood_all(const char *arg)
 	return true;
 }
 
+/* All that there is credit for, and a piece for which there is none. */
 static bool do_net_overdraw(const char *arg)
 {
-	static const uint8_t piece[PIECE];
+	static const uint8_t all[AD_GUEST_CONNECTION_WINDOW];
 	struct ad_guest_msg msg = { .type = AD_GUEST_DATA, .id = m.id };
 	ad_autobuf struct ad_buf frame = { 0 };
 
 	after_number(arg, &msg.connection);
-	msg.u.data.data = piece;
+	ad_guest_link_connection_data(m.link, m.id, msg.connection, all, sizeof(all));
+	flush_link();
+	msg.u.data.data = all;
 	msg.u.data.len = PIECE;
 	if (!ad_guest_encode(&msg, &frame))
 		give_up("no frame");
-	for (size_t i = 0; i <= AD_GUEST_CONNECTION_WINDOW / PIECE; i++)
-		send_all(frame.data, frame.len);
+	send_all(frame.data, frame.len);
 	return true;
 }
 
