@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -210,6 +211,16 @@ static void wait_for_library(void)
 	}
 }
 
+/* Who writes is not interrupted for each write: the agent takes its turn when the pipe is
+ * full or the writer waits, at the next tick at the latest. */
+static void be_patient(void)
+{
+	const struct sched_param none = { 0 };
+
+	if (sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none) < 0)
+		give_up("sched_setscheduler: %s", strerror(errno));
+}
+
 static void prepare(int port)
 {
 	static const struct ad_guest_link_events events = {
@@ -231,6 +242,7 @@ static void prepare(int port)
 	if (agent.signals.fd < 0 || agent.epoll < 0 || !agent.link)
 		give_up("cannot begin: %s", strerror(errno));
 	watch_for(&agent.signals, EPOLLIN);
+	be_patient();
 }
 
 _Noreturn void agent_run(int port)

@@ -20,32 +20,49 @@ static void outlet_end(struct outlet *outlet)
 	task_check(outlet->id);
 }
 
-/* All of what was read, before more is. */
+/* All of what was read, before more is: whether that may be. */
 static bool pass_on(struct outlet *outlet)
 {
 	outlet->start += ad_guest_link_data(agent_link(), outlet->id, outlet->stream,
 					    outlet->data + outlet->start,
 					    outlet->end - outlet->start);
-	return outlet->start == outlet->end;
+	if (outlet->start < outlet->end) {
+		watch_for(&outlet->watch, 0);
+		return false;
+	}
+	if (outlet->left == 0) {
+		outlet_end(outlet);
+		return false;
+	}
+	return true;
 }
 
-static void outlet_ready(struct watch *watch, uint32_t events)
+/* Whether there may be more at once. */
+static bool outlet_read(struct outlet *outlet)
 {
-	struct outlet *outlet = AD_CONTAINER_OF(watch, struct outlet, watch);
 	size_t size = sizeof(outlet->data) < outlet->left ? sizeof(outlet->data) : outlet->left;
-	ssize_t n = read(watch->fd, outlet->data, size);
+	ssize_t n = read(outlet->watch.fd, outlet->data, size);
 
-	(void)events;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
+		return false;
 	if (n <= 0) {
 		outlet_end(outlet);
-		return;
+		return false;
 	}
 	outlet->left -= (size_t)n;
 	outlet->start = 0;
 	outlet->end = (size_t)n;
-	outlet_go_on(outlet);
+	return pass_on(outlet) && (size_t)n == size;
+}
+
+/* The link takes no more than it queues. */
+static void outlet_ready(struct watch *watch, uint32_t events)
+{
+	struct outlet *outlet = AD_CONTAINER_OF(watch, struct outlet, watch);
+
+	(void)events;
+	while (outlet_read(outlet))
+		;
 }
 
 void outlet_open(struct outlet *outlet, uint32_t id, enum ad_guest_stream stream, int fd)
@@ -61,13 +78,7 @@ void outlet_open(struct outlet *outlet, uint32_t id, enum ad_guest_stream stream
 
 void outlet_go_on(struct outlet *outlet)
 {
-	if (!outlet->open)
-		return;
-	if (!pass_on(outlet))
-		watch_for(&outlet->watch, 0);
-	else if (outlet->left == 0)
-		outlet_end(outlet);
-	else
+	if (outlet->open && pass_on(outlet))
 		watch_for(&outlet->watch, EPOLLIN);
 }
 

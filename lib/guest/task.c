@@ -359,6 +359,16 @@ static bool make_pipe(int *ours, int *theirs, bool we_read)
 	return ad_sys_set_nonblock(*ours) == 0;
 }
 
+/* What the library may be owed fits in: the fewer turns between writer and agent, the
+ * better. One that cannot be so large will do. */
+static bool make_output(int *ours, int *theirs)
+{
+	if (!make_pipe(ours, theirs, true))
+		return false;
+	fcntl(*ours, F_SETPIPE_SZ, AD_GUEST_WINDOW);
+	return true;
+}
+
 struct stdio {
 	int in, child[3], fault;
 };
@@ -367,11 +377,11 @@ static bool make_stdio(struct task *task, uint32_t flags, struct stdio *stdio)
 {
 	*stdio = (struct stdio){ .in = -1, .child = { -1, -1, -1 }, .fault = -1 };
 	if (!make_pipe(&task->fault.fd, &stdio->fault, true) ||
-	    !make_pipe(&task->out_fd, &stdio->child[1], true))
+	    !make_output(&task->out_fd, &stdio->child[1]))
 		return false;
 	if (flags & AD_GUEST_RUN_MERGE_STDERR)
 		stdio->child[2] = fcntl(stdio->child[1], F_DUPFD_CLOEXEC, 3);
-	else if (!make_pipe(&task->err_fd, &stdio->child[2], true))
+	else if (!make_output(&task->err_fd, &stdio->child[2]))
 		return false;
 	if (flags & AD_GUEST_RUN_STDIN)
 		return make_pipe(&stdio->in, &stdio->child[0], false) && stdio->child[2] >= 0;
@@ -504,7 +514,7 @@ static void refuse_transfer(struct task *task, int error, const char *text)
 
 static void transfer(struct task *task, const struct ad_guest_msg *msg)
 {
-	bool put = msg->type == AD_GUEST_PUT;
+	bool put = msg->type == AD_GUEST_PUT, made;
 	int ours = -1, error = 0;
 	struct transfer transfer = {
 		.msg = msg, .archive = -1, .reports = -1, .cgroup = task->cgroup
@@ -517,7 +527,9 @@ static void transfer(struct task *task, const struct ad_guest_msg *msg)
 				put ? "too many directories" : "nothing was put there");
 		return;
 	}
-	if (!make_pipe(&ours, &transfer.archive, !put))
+	made = put ? make_pipe(&ours, &transfer.archive, false) :
+		     make_output(&ours, &transfer.archive);
+	if (!made)
 		error = errno;
 	if (!error)
 		error = -ad_sys_pair(socks);

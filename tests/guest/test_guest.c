@@ -189,7 +189,7 @@ static void test_streams(void)
 static void test_flood(void)
 {
 	/* What is still in the pipe, and in the agent. */
-	const uint64_t beyond = 64 * 1024 + AD_GUEST_DATA_MAX;
+	const uint64_t beyond = AD_GUEST_WINDOW + AD_GUEST_DATA_MAX;
 	struct vm_task *task =
 		vm_begin(&vm, &(struct vm_run){ .script = "exec yes", .uid = USER, .hold = true });
 	uint64_t before, latency, start;
