@@ -24,6 +24,7 @@ MORE = "more than C"
 PROXY = "agentd, CONNECT"
 MACHINE = "running machine"
 INSIDE = "the machine's own shell"
+LIBRARY = "agentd, microvm"
 SESSION = "agentd, machine session"
 MEMORY = ("memory of the host program, each", "memory of helper and supervisors, each")
 
@@ -66,6 +67,11 @@ def expected():
     for subject in ("agentd, sandbox", "agentd, sandbox, allowed hosts"):
         yield "net", "static true", subject, "start to finish"
     yield "vm", "boot", "machine", "start to ready"
+    for subject in ("machine", LIBRARY):
+        yield "vm", "boot", subject, "start to first byte"
+    for case in ("output, 128 KiB writes", "output, 8 KiB writes"):
+        for subject in (MACHINE, INSIDE, LIBRARY):
+            yield "vm", case, subject, "throughput"
     yield "vm", "nothing", MACHINE, "round trip"
     yield "vm", "idle", MACHINE, "memory of the monitor"
     for case in ("/bin/true", "bash -c :"):

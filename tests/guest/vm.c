@@ -85,7 +85,7 @@ static uint64_t tsc_khz(void)
 	return (end.ticks - begin.ticks) * 1000000 / (end.ns - begin.ns);
 }
 
-static _Noreturn void become_qemu(const char *image, int sock, int root)
+static _Noreturn void become_qemu(const char *image, int sock, int root, uint64_t khz)
 {
 	char kernel[PATH_SIZE], initramfs[PATH_SIZE], append[256], chardev[64], fdset[64];
 
@@ -94,7 +94,7 @@ static _Noreturn void become_qemu(const char *image, int sock, int root)
 	snprintf(append, sizeof(append),
 		 "quiet loglevel=1 panic=-1 tsc_early_khz=%" PRIu64
 		 " cryptomgr.notests nokaslr audit=0 lsm= ipv6.disable=1 random.trust_cpu=on",
-		 tsc_khz());
+		 khz);
 	snprintf(chardev, sizeof(chardev), "socket,id=agent,fd=%d", sock);
 	snprintf(fdset, sizeof(fdset), "fd=%d,set=1", root);
 	if (getuid() == 0 && (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
@@ -122,6 +122,7 @@ bool vm_start(struct vm *vm, const char *image)
 	static const struct ad_guest_link_events events = { .message = message,
 							    .writable = writable };
 	char path[PATH_SIZE];
+	uint64_t khz = tsc_khz();
 	int socks[2], root;
 
 	*vm = (struct vm){ .sock = -1 };
@@ -134,7 +135,7 @@ bool vm_start(struct vm *vm, const char *image)
 	vm->started_at = vm_now();
 	vm->pid = fork();
 	if (vm->pid == 0)
-		become_qemu(image, socks[1], root);
+		become_qemu(image, socks[1], root, khz);
 	close(root);
 	close(socks[1]);
 	vm->sock = socks[0];
