@@ -64,9 +64,8 @@ START_TEST(helper_killed)
 	}
 	for (size_t i = 0; i < T_COUNT(runs); i++)
 		wait_ready(&runs[i]);
-	ck_assert_uint_eq(world->helper_count, 1);
 	at = t_now();
-	ck_assert_int_eq(kill(world->helpers[0], SIGKILL), 0);
+	ck_assert_int_eq(kill(t_world_helper(world), SIGKILL), 0);
 	for (size_t i = 0; i < T_COUNT(runs); i++) {
 		t_run_wait(&runs[i]);
 		expect_lost(&runs[i]);
@@ -98,7 +97,7 @@ START_TEST(helper_killed_at_once)
 		t_run_init(&run, world);
 		ck_assert_int_eq(t_run_start(&run, tree, 0), 0);
 		t_world_loop(world, (uint64_t)i, NULL);
-		ck_assert_int_eq(kill(world->helpers[0], SIGKILL), 0);
+		ck_assert_int_eq(kill(t_world_helper(world), SIGKILL), 0);
 		t_run_wait(&run);
 		t_expect_status(&run, AGENTD_STATUS_ERROR);
 		ck_assert_ptr_nonnull(agentd_result_error(run.result));
@@ -121,7 +120,7 @@ static pid_t supervisor_of(struct t_world *world)
 	size_t n = t_world_helper_pids(world, pids, T_COUNT(pids));
 
 	for (size_t i = 0; i < n && i < T_COUNT(pids); i++) {
-		if (pids[i] != world->helpers[0])
+		if (pids[i] != t_world_helper(world))
 			return pids[i];
 	}
 	ck_abort_msg("no supervisor");
@@ -218,12 +217,12 @@ START_TEST(helper_stopped)
 	t_run_init(&run, world);
 	ck_assert_int_eq(t_run_start(&run, tree, 0), 0);
 	wait_ready(&run);
-	ck_assert_int_eq(kill(world->helpers[0], SIGSTOP), 0);
+	ck_assert_int_eq(kill(t_world_helper(world), SIGSTOP), 0);
 	ck_assert_int_eq(agentd_exec_kill(run.exec), 0);
 	t_run_wait(&run);
 	ck_assert_int_eq(run.finished, 1);
 	ck_assert_int_ne(agentd_result_status(run.result), AGENTD_STATUS_OK);
-	(void)kill(world->helpers[0], SIGCONT);
+	(void)kill(t_world_helper(world), SIGCONT);
 	t_run_free(&run);
 	t_world_free(world);
 }
@@ -315,7 +314,7 @@ static void start_host(struct host *host, const char *command, uint64_t live_ms)
 		snprintf(self.tag, sizeof(self.tag), "%s", world->tag);
 		snprintf(self.name, sizeof(self.name), "%s", world->helper_name);
 		snprintf(self.dir, sizeof(self.dir), "%s", world->dir);
-		self.helper = world->helper_count ? world->helpers[0] : 0;
+		self.helper = t_world_helper(world);
 		t_run_init(&run, world);
 		(void)t_run_start(&run, command, 0);
 		if (live_ms == 0)

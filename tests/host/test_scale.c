@@ -222,8 +222,7 @@ START_TEST(many_in_a_row)
 
 	ck_assert_int_eq(agentd_params_new_shell("true", 0, &tally.params, NULL), 0);
 	ck_assert_int_eq(agentd_sink_new(&ops, &tally, &tally.sink, NULL), 0);
-	ck_assert_uint_eq(world->helper_count, 1);
-	path = t_format("/proc/%d/statm", (int)world->helpers[0]);
+	path = t_format("/proc/%d/statm", (int)t_world_helper(world));
 	run_more(&tally, warm_up);
 	t_world_loop(world, 50, NULL);
 	t_fds_take(&fds);

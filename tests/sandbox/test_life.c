@@ -19,15 +19,6 @@ static struct t_world *sandbox_world(uint32_t prewarm)
 		&(struct t_world_opts){ .backend = "sandbox", .sandbox_prewarm = prewarm });
 }
 
-/* On a slow machine it does not have its name yet when the world is made. */
-static pid_t helper_of(struct t_world *world)
-{
-	if (world->helper_count == 0)
-		t_world_note_helpers(world);
-	ck_assert_uint_gt(world->helper_count, 0);
-	return world->helpers[0];
-}
-
 /* Children of the helper: zygotes, and the first processes of commands. */
 static size_t children(pid_t helper, pid_t *ret, size_t max)
 {
@@ -62,7 +53,7 @@ static void expect_children(struct t_world *world, size_t want, pid_t *ret, size
 	uint64_t deadline = t_now() + T_MS(t_slack(5000));
 	size_t count;
 
-	while ((count = children(helper_of(world), ret, max)) != want && t_now() < deadline)
+	while ((count = children(t_world_helper(world), ret, max)) != want && t_now() < deadline)
 		t_world_loop(world, 10, NULL);
 	ck_assert_uint_eq(count, want);
 }
@@ -127,12 +118,11 @@ START_TEST(zygote_is_killed_early)
 			t_run_init(&runs[i], world);
 			ck_assert_int_eq(t_run_start(&runs[i], "echo alive", 20000), 0);
 		}
-		for (; world->helper_count == 0 && t_now() < deadline; t_world_loop(world, 1, NULL))
-			t_world_note_helpers(world);
-		while (children(helper_of(world), found, T_COUNT(found)) == 0 && t_now() < deadline)
+		while (children(t_world_helper(world), found, T_COUNT(found)) == 0 &&
+		       t_now() < deadline)
 			t_world_loop(world, 0, NULL);
 		usleep(moment * 500);
-		ck_assert_uint_gt(children(helper_of(world), found, T_COUNT(found)), 0);
+		ck_assert_uint_gt(children(t_world_helper(world), found, T_COUNT(found)), 0);
 		ck_assert_int_eq(kill(found[0], SIGKILL), 0);
 		for (size_t i = 0; i < T_COUNT(runs); i++) {
 			t_run_wait(&runs[i]);
@@ -288,7 +278,7 @@ START_TEST(helper_is_killed)
 	}
 	for (size_t i = 0; i < T_COUNT(runs); i++)
 		ck_assert(t_world_loop(world, t_slack(20000), &runs[i].started));
-	ck_assert_int_eq(kill(helper_of(world), SIGKILL), 0);
+	ck_assert_int_eq(kill(t_world_helper(world), SIGKILL), 0);
 	for (size_t i = 0; i < T_COUNT(runs); i++) {
 		t_run_wait(&runs[i]);
 		ck_assert_int_eq(agentd_result_status(runs[i].result), AGENTD_STATUS_ERROR);
@@ -425,19 +415,20 @@ START_TEST(many_in_a_row)
 		if (i == count / 10) {
 			expect_children(world, 1, found, T_COUNT(found));
 			own = t_rss_bytes();
-			helper = pages_of(world->helpers[0]);
+			helper = pages_of(t_world_helper(world));
 			zygote = pages_of(found[0]);
-			descriptors = descriptors_of(world->helpers[0]) + descriptors_of(found[0]);
+			descriptors = descriptors_of(t_world_helper(world)) +
+				      descriptors_of(found[0]);
 		}
 	}
 	expect_children(world, 1, found, T_COUNT(found));
 	/* Commands of which one ends while the next begins have a network each, and a busy
 	 * machine lets a few of them overlap; what leaks, leaks hundreds of times here. */
-	ck_assert_uint_le(descriptors_of(world->helpers[0]) + descriptors_of(found[0]),
+	ck_assert_uint_le(descriptors_of(t_world_helper(world)) + descriptors_of(found[0]),
 			  descriptors + 16);
 	if (!t_is_slow()) {
 		ck_assert_uint_lt(t_rss_bytes(), own + (1 << 20));
-		ck_assert_uint_lt(pages_of(world->helpers[0]), helper + 64);
+		ck_assert_uint_lt(pages_of(t_world_helper(world)), helper + 64);
 		ck_assert_uint_lt(pages_of(found[0]), zygote + 64);
 	}
 	t_world_free(world);

@@ -164,6 +164,8 @@ void t_world_expect_dead(struct t_world *world, uint64_t within_ms);
 void t_world_expect_commands_dead(struct t_world *world, uint64_t within_ms);
 /* For tests that make the runner themselves. */
 void t_world_note_helpers(struct t_world *world);
+/* On a slow machine it does not have its name yet when the world is made. */
+pid_t t_world_helper(struct t_world *world);
 size_t t_world_helper_pids(struct t_world *world, pid_t *ret_pids, size_t max);
 /* Run the loop for about ms, or until *flag is non-zero (flag may be NULL). True
  * when it is. */

@@ -219,6 +219,18 @@ void t_world_note_helpers(struct t_world *world)
 	}
 }
 
+pid_t t_world_helper(struct t_world *world)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+
+	while (world->helper_count == 0 && t_now() < deadline) {
+		t_sleep_ms(1);
+		t_world_note_helpers(world);
+	}
+	ck_assert_uint_gt(world->helper_count, 0);
+	return world->helpers[0];
+}
+
 /* Also for a user who is not root and has none of their own. */
 const char *t_image_dir(void)
 {
