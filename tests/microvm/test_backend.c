@@ -1299,7 +1299,7 @@ static const struct {
 	uint64_t after_ms;
 	int cause;
 } late[] = {
-	{ "boot:\n", "did not boot within 30 s", 30000, AGENTD_CAUSE_SPAWN }, /* V07 */
+	{ "boot:\n", "did not boot within 60 s", 60000, AGENTD_CAUSE_SPAWN }, /* V07 */
 	{ "setup: ping\n", "did not set itself up within 15 s", 15000, AGENTD_CAUSE_SPAWN },
 	{ "put: ping\n", "carried into the virtual machine within 60 s", 60000,
 	  AGENTD_CAUSE_SPAWN },
@@ -1324,7 +1324,8 @@ START_TEST(deadlines)
 								error_of(&runs[i]);
 		ck_assert_msg(reason && strstr(reason, late[i].text), "%s", t_run_story(run));
 		ck_assert_uint_ge(t_run_wall_ms(run), late[i].after_ms);
-		ck_assert_uint_lt(t_run_wall_ms(run), late[i].after_ms + t_slack(5000));
+		/* The trial of KVM, where that can be tried, has 5 s before. */
+		ck_assert_uint_lt(t_run_wall_ms(run), late[i].after_ms + t_slack(12000));
 	}
 	for (size_t i = 0; i < T_COUNT(runs); i++)
 		expect_over(&runs[i]);
