@@ -794,10 +794,11 @@ START_TEST(adopted_backed_up_and_pruned)
 				   "grep -q /etc/passwd",
 				   place.world->dir, file, file);
 	else
-		command = t_format("tar --zstd -tvf '%s' | grep -q ' volume/link -> "
-				   "/etc/passwd$' && tar --zstd -xOf '%s' volume/file | grep -qx "
-				   "data",
-				   file, file);
+		/* One of the two names is a link to the other in there. */
+		command = t_format("cd '%s' && tar --zstd -xf '%s' && "
+				   "test $(readlink volume/link) = /etc/passwd && "
+				   "grep -qx data volume/file",
+				   place.world->dir, file);
 	ck_assert_int_eq(system(command), 0);
 	/* Not again while nothing has changed. */
 	unlink(file);
