@@ -31,7 +31,7 @@ static void limited(struct t_run *run, struct t_world *world, const char *comman
 	t_run_init(run, world);
 	run->exec_opts = &opts;
 	run->discard = true;
-	ck_assert_int_eq(t_run_start(run, command, timeout_ms), 0);
+	ck_assert_int_eq(t_run_start(run, command, t_slack(timeout_ms)), 0);
 	t_run_wait(run);
 }
 
@@ -79,7 +79,8 @@ START_TEST(memory)
 	if (by_cgroup(&run, "memory")) {
 		expect_killed(&run, AGENTD_CAUSE_MEMORY, "mem_bytes");
 		peak = t_run_metric(&run, AGENTD_METRIC_MEMORY_PEAK_BYTES);
-		ck_assert_msg(peak > 64 << 20 && peak <= 96 << 20, "peak %llu",
+		/* the kernel may take a few pages beyond it */
+		ck_assert_msg(peak > 64 << 20 && peak <= 97 << 20, "peak %llu",
 			      (unsigned long long)peak);
 	} else if (agentd_result_status(run.result) == AGENTD_STATUS_KILLED) {
 		expect_killed(&run, AGENTD_CAUSE_MEMORY, "mem_bytes");
@@ -190,22 +191,22 @@ START_TEST(cpu_time)
 	static const char *const commands[] = {
 		"while :; do :; done",
 		/* in children, in another session, one after the other */
-		"(setsid sh -c 'while :; do :; done' &) ; sleep 20",
+		"(setsid sh -c 'while :; do :; done' &) ; sleep 100",
 		"while :; do sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'; done",
 	};
 	struct agentd_limits limits = limits_none();
 	struct t_world *world = t_world_new(NULL);
 	struct t_run run;
 
-	limits.cpu_time_ms = 500;
+	limits.cpu_time_ms = t_slack(500);
 	for (size_t i = 0; i < T_COUNT(commands); i++) {
 		uint64_t cpu;
 
 		limited(&run, world, commands[i], 20000, &limits);
 		expect_killed(&run, AGENTD_CAUSE_CPU_TIME, "cpu_time_ms");
 		cpu = t_run_metric(&run, AGENTD_METRIC_CPU_NS);
-		ck_assert_msg(cpu >= T_MS(450) && cpu < T_MS(t_slack(1800)), "cpu time %.1f ms: %s",
-			      (double)cpu / 1e6, t_run_story(&run));
+		ck_assert_msg(cpu >= T_MS(t_slack(450)) && cpu < T_MS(t_slack(1800)),
+			      "cpu time %.1f ms: %s", (double)cpu / 1e6, t_run_story(&run));
 		ck_assert_ptr_nonnull(t_run_layer(&run, "cpu-time", NULL));
 		t_run_free(&run);
 	}
@@ -350,7 +351,7 @@ START_TEST(defaults)
 			&run,
 			"i=0; while [ $i -lt 700 ]; do sleep 100 & i=$((i+1)); done 2>/dev/null; "
 			"sleep 4; exit 0",
-			20000),
+			t_slack(20000)),
 		0);
 	t_run_wait(&run);
 	ck_assert_msg(strcmp(agentd_result_limit(run.result), "pids_max") == 0, "limit: %s",
