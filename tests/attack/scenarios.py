@@ -178,7 +178,7 @@ def visible(arena):
 def user_outside(arena):
     command = arena.start(f"id -u; exec -a {arena.tag} sleep 5", "--timeout-ms", 3000)
     command.wait_for("\n")
-    end = time.monotonic() + 5
+    end = time.monotonic() + 5 * arenas.STRETCH
     found = []
     while not found and time.monotonic() < end:
         time.sleep(0.05)
@@ -397,7 +397,7 @@ def workdir_unmounted(arena):
          f'cp {arena.secret} {mounted}/secret; mount -t tmpfs none {mounted} && '
          f'{{ (sleep 0.4; umount -l {mounted}) & "$@"; }}', "-"] + words + ["--", command],
         cwd=arena.base, env=arena.environment(), stdin=subprocess.DEVNULL,
-        capture_output=True, timeout=30, check=False,
+        capture_output=True, timeout=arenas.GUARD_SECONDS, check=False,
     )
     outcome = arena.outcome(done.returncode, done.stdout, done.stderr, paths, start)
     if b"over" not in outcome.out:
@@ -600,7 +600,7 @@ def _appear(title, name, command):
         for directory in ("objects", "refs"):
             arena.make_dir(os.path.join(".git", directory))
         arena.write(".git/HEAD", "ref: refs/heads/main\n")
-        outcome = arena.run(command, "--timeout-ms", 1500)
+        outcome = arena.run(command, "--timeout-ms", round(1500 * arenas.STRETCH))
         for path in (".git", "."):
             os.chmod(arena.path(path), 0o755)
         if os.path.lexists(arena.path(name)):
@@ -708,7 +708,7 @@ def _hostile(title, prepare, command):
         arena.outside_changed()
         prepare(arena)
         outcome = arena.run(command, alive=False)
-        expect(arena, outcome.seconds < 5, f"it took {outcome.seconds:.1f} s")
+        expect(arena, outcome.seconds < 5 * arenas.STRETCH, f"it took {outcome.seconds:.1f} s")
 
 
 def _odd(title, prepare):
@@ -716,7 +716,7 @@ def _odd(title, prepare):
     def attack(arena):
         prepare(arena)
         outcome = arena.run("echo alive", alive=False)
-        expect(arena, outcome.seconds < 5, f"it took {outcome.seconds:.1f} s")
+        expect(arena, outcome.seconds < 5 * arenas.STRETCH, f"it took {outcome.seconds:.1f} s")
         if b"alive" not in outcome.out:
             expect(arena, outcome.code in (125, 126) and outcome.result.get("error"), str(outcome))
 
@@ -801,7 +801,7 @@ def kill_all(arena):
 def stop_all(arena):
     arena.victim  # pylint: disable=pointless-statement
     outcome = arena.run("(sleep 50 &); kill -STOP -1; kill -STOP $$", "--timeout-ms", 800)
-    expect(arena, outcome.status == "timeout" and outcome.seconds < 5, str(outcome))
+    expect(arena, outcome.status == "timeout" and outcome.seconds < 5 * arenas.STRETCH, str(outcome))
 
 
 @scenario("X08", "limits and priority of the sandbox's first process", control="see the acts")
@@ -810,7 +810,7 @@ def slow_init(arena):
         "prlimit --pid 1 --nofile=0 --cpu=1 --as=1 2>/dev/null; renice -n 19 -p 1;"
         " chrt -i -p 0 1; taskset -p 1 1; (setsid sleep 50 &); echo END; exit 5"
     )
-    expect(arena, outcome.code == 5 and outcome.seconds < 5, str(outcome))
+    expect(arena, outcome.code == 5 and outcome.seconds < 5 * arenas.STRETCH, str(outcome))
 
 
 @scenario("X30", "the launcher dies, and so does everything")
@@ -1011,7 +1011,7 @@ def fork_storm(arena):
     # process of that user ends, and the tree is counted every now and then: what
     # got past it is ended.
     expect(arena, most <= 64 + 8 or outcome.cause == "pids", f"{most} processes, {outcome}")
-    expect(arena, outcome.seconds < 9, f"it took {outcome.seconds:.1f} s")
+    expect(arena, outcome.seconds < 9 * arenas.STRETCH, f"it took {outcome.seconds:.1f} s")
     if arena.sandbox:
         expect(arena, outcome.result, "there is no result")
 
@@ -1020,7 +1020,7 @@ def fork_storm(arena):
           alone=True)
 def fork_bomb(arena):
     outcome = arena.run("f() { f | f & }; f; sleep 30", "--pids", 64, "--timeout-ms", 1000)
-    expect(arena, outcome.status != "ok" and outcome.seconds < 6, str(outcome))
+    expect(arena, outcome.status != "ok" and outcome.seconds < 6 * arenas.STRETCH, str(outcome))
 
 
 @scenario("R02", "memory", alone=True)
@@ -1074,19 +1074,19 @@ def escapee(arena):
         " sleep 0.2; echo x",
         plain=True,
     )
-    expect(arena, outcome.seconds < 3, f"it took {outcome.seconds:.1f} s")
+    expect(arena, outcome.seconds < 3 * arenas.STRETCH, f"it took {outcome.seconds:.1f} s")
 
 
 @works("R08", "signals that are ignored", alone=True)
 def ignored_signals(arena):
     outcome = arena.run("trap '' TERM INT HUP; sleep 100; sleep 100", "--timeout-ms", 500)
-    expect(arena, outcome.status == "timeout" and outcome.seconds < 4.5, str(outcome))
+    expect(arena, outcome.status == "timeout" and outcome.seconds < 4.5 * arenas.STRETCH, str(outcome))
 
 
 @works("R09", "a command that stops itself")
 def stopped(arena):
     outcome = arena.run("sleep 100 & kill -STOP $!; kill -STOP $$", "--timeout-ms", 500)
-    expect(arena, outcome.status == "timeout" and outcome.seconds < 4.5, str(outcome))
+    expect(arena, outcome.status == "timeout" and outcome.seconds < 4.5 * arenas.STRETCH, str(outcome))
 
 
 @scenario("R10", "a share of the processor", alone=True)
@@ -1122,7 +1122,7 @@ def deep_trees(arena):
     outcome = arena.run(
         f"./attack deep /tmp 3000 , deep $HOME 3000 , deep {arena.work} 3000 >/dev/null; echo END"
     )
-    expect(arena, b"END" in outcome.out and outcome.seconds < 10, str(outcome))
+    expect(arena, b"END" in outcome.out and outcome.seconds < 10 * arenas.STRETCH, str(outcome))
 
 
 @scenario("R15", "bytes written to storage", alone=True)
@@ -1222,7 +1222,7 @@ def read_everything(arena):
 @works("R23", "the end of output is not the end", alone=True)
 def end_of_output(arena):
     outcome = arena.run("exec 1>&- 2>&-; exec sleep 100", "--timeout-ms", 700)
-    expect(arena, outcome.status == "timeout" and 0.6 < outcome.seconds < 3, str(outcome))
+    expect(arena, outcome.status == "timeout" and 0.6 < outcome.seconds < 3 * arenas.STRETCH, str(outcome))
 
 
 # ---- what must stay true
@@ -1239,7 +1239,7 @@ def arguments(arena):
     start = time.monotonic()
     done = subprocess.run(
         words, cwd=arena.work, env=arena.environment(), stdin=subprocess.DEVNULL,
-        capture_output=True, timeout=30, check=False,
+        capture_output=True, timeout=arenas.GUARD_SECONDS, check=False,
     )
     outcome = arena.outcome(done.returncode, done.stdout, done.stderr, paths, start)
     whole = outcome.status == "ok" and len(outcome.out) == 200001
@@ -1294,16 +1294,16 @@ def chosen(arena):
     words = [word for word in words if word not in ("--backend", "host", "--min-isolation", "none")]
     start = time.monotonic()
     done = subprocess.run(words + ["--", "echo x"], cwd=arena.work, env=arena.environment(),
-                          stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=arenas.GUARD_SECONDS, check=False)
     outcome = arena.outcome(done.returncode, done.stdout, done.stderr, paths, start)
     expect(arena, outcome.result.get("backend") == "sandbox" and outcome.code == 0, str(outcome))
 
 
 @works("X34", "no control group is left")
 def control_groups(arena):
-    command = arena.start(f"echo begun; exec -a {arena.tag} sleep 0.7")
+    command = arena.start(f"echo begun; exec -a {arena.tag} sleep {0.7 * arenas.STRETCH}")
     command.wait_for("begun")
-    time.sleep(0.2)
+    time.sleep(0.2 * arenas.STRETCH)
     groups = set()
     for pid in arena.alive():
         try:
@@ -1314,7 +1314,7 @@ def control_groups(arena):
     command.finish()
     if not groups:
         raise Cannot("there are no usable control groups")
-    end, left = time.monotonic() + 3, []
+    end, left = time.monotonic() + 3 * arenas.STRETCH, []
     while time.monotonic() < end:
         left = [path for path, dirs, _ in os.walk("/sys/fs/cgroup") if groups & set(dirs)]
         if not left:

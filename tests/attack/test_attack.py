@@ -20,7 +20,7 @@ import arena as arenas
 import scenarios
 import tap
 
-WORKERS = 4
+WORKERS = min(4, 2 * len(os.sched_getaffinity(0)))
 
 
 def values(arena, group):
@@ -73,7 +73,7 @@ def run_group(group, mode):
         else:
             command += f"{group.setup}\n{tries}"
         command += f"\nrm -f /usr/attack-{arena.tag}; echo THE-END"
-        outcome = arena.run(command, "--timeout-ms", 40000)
+        outcome = arena.run(command, "--timeout-ms", round(40000 * arenas.STRETCH))
         for directory in ("/usr", "/usr/local", "/etc", "/root", "/boot", "/var/tmp"):
             path = f"{directory}/attack-{arena.tag}"
             if os.path.lexists(path):
@@ -139,7 +139,9 @@ class Report:
         for act in group.acts:
             name = f"{act.case} {act.words}"
             outside, inside = lines_out.get(act, ""), lines_in.get(act, "")
-            if not self.controls_only and not act.ends and not inside.startswith("held"):
+            if act.abi > arenas.LANDLOCK:
+                self.skip(name, f"needs version {act.abi} of Landlock")
+            elif not self.controls_only and not act.ends and not inside.startswith("held"):
                 tap.check(False, name, [inside or "the tool says nothing of it"])
             elif outside.startswith("BREACH"):
                 tap.check(True, name)

@@ -143,6 +143,7 @@ int main(int argc, char **argv)
 	/* On a disk, so that writing there is input and output. */
 	if (mount("/payload/scratch", "/root/scratch", NULL, MS_BIND, NULL) < 0 ||
 	    mount("/payload/tmp", "/root/tmp", NULL, MS_BIND, NULL) < 0 ||
+	    mount("/payload/tmp", "/root/var/tmp", NULL, MS_BIND, NULL) < 0 ||
 	    mount("/dev", "/root/dev", NULL, MS_MOVE, NULL) < 0)
 		die("/root");
 	attach("tmpfs", "/root/dev/shm", "tmpfs", "mode=1777");

@@ -6,6 +6,8 @@ usage: inside.py PART...
     limits        each limit as root and as a user to whom control groups are delegated
     conformance   agentd-conformance
     programs      tests of other folders that are about the helper
+    attack-root   the attacks on the sandbox
+    attack-user
 """
 
 import json
@@ -14,9 +16,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
-TOP = "/opt/agentd"
+TOP = "/srv/agentd"
 sys.path.insert(0, TOP + "/tests/support")
 import tap  # noqa: E402, pylint: disable=import-error, wrong-import-position
 
@@ -283,36 +286,47 @@ def fallbacks(place):
         check_nothing_left(name)
 
 
-def relay(name, done):
-    """The checks of a program's TAP as ours."""
-    checks = 0
-    lines = done.stdout.splitlines()
-    for i, line in enumerate(lines):
-        found = re.match(r"(not ok|ok) \d+ - (.*)", line)
-        if found:
-            rest = lines[i + 1:]
-            why = next((rest[:j] for j, text in enumerate(rest) if not text.startswith("#")), rest)
-            checks += 1
-            tap.check(found[1] == "ok", f"{name}: {found[2]}", [text.lstrip("# ") for text in why])
-    for line in done.stderr.splitlines():
-        if line.startswith("SKIP-CANNOT:"):
-            print(f"SKIP-CANNOT: {name}: {line.split(': ', 1)[1]}")
-    tap.check(checks and done.returncode in (0, 1), f"{name}: ends",
-              [f"status {done.returncode}", *done.stderr.splitlines()[-20:]])
+def relay(name, place, argv, timeout, **env):
+    """The checks of a program's TAP as ours, as they come."""
+    checks, last, rest = 0, None, []
+
+    def pass_on():
+        if last:
+            tap.check(last[1] == "ok", f"{name}: {last[2]}", rest)
+
+    with subprocess.Popen(argv, preexec_fn=place.enter, env={**ENV, **env}, cwd=SCRATCH,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        guard = threading.Timer(timeout, process.kill)
+        guard.start()
+        for line in map(str.rstrip, process.stdout):
+            found = re.match(r"(not ok|ok) \d+ - (.*)", line)
+            if line.startswith("SKIP-CANNOT:"):
+                print(f"SKIP-CANNOT: {name}: {line.split(': ', 1)[1]}", flush=True)
+            elif found:
+                pass_on()
+                checks, last, rest = checks + 1, found, []
+            else:
+                rest = [*rest[-40:], line.lstrip("# ")]
+        pass_on()
+        status = process.wait()
+        guard.cancel()
+    tap.check(checks and status in (0, 1), f"{name}: ends", [f"status {status}", *rest])
 
 
 def part_conformance(every):
     for name in ("root", "user"):
         for backend in ("sandbox", "host"):
-            relay(f"{name}, {backend}",
-                  every[name].run([TOP + "/tests/conformance/agentd-conformance",
-                                   "--backend", backend], 1500))
+            relay(f"{name}, {backend}", every[name],
+                  [TOP + "/tests/conformance/agentd-conformance", "--backend", backend], 1500)
         check_nothing_left(name)
 
 
 # What the system call filter decides is the same on each kernel, what comes of it is not.
 PROGRAMS = ("sandbox/sandbox-landlock", "CK_RUN_CASE=kernel sandbox/sandbox-seccomp",
-            "sandbox/sandbox-life", "CK_RUN_CASE=sessions pool/pool sandbox")
+            "sandbox/sandbox-life", "CK_RUN_CASE=bare unit/unit-launch", "host/host-limits",
+            "CK_RUN_CASE=sessions pool/pool sandbox",
+            "CK_RUN_CASE=maintenance pool/pool sandbox")
 
 
 def part_programs(every):
@@ -328,6 +342,22 @@ def part_programs(every):
         check_nothing_left(name)
 
 
+def attack(place):
+    tests = TOP + "/tests/attack"
+    programs = {name.upper(): f"{tests}/attack-{name}" for name in ("attack", "victim", "crowd")}
+    relay(place.name, place, ["/usr/bin/python3", "-B", tests + "/test_attack.py"], 2700,
+          AGENTD_RUN=RUN, PYTHONPATH=TOP + "/tests/support", **programs)
+    check_nothing_left(place.name)
+
+
+def part_attack_root(every):
+    attack(every["root"])
+
+
+def part_attack_user(every):
+    attack(every["user"])
+
+
 def main():
     put("/proc/sys/kernel/printk", "1")
     with open("/proc/version", encoding="utf-8") as file:
@@ -335,7 +365,7 @@ def main():
     every = places()
     for part in sys.argv[1:]:
         print(f"# part {part} at {time.monotonic():.0f} s", flush=True)
-        globals()["part_" + part](every)
+        globals()["part_" + part.replace("-", "_")](every)
     tap.finish()
 
 

@@ -42,9 +42,17 @@ PROGRAMS = (
     "tests/sandbox/sandbox-seccomp",
     "tests/sandbox/sandbox-life",
     "tests/pool/pool",
+    "tests/unit/unit-launch",
+    "tests/host/host-limits",
+    "tests/attack/attack-attack",
+    "tests/attack/attack-victim",
+    "tests/attack/attack-crowd",
     "lib/backup/agentd-backup",
 )
-SCRIPTS = ("inguest/inside.py", "support/tap.py")
+# With it tests/pool looks into backups; the image has none.
+TOOL = "/usr/bin/zstd"
+SCRIPTS = ("inguest/inside.py", "support/tap.py", "attack/acts.py", "attack/arena.py",
+           "attack/scenarios.py", "attack/test_attack.py")
 
 
 def image_parts():
@@ -86,15 +94,16 @@ def payload(path):
     for all."""
     top = path + ".tree"
     programs = [os.path.join(BUILD, name) for name in PROGRAMS]
-    copies = {program: f"/opt/agentd/{name}" for program, name in zip(programs, PROGRAMS)}
+    copies = {program: f"/srv/agentd/{name}" for program, name in zip(programs, PROGRAMS)}
     library = os.path.join(BUILD, "lib", "libagentd.so.0")
-    copies[library] = "/opt/agentd/lib/libagentd.so.0"
+    copies[TOOL] = TOOL
+    copies[library] = "/srv/agentd/lib/libagentd.so.0"
     for name in SCRIPTS:
-        copies[os.path.join(tap.ROOT, "tests", name)] = f"/opt/agentd/tests/{name}"
+        copies[os.path.join(tap.ROOT, "tests", name)] = f"/srv/agentd/tests/{name}"
     # Where the test looks for it.
     syscalls = os.path.join(tap.ROOT, "tests/sandbox/syscalls-x86_64.txt")
     copies[syscalls] = syscalls
-    for program in [*programs, library]:
+    for program in [*programs, library, TOOL]:
         for found in libraries(program):
             folder, name = os.path.split(found)
             # In the image /lib is a link to /usr/lib.
@@ -121,7 +130,7 @@ def arguments(work):
     append = (
         "quiet loglevel=1 panic=-1 audit=0 nokaslr cryptomgr.notests random.trust_cpu=on "
         f"console=hvc0 tsc_early_khz={tsc_khz()} "
-        f"rdinit=/init -- /usr/bin/python3 -B /opt/agentd/tests/inguest/inside.py {' '.join(PARTS)}"
+        f"rdinit=/init -- /usr/bin/python3 -B /srv/agentd/tests/inguest/inside.py {' '.join(PARTS)}"
     )
     return [
         "setpriv", "--pdeathsig", "KILL", MONITOR, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
@@ -157,6 +166,7 @@ def main():
     if os.uname().machine != "x86_64":
         tap.skip("SKIP-CANNOT: the virtual machines' image is of x86_64")
     for needed, why in ((MONITOR, "Debian: qemu-system-x86"), (MKE2FS, "Debian: e2fsprogs"),
+                        (TOOL, "Debian: zstd"),
                         (os.path.join(IMAGE, "image.json"), "scripts/build-image makes it")):
         if not os.access(needed, os.R_OK):
             tap.skip(f"SKIP-CANNOT: there is no {needed} ({why})")
