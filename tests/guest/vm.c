@@ -92,7 +92,7 @@ static _Noreturn void become_qemu(const char *image, int sock, int root, uint64_
 	snprintf(kernel, sizeof(kernel), "%s/vmlinux", image);
 	snprintf(initramfs, sizeof(initramfs), "%s/initramfs.cpio", image);
 	snprintf(append, sizeof(append),
-		 "quiet loglevel=1 panic=-1 tsc_early_khz=%" PRIu64
+		 "quiet loglevel=1 panic=-1 tsc=reliable tsc_early_khz=%" PRIu64
 		 " cryptomgr.notests nokaslr audit=0 lsm= ipv6.disable=1 random.trust_cpu=on",
 		 khz);
 	snprintf(chardev, sizeof(chardev), "socket,id=agent,fd=%d", sock);

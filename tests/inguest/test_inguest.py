@@ -129,7 +129,7 @@ def tsc_khz():
 def arguments(work):
     append = (
         "quiet loglevel=1 panic=-1 audit=0 nokaslr cryptomgr.notests random.trust_cpu=on "
-        f"console=hvc0 tsc_early_khz={tsc_khz()} "
+        f"console=hvc0 tsc=reliable tsc_early_khz={tsc_khz()} "
         f"rdinit=/init -- /usr/bin/python3 -B /srv/agentd/tests/inguest/inside.py {' '.join(PARTS)}"
     )
     return [

@@ -375,6 +375,28 @@ def inside():
                   "nothing of the machine or the host can be had", run.story())
 
 
+# A kernel that counts ticks knows nothing shorter than 4 ms, however long it waits.
+NAPS = r"""
+cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+python3 -c '
+import time
+def nap():
+    begin = time.monotonic_ns()
+    time.sleep(0.0001)
+    return time.monotonic_ns() - begin
+print(min(nap() for _ in range(50)))'
+"""
+
+
+def clock():
+    with Place() as place:
+        run = place.run(NAPS)
+        run.ended("ok", "exited", "a command looks at its machine's clock")
+        name, shortest = run.stdout.split()
+        tap.check(name in ("tsc", "kvm-clock"), "the clock is a counter", run.story())
+        tap.check(int(shortest) < 3000000, f"a nap takes less than a tick ({shortest} ns)")
+
+
 # So many MiB, one by one: all at once would be refused, not ended.
 BOAST = ("import sys; blocks = [bytearray(1 << 20) for _ in range(int(sys.argv[1]))]; "
          "print(len(blocks), flush=True)")
@@ -496,8 +518,8 @@ def boots_under_load():
               f"most {max(took)}", flush=True)
 
 
-CASES = [round_trip, protected_names, read_only, too_large, partial_work, inside, memory,
-         two_at_once, host_killed, canceled, required_kvm, boots_under_load]
+CASES = [round_trip, protected_names, read_only, too_large, partial_work, inside, clock,
+         memory, two_at_once, host_killed, canceled, required_kvm, boots_under_load]
 
 
 def main():
