@@ -52,7 +52,8 @@ enum {
 	WARM_UID = 1000
 };
 
-static char *volume; /* where it is mounted, or NULL */
+static char *volume;          /* where it is mounted, or NULL */
+static char volume_disk[300]; /* its directory in /sys, once that is known */
 
 _Noreturn void power_off(void)
 {
@@ -413,8 +414,23 @@ static _Noreturn void run_shell(void)
 	_exit(127);
 }
 
+/* Its directory in /sys. The name of a disk is asked of the disk itself. */
+static bool find_volume(void)
+{
+	static const char dev[] = "/dev";
+	char disk[sizeof(volume_disk) - sizeof("/sys/block")];
+
+	if (*volume_disk)
+		return true;
+	if (!wait_for_device("/sys/block", "serial", VOLUME_SERIAL, disk, sizeof(disk)))
+		return false;
+	snprintf(volume_disk, sizeof(volume_disk), "/sys/block%s", disk + sizeof(dev) - 1);
+	return true;
+}
+
 void boot_warm(void)
 {
+	(void)find_volume();
 	/* What it does not do in that time, and what an image lacks, comes later. */
 	if (fork() == 0)
 		run_shell();
@@ -468,17 +484,14 @@ static bool read_numbers(const char *dir, const char *name, unsigned long long r
 
 /* In a clone the disk stands for the volume that it gets then: how large that is comes
  * with an interrupt. */
-static bool wait_for_volume(char *dir, size_t size)
+static bool wait_for_volume(void)
 {
-	static const char dev[] = "/dev";
 	uint64_t end = ad_sys_now_ns() + (uint64_t)DEVICE_PATIENCE_MS * 1000000;
-	char disk[300];
 	unsigned long long sectors[2];
 
-	if (!wait_for_device("/sys/block", "serial", VOLUME_SERIAL, disk, sizeof(disk)))
+	if (!find_volume())
 		return false;
-	snprintf(dir, size, "/sys/block%s", disk + sizeof(dev) - 1);
-	while (!read_numbers(dir, "size", sectors) || sectors[0] <= VOLUME_LEAST) {
+	while (!read_numbers(volume_disk, "size", sectors) || sectors[0] <= VOLUME_LEAST) {
 		if (ad_sys_now_ns() > end)
 			return false;
 		pause_a_little();
@@ -486,28 +499,53 @@ static bool wait_for_volume(char *dir, size_t size)
 	return true;
 }
 
+/* How many blocks the file system says that it has; 0: unknown. */
+static uint32_t blocks_of(const char *node)
+{
+	uint8_t bytes[4] = { 0 };
+	int fd = open(node, O_RDONLY | O_CLOEXEC);
+
+	/* s_blocks_count_lo of struct ext4_super_block; it has never more than that. */
+	if (fd >= 0 && pread(fd, bytes, sizeof(bytes), 1024 + 4) < 0)
+		bytes[0] = 0;
+	if (fd >= 0)
+		close(fd);
+	return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
+	       (uint32_t)bytes[3] << 24;
+}
+
 /* To the end of the disk, which may have become larger. */
-static bool grow(const char *dir, int fd, struct fault *fault)
+static bool grow(int fd, uint32_t now, struct fault *fault)
 {
 	unsigned long long sectors[2];
 	uint64_t blocks;
 
-	if (!read_numbers(dir, "size", sectors))
+	if (!read_numbers(volume_disk, "size", sectors))
 		return fault_set(fault, errno, "the size of the volume");
 	blocks = sectors[0] / (VOLUME_BLOCK / 512);
-	if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+	/* It takes its time also where there is nothing to do. */
+	if (now != blocks && ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
 		return fault_set(fault, errno, "growing the volume");
 	return true;
+}
+
+static bool give_to(int fd, uid_t uid, gid_t gid, struct fault *fault)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) == 0 && st.st_uid == uid && st.st_gid == gid)
+		return true;
+	return fchown(fd, uid, gid) == 0 || fault_set(fault, errno, "the volume");
 }
 
 bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault)
 {
 	static const char node[] = "/run/volume";
-	char dir[330];
 	unsigned long long device[2];
+	uint32_t blocks;
 	int fd, r;
 
-	if (!wait_for_volume(dir, sizeof(dir)) || !read_numbers(dir, "dev", device))
+	if (!wait_for_volume() || !read_numbers(volume_disk, "dev", device))
 		return fault_set(fault, ENODEV, "there is no disk with the serial " VOLUME_SERIAL);
 	r = make_dirs(path, uid, gid);
 	if (r < 0)
@@ -519,6 +557,7 @@ bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault)
 	r = mount(NULL, "/run", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID, NULL) < 0 ? errno : 0;
 	if (r == 0 && mount(node, path, "ext4", MS_NOSUID | MS_NODEV, "discard,noinit_itable") < 0)
 		r = errno;
+	blocks = blocks_of(node);
 	unlink(node);
 	if (mount(NULL, "/run", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL) < 0 &&
 	    r == 0)
@@ -529,8 +568,7 @@ bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault)
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (!volume || fd < 0)
 		return fault_set(fault, errno, "the volume");
-	if (grow(dir, fd, fault) && fchown(fd, uid, gid) < 0)
-		fault_set(fault, errno, "the volume");
+	(void)(grow(fd, blocks, fault) && give_to(fd, uid, gid, fault));
 	/* Of the file system's own. */
 	unlinkat(fd, "lost+found", AT_REMOVEDIR);
 	close(fd);

@@ -114,7 +114,7 @@ tap.check(run.returncode == 0, "an image is made", run.stderr.splitlines())
 made = manifest()
 tap.check(
     set(os.listdir(path("image")))
-    == {"vmlinux", "initramfs.cpio", "root.erofs", "volume.ext4", "image.json"},
+    == {"vmlinux", "initramfs.cpio", "root.erofs", "volume.ext4", "volume-small.ext4", "image.json"},
     "its files, and no others",
 )
 with open(path("image/vmlinux"), "rb") as file:
@@ -135,16 +135,25 @@ tap.check(
     all(os.stat(path("image", name)).st_mode & stat.S_IROTH for name in os.listdir(path("image"))),
     "another user can read all of it",
 )
-tap.check(
-    subprocess.run(
-        ["e2fsck", "-fn", path("image/volume.ext4")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    ).returncode
-    == 0,
-    "the disk of a session begins with a sound file system",
-)
+for name, mib in ("volume.ext4", 1024), ("volume-small.ext4", 64):
+    volume = path("image", name)
+    tap.check(
+        os.stat(volume).st_size == mib << 20 and os.stat(volume).st_blocks * 512 < 1 << 20,
+        f"{name} has {mib} MiB, nearly all holes",
+    )
+    tap.check(
+        subprocess.run(["e2fsck", "-fn", volume], capture_output=True, check=False).returncode == 0,
+        f"{name} is a sound file system",
+    )
+    run = subprocess.run(
+        ["debugfs", "-R", "ls -p", volume], capture_output=True, text=True, check=False
+    )
+    tap.check(
+        [line.split("/")[3:6] for line in run.stdout.split()]
+        == [["1000", "1000", "."], ["1000", "1000", ".."]],
+        f"{name} is empty and the command's",
+        run.stdout.splitlines(),
+    )
 subprocess.run(
     ["fsck.erofs", "--preserve-perms", f"--extract={path('extracted')}", path("image/root.erofs")],
     stdout=subprocess.DEVNULL,

@@ -32,9 +32,9 @@ static void put_file(const char *dir, const char *name, const char *text)
 }
 
 static const char manifest[] =
-	"{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": 6},"
+	"{\"format\": 3, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": 6},"
 	" \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6},"
-	" \"volume.ext4\": {\"size\": 6}}}";
+	" \"volume.ext4\": {\"size\": 6}, \"volume-small.ext4\": {\"size\": 5}}}";
 
 /* Its path tells of the world, its name tells it from every other. */
 static void make_monitor(void)
@@ -60,6 +60,7 @@ static void world_begin(void)
 	put_file(image, "initramfs.cpio", "agents");
 	put_file(image, "root.erofs", "boot:\n");
 	put_file(image, "volume.ext4", "volume");
+	put_file(image, "volume-small.ext4", "small");
 	make_monitor();
 	world->opts.microvm_image = image;
 	world->opts.microvm_monitor = monitor;
@@ -196,18 +197,18 @@ struct missing {
 static const struct missing missing[] = {
 	{ "image.json", NULL, AGENTD_ERR_NOTFOUND, "image.json", "scripts/build-image" },
 	{ "image.json", "", AGENTD_ERR_INVALID, "image.json", "" },
-	{ "image.json", "{\"format\": 2", AGENTD_ERR_INVALID, "image.json", "" },
+	{ "image.json", "{\"format\": 3", AGENTD_ERR_INVALID, "image.json", "" },
 	{ "image.json", "[]", AGENTD_ERR_UNSUPPORTED, "/image", "scripts/build-image" },
 	{ "image.json", "{\"format\": 1, \"protocol\": 2}", AGENTD_ERR_UNSUPPORTED, "format 1",
 	  "scripts/build-image" },
-	{ "image.json", "{\"format\": 2, \"protocol\": 9}", AGENTD_ERR_UNSUPPORTED, "protocol 9",
+	{ "image.json", "{\"format\": 3, \"protocol\": 9}", AGENTD_ERR_UNSUPPORTED, "protocol 9",
 	  "scripts/build-image" },
-	{ "image.json", "{\"format\": 2, \"protocol\": 2}", AGENTD_ERR_INVALID, "vmlinux",
+	{ "image.json", "{\"format\": 3, \"protocol\": 2}", AGENTD_ERR_INVALID, "vmlinux",
 	  "scripts/build-image" },
-	{ "image.json", "{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": 6}}",
+	{ "image.json", "{\"format\": 3, \"protocol\": 2, \"files\": {\"vmlinux\": 6}}",
 	  AGENTD_ERR_INVALID, "vmlinux", "scripts/build-image" },
 	{ "image.json",
-	  "{\"format\": 2, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": -6}}}",
+	  "{\"format\": 3, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": -6}}}",
 	  AGENTD_ERR_INVALID, "vmlinux", "scripts/build-image" },
 	{ "vmlinux", NULL, AGENTD_ERR_NOTFOUND, "/vmlinux", "scripts/build-image" },
 	{ "vmlinux", "", AGENTD_ERR_INVALID, "/vmlinux", "scripts/build-image" },
@@ -1674,6 +1675,55 @@ START_TEST(session_disk_replaced)
 }
 END_TEST
 
+static const struct {
+	const char *file, *text, *named;
+} volumes[] = {
+	{ "volume.ext4", NULL, "/volume.ext4" },
+	{ "volume.ext4", "short", "/volume.ext4" },
+	{ "image.json",
+	  "{\"format\": 3, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": 6},"
+	  " \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6}}}",
+	  "volume.ext4" },
+	{ "image.json",
+	  "{\"format\": 3, \"protocol\": 2, \"files\": {\"vmlinux\": {\"size\": 6},"
+	  " \"initramfs.cpio\": {\"size\": 6}, \"root.erofs\": {\"size\": 6},"
+	  " \"volume.ext4\": {\"size\": 2000000000},"
+	  " \"volume-small.ext4\": {\"size\": 2000000000}}}",
+	  "no volume as small as 1073741824" },
+};
+
+/* Nothing is left where a disk could not be made, and the next start makes it. */
+START_TEST(session_volume_missing)
+{
+	char *path = t_format("%s/%s", image, volumes[_i].file), *old = t_format("%s.old", path);
+	char *dir = t_format("%s/volumes/" ID "/volume", world->dir);
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	session_play_init(&run, "");
+	ck_assert_int_eq(rename(path, old), 0);
+	if (volumes[_i].text)
+		t_write_file(path, volumes[_i].text);
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_DENIED);
+	ck_assert_msg(strstr(error_of(&run), volumes[_i].named) &&
+			      strstr(error_of(&run), "scripts/build-image"),
+		      "%s", t_run_story(&run.run));
+	ck_assert_uint_eq(t_count_files(dir), 1); /* itself */
+	ck_assert_int_eq(rename(old, path), 0);
+	again(&run);
+	expect_in_session(&run);
+	ck_assert_uint_eq(t_count_files(dir), 2);
+	stop_session(pool);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+	free(path);
+	free(old);
+	free(dir);
+}
+END_TEST
+
 /* In every state of its machine: stopped, then the runner goes. */
 static const char *const session_moments[] = {
 	"boot:\n",         "warm: stop\n", "control:\n",        "save:\n",       "save: return\n",
@@ -1776,6 +1826,7 @@ static int run_all(void)
 	tcase_add_test(sessions, session_fault_in_turn);
 	tcase_add_test(sessions, session_hears_of_what_is_over);
 	tcase_add_loop_test(sessions, session_disk_replaced, 0, T_COUNT(disks));
+	tcase_add_loop_test(sessions, session_volume_missing, 0, T_COUNT(volumes));
 	tcase_add_loop_test(sessions, session_ends, 0, 2 * (int)T_COUNT(session_moments));
 	return t_main("microvm", cases, T_COUNT(cases));
 }

@@ -20,6 +20,7 @@
 
 #define A "aaaaaaaa-0000-4000-8000-000000000000"
 #define B "bbbbbbbb-0000-4000-8000-000000000000"
+#define C "cccccccc-0000-4000-8000-000000000000"
 
 static const char *backend;
 
@@ -1196,11 +1197,42 @@ START_TEST(template_fails)
 }
 END_TEST
 
+static void expect_size(struct place *place, const char *id, const char *said, long least,
+			long most)
+{
+	char *text = output_of(place, id,
+			       "cat was || ls -A; echo kept >was; sync; "
+			       "df --output=size -BM . | tail -n 1 | tr -d ' M'");
+	char *end = strrchr(text, '\n');
+	long mib;
+
+	*end = '\0';
+	end = strrchr(text, '\n');
+	mib = strtol(end ? end + 1 : text, NULL, 10);
+	ck_assert_msg(mib > least && mib < most, "%ld MiB", mib);
+	if (end)
+		end[1] = '\0';
+	else
+		text[0] = '\0';
+	ck_assert_str_eq(text, said);
+	free(text);
+}
+
 /* A disk grows, and does not shrink; what is asked for and cannot be is refused. */
 START_TEST(disk_sizes)
 {
-	static const char size[] = "df --output=size -BM . | tail -n 1 | tr -d ' M\n'";
-	struct place place = open_place(", \"vm\": {\"volume_bytes\": 134217728}");
+	static const struct {
+		const char *id, *vm, *said;
+		long least, most;
+	} sizes[] = {
+		{ A, "{\"volume_bytes\": 134217728}", "", 100, 128 },
+		{ A, "{\"volume_bytes\": 268435456}", "kept\n", 220, 256 },
+		{ A, "{\"volume_bytes\": 67108864}", "kept\n", 220, 256 },
+		{ A, "{}", "kept\n", 900, 1024 },
+		{ B, "{}", "", 900, 1024 },
+		{ B, "{\"volume_bytes\": 2147483648}", "kept\n", 1900, 2048 },
+		{ C, "{\"volume_bytes\": 67108864}", "", 40, 64 },
+	};
 	static const struct {
 		const char *vm, *says;
 	} bad[] = {
@@ -1208,20 +1240,18 @@ START_TEST(disk_sizes)
 		{ "{\"memory_bytes\": 1}", "vm.memory_bytes" },
 		{ "{\"volume\": 1}", "\"volume\"" },
 	};
-	char *text = output_of(&place, A, size);
-	long first = strtol(text, NULL, 10);
+	struct place place = open_place("");
 
-	ck_assert_int_gt(first, 100);
-	ck_assert_int_lt(first, 128);
-	free(text);
-	close_place(&place);
-	place = open_place(", \"vm\": {\"volume_bytes\": 268435456}, \"max_vms\": 2");
-	text = output_of(&place, A, size);
-	ck_assert_int_gt(strtol(text, NULL, 10), 220);
-	free(text);
-	text = output_of(&place, A, "head -c 300M /dev/zero >big 2>/dev/null || echo full");
-	ck_assert_str_eq(text, "full\n");
-	free(text);
+	for (size_t i = 0; i < T_COUNT(sizes); i++) {
+		char *more = t_format(", \"vm\": %s", sizes[i].vm);
+
+		agentd_pool_unref(place.pool);
+		place.pool = add_pool(place.world, place.root, more);
+		expect_size(&place, sizes[i].id, sizes[i].said, sizes[i].least, sizes[i].most);
+		stop(&place, sizes[i].id);
+		free(more);
+	}
+	expect(&place, C, "head -c 100M /dev/zero >big 2>/dev/null || echo full", "full\n");
 	close_place(&place);
 	for (size_t i = 0; i < T_COUNT(bad); i++) {
 		char *more = t_format(", \"fallback\": false, \"vm\": %s", bad[i].vm);

@@ -698,11 +698,12 @@ static void put_file(const char *dir, const char *name, const char *text)
 static void make_image(struct scene *scene)
 {
 	static const char script[] = "run: started out:confined cat err:err. end exited:0 closed\n";
-	char *manifest = t_format("{\"format\": 2, \"protocol\": 2, \"files\": {"
+	char *manifest = t_format("{\"format\": 3, \"protocol\": 2, \"files\": {"
 				  "\"vmlinux\": {\"size\": 1}, "
 				  "\"initramfs.cpio\": {\"size\": 1}, "
 				  "\"root.erofs\": {\"size\": %zu}, "
-				  "\"volume.ext4\": {\"size\": 1}}}",
+				  "\"volume.ext4\": {\"size\": 1}, "
+				  "\"volume-small.ext4\": {\"size\": 1}}}",
 				  sizeof(script) - 1);
 
 	scene->image = t_format("%s/image", scene->world->dir);
@@ -713,6 +714,7 @@ static void make_image(struct scene *scene)
 	put_file(scene->image, "initramfs.cpio", "i");
 	put_file(scene->image, "root.erofs", script);
 	put_file(scene->image, "volume.ext4", "v");
+	put_file(scene->image, "volume-small.ext4", "s");
 	free(manifest);
 }
 

@@ -14,9 +14,8 @@
 #include "json/json.h"
 #include "proto/guest.h"
 
-enum { FORMAT = 2 }; /* of image.json */
+enum { FORMAT = 3 }; /* of image.json */
 
-#define VOLUME "volume.ext4"
 #define REMEDY "; scripts/build-image makes an image"
 
 /* A regular file in dir, whose size is as expected unless that is 0. Its descriptor or a
@@ -164,18 +163,29 @@ bool image_same(const struct image *a, const struct image *b)
 	       same_file(a->root, b->root);
 }
 
-int image_open_volume(const char *dir, uint64_t *ret_bytes, agentd_error **reterr)
+int image_open_volume(const char *dir, uint64_t bytes, agentd_error **reterr)
 {
+	/* The larger first. */
+	static const char *const names[] = { "volume.ext4", "volume-small.ext4" };
 	ad_autojson struct json_object *manifest = NULL;
 	int r = read_manifest(dir, &manifest, reterr);
 
 	if (r < 0)
 		return r;
-	if (!member_u64(member(member(manifest, "files"), VOLUME), "size", ret_bytes) ||
-	    *ret_bytes == 0)
-		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
-			       "%s/image.json does not say how large " VOLUME " is" REMEDY, dir);
-	return open_file(dir, VOLUME, *ret_bytes, reterr);
+	for (size_t i = 0; i < AD_COUNT(names); i++) {
+		uint64_t size = 0;
+
+		if (!member_u64(member(member(manifest, "files"), names[i]), "size", &size) ||
+		    size == 0)
+			return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+				       "%s/image.json does not say how large %s is" REMEDY, dir,
+				       names[i]);
+		if (size <= bytes)
+			return open_file(dir, names[i], size, reterr);
+	}
+	return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+		       "the image in %s has no volume as small as %" PRIu64 " bytes" REMEDY, dir,
+		       bytes);
 }
 
 void image_close(struct image *image)

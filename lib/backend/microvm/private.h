@@ -62,8 +62,9 @@ struct image {
 int image_open(const char *dir, const char *root, struct image *ret, agentd_error **reterr);
 /* Whether both are the same files, unchanged. */
 bool image_same(const struct image *a, const struct image *b);
-/* The file system that a new volume begins with, and its size: a descriptor or a code. */
-int image_open_volume(const char *dir, uint64_t *ret_bytes, agentd_error **reterr);
+/* The file system that a new volume of so many bytes begins with, the largest that is not
+ * larger: a descriptor or a code. */
+int image_open_volume(const char *dir, uint64_t bytes, agentd_error **reterr);
 void image_close(struct image *image);
 char *image_default_dir(void); /* malloc'ed, or NULL */
 

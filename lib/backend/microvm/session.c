@@ -19,7 +19,7 @@
 #define DISK "disk.ext4"
 #define DISK_NEW ".disk.new"
 #define VOLUME_BYTES (UINT64_C(1) << 30)
-/* As scripts/build-image makes its empty file system, and what that can grow to. */
+/* As scripts/build-image makes its empty file systems, and what they can grow to. */
 #define VOLUME_LEAST (UINT64_C(64) << 20)
 #define VOLUME_MOST (UINT64_C(64) << 30)
 #define VOLUME_BLOCK UINT64_C(4096)
@@ -114,8 +114,8 @@ static int fail_disk(const struct vm_session *session, int error, agentd_error *
 /* Whole or not at all. */
 static int make_disk(const struct vm_session *session, int dir, agentd_error **reterr)
 {
-	uint64_t bytes;
-	ad_autoclose int from = image_open_volume(session->vm->image_dir, &bytes, reterr);
+	ad_autoclose int from = image_open_volume(session->vm->image_dir, session->volume.bytes,
+						  reterr);
 	ad_autoclose int to = -1;
 	int r;
 
