@@ -186,6 +186,9 @@ AD_SYS_NO_SANITIZE static int confine_machine(struct command *command)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return failed(command, AD_STAGE_CREDENTIALS, errno);
+	/* It takes less memory that way, and is the same without. */
+	if (command->machine->small_pages)
+		(void)prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	if (command->landlock >= 0) {
 		int r = landlock_enter(command->landlock);
 

@@ -156,6 +156,7 @@ struct machine_command {
 	const int *fds; /* become 3, 4, ... */
 	size_t fd_count;
 	gid_t device_group; /* besides its own, to open /dev/kvm; 0: none */
+	bool small_pages;
 };
 
 /* Make its process ahead, as far as cgroup, sandbox and landlock go. If that fails,

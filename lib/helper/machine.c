@@ -51,6 +51,7 @@ pid_t machine_start(const struct ad_msg_spawn *spawn, const struct leaf *leaf, b
 		.fds = fds,
 		.fd_count = spawn->machine.fd_count,
 		.device_group = set_ids ? kvm_group() : 0,
+		.small_pages = spawn->flags & AD_SPAWN_SMALL_PAGES,
 	};
 	struct command command = {
 		.argv = vectors,

@@ -136,6 +136,7 @@ struct ad_launch_machine {
 	const int *fds; /* its descriptors 3, 4, ...; at most AD_SPAWN_MACHINE_FDS_MAX */
 	size_t fd_count;
 	uint32_t uid, gid; /* what it becomes when the host program is root; not 0 */
+	bool small_pages;  /* its memory is not to be in huge ones */
 };
 
 struct ad_launch_request {

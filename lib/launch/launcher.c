@@ -862,6 +862,8 @@ static void fill_spawn(const struct ad_launcher *launcher, const struct ad_launc
 	};
 	if (request->machine) {
 		ret->flags |= AD_SPAWN_MACHINE;
+		if (request->machine->small_pages)
+			ret->flags |= AD_SPAWN_SMALL_PAGES;
 		ret->machine = (struct ad_msg_machine){
 			.uid = request->machine->uid,
 			.gid = request->machine->gid,

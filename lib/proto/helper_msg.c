@@ -115,8 +115,9 @@ static bool get_machine(struct reader *in, uint32_t flags, struct ad_msg_machine
 	ret->gid = get_u32(in);
 	ret->fd_count = (uint32_t)get_below(in, 4, AD_SPAWN_MACHINE_FDS_MAX + 1);
 	if (!(flags & AD_SPAWN_MACHINE))
-		return ret->uid == 0 && ret->gid == 0 && ret->fd_count == 0;
-	return (flags & ~(uint32_t)AD_SPAWN_CGROUP_REQUIRED) ==
+		return ret->uid == 0 && ret->gid == 0 && ret->fd_count == 0 &&
+		       !(flags & AD_SPAWN_SMALL_PAGES);
+	return (flags & ~(uint32_t)(AD_SPAWN_CGROUP_REQUIRED | AD_SPAWN_SMALL_PAGES)) ==
 	       (AD_SPAWN_MACHINE | AD_SPAWN_MERGE_STDERR);
 }
 

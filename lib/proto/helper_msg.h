@@ -54,7 +54,8 @@ enum {
 	/* A session: a sandbox without a command, for later ones. Its STARTED brings no
 	 * descriptor but the network's. */
 	AD_SPAWN_SESSION = 128,
-	AD_SPAWN_FLAGS = 255
+	AD_SPAWN_SMALL_PAGES = 256, /* no huge ones; a machine only */
+	AD_SPAWN_FLAGS = 511
 };
 
 /* Descriptors that a machine is given: with the message itself they fit in one. */

@@ -1352,18 +1352,24 @@ END_TEST
 
 enum { MACHINE_ID = 65531 };
 
-static struct run *start_machine(const char *script, const int *fds, size_t fd_count)
+static struct run *start_monitor(const char *script, const struct ad_launch_machine *machine)
 {
 	const char *argv[] = { "/bin/sh", "-c", script, NULL };
-	const struct ad_launch_machine machine = { fds, fd_count, MACHINE_ID, MACHINE_ID };
 	struct ad_launch_request request = request_of(argv);
 	struct run *run = run_new();
 
 	request.workdir = "/";
 	request.merge_stderr = true;
-	request.machine = &machine;
+	request.machine = machine;
 	run_request(run, &request);
 	return run;
+}
+
+static struct run *start_machine(const char *script, const int *fds, size_t fd_count)
+{
+	const struct ad_launch_machine machine = { fds, fd_count, MACHINE_ID, MACHINE_ID, false };
+
+	return start_monitor(script, &machine);
 }
 
 static void expect_status(pid_t pid, const char *line)
@@ -1428,6 +1434,21 @@ START_TEST(machine_has_nothing)
 }
 END_TEST
 
+START_TEST(machine_has_small_pages)
+{
+	for (int small = 0; small <= 1; small++) {
+		const struct ad_launch_machine machine = { NULL, 0, MACHINE_ID, MACHINE_ID, small };
+		struct run *run = start_monitor("exec sleep 1000", &machine);
+
+		ck_assert(wait_for(run, &run->started, PATIENCE_MS));
+		expect_status(run->pid, small ? "THP_enabled:\t0\n" : "THP_enabled:\t1\n");
+		ck_assert_int_eq(ad_job_kill(run->job), 0);
+		finish(run);
+		run_free(run);
+	}
+}
+END_TEST
+
 START_TEST(machine_ends)
 {
 	struct run *run = start_machine("exit 7", NULL, 0);
@@ -1453,7 +1474,7 @@ END_TEST
 
 START_TEST(machine_cannot_start)
 {
-	const struct ad_launch_machine machine = { NULL, 0, MACHINE_ID, MACHINE_ID };
+	const struct ad_launch_machine machine = { NULL, 0, MACHINE_ID, MACHINE_ID, false };
 	const char *argv[] = { "/nowhere/qemu", NULL };
 	struct ad_launch_request request = request_of(argv);
 	struct run *run = run_new();
@@ -1860,6 +1881,7 @@ int main(void)
 	tcase_add_test(tc, many_at_once);
 	tcase_add_test(tc, one_after_the_other);
 	tcase_add_test(tc, machine_has_nothing);
+	tcase_add_test(tc, machine_has_small_pages);
 	tcase_add_test(tc, machine_ends);
 	tcase_add_test(tc, machine_cannot_start);
 	tcase_add_test(tc, machine_dies_with_the_helper);

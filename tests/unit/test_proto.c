@@ -581,7 +581,8 @@ static struct ad_msg_spawn some_spawn(void)
 	profile_len = ad_profile_encode(&profile, profile_bytes);
 	return (struct ad_msg_spawn){
 		.job = 0xdeadbeef,
-		.flags = AD_SPAWN_FLAGS & ~(uint32_t)(AD_SPAWN_MACHINE | AD_SPAWN_SESSION),
+		.flags = AD_SPAWN_FLAGS &
+			 ~(uint32_t)(AD_SPAWN_MACHINE | AD_SPAWN_SESSION | AD_SPAWN_SMALL_PAGES),
 		.requested = (1u << AD_MSG_LIMIT_COUNT) - 1,
 		.limits = { UINT64_MAX, 2, 3, 4, 5, 6, UINT64_MAX - 7 },
 		.workdir = "/some/where",
@@ -725,7 +726,7 @@ START_TEST(spawn_with_wrong_counts)
 	ck_assert(ad_msg_spawn_decode(&got, buf, len));
 	buf[8] = AD_SPAWN_STDIN;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
-	buf[8] = AD_SPAWN_FLAGS & ~(AD_SPAWN_MACHINE | AD_SPAWN_SESSION);
+	buf[8] = (uint8_t)(AD_SPAWN_FLAGS & ~(AD_SPAWN_MACHINE | AD_SPAWN_SESSION));
 	/* Flags and requests nobody knows; no job. */
 	buf[9] = (AD_SPAWN_FLAGS + 1) >> 8;
 	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
@@ -769,8 +770,14 @@ START_TEST(spawn_of_a_machine)
 
 	spawn.profile = NULL;
 	spawn.profile_len = 0;
+	spawn.flags = AD_SPAWN_MERGE_STDERR;
+	check_spawn(&spawn);
+	spawn.flags |= AD_SPAWN_SMALL_PAGES; /* of a machine only */
+	buf = encode_spawn(&spawn, &len);
+	ck_assert(!ad_msg_spawn_decode(&got, buf, len));
+	free(buf);
 	spawn.machine = (struct ad_msg_machine){ 65531, 65532, AD_SPAWN_MACHINE_FDS_MAX };
-	spawn.flags = right | AD_SPAWN_CGROUP_REQUIRED;
+	spawn.flags = right | AD_SPAWN_CGROUP_REQUIRED | AD_SPAWN_SMALL_PAGES;
 	check_spawn(&spawn);
 	spawn.flags = right;
 	check_spawn(&spawn);

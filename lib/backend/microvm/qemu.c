@@ -452,6 +452,8 @@ static int start_job(struct engine *engine, const struct engine_config *config,
 		.fd_count = arguments->fd_count,
 		.uid = config->uid,
 		.gid = config->gid,
+		/* Translated code would take 2 MiB for each that it begins. */
+		.small_pages = config->use == ENGINE_CLONE && config->accel == ACCEL_TCG,
 	};
 	const struct ad_launch_request request = {
 		.argv = arguments->argv,
