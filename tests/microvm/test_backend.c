@@ -1359,6 +1359,8 @@ static const char *const template_faults[] = {
 	"restore: close-control\n",
 	"restore: return close-control\n",
 	"restore: close\n",
+	"restore: return noise:1000 migrated\n",
+	"restore: return migrated noise:1000\n",
 	"restore: return control:{\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
 };
 
@@ -1429,6 +1431,58 @@ static void again(struct play *play)
 	play->run.ctx = ctx;
 	play_start(play, 0);
 }
+
+/* With another script in the same file, by which nobody would know that it is another. */
+static void again_with(struct play *play, const char *script)
+{
+	struct timespec times[2];
+	struct stat st;
+
+	ck_assert_int_eq(stat(play->script, &st), 0);
+	ck_assert_uint_eq((size_t)st.st_size, strlen(script));
+	t_write_file(play->script, script);
+	times[0] = st.st_atim;
+	times[1] = st.st_mtim;
+	ck_assert_int_eq(utimensat(AT_FDCWD, play->script, times, 0), 0);
+	again(play);
+	t_run_wait(&play->run);
+}
+
+static void expect_vm(const struct play *play, bool cloned)
+{
+	t_expect_status(&play->run, AGENTD_STATUS_OK);
+	ck_assert_msg(!strstr(t_run_layer(&play->run, "vm", NULL), "cloned") == !cloned &&
+			      !strstr(t_run_story(&play->run), "go on from a snapshot: ") == cloned,
+		      "%s", t_run_story(&play->run));
+}
+
+/* Another is made, three times in a row at most; one that can be gone on from begins anew. */
+START_TEST(template_made_anew)
+{
+	static const char bad[] = "restore: die:1\n", good[] = "stop:    die:1\n";
+	struct play run;
+
+	play(&run, bad, 0);
+	expect_vm(&run, false);
+	for (int i = 0; i < 4; i++) {
+		again_with(&run, good);
+		expect_vm(&run, true);
+		again_with(&run, bad);
+		expect_vm(&run, false);
+	}
+	for (int i = 0; i < 3; i++) {
+		again_with(&run, bad);
+		expect_vm(&run, false);
+	}
+	again_with(&run, good);
+	expect_vm(&run, false);
+	expect_over(&run);
+	/* That was one image's. */
+	play(&run, good, 0);
+	expect_vm(&run, true);
+	expect_over(&run);
+}
+END_TEST
 
 static void expect_in_session(struct play *play)
 {
@@ -1817,6 +1871,7 @@ static int run_all(void)
 	tcase_add_test(files, files_beyond_limit);
 	tcase_add_checked_fixture(snapshots, setup_snapshots, teardown);
 	tcase_add_test(snapshots, template_fault_in_turn);
+	tcase_add_test(snapshots, template_made_anew);
 	tcase_add_test(snapshots, fault_in_turn);
 	tcase_add_test(snapshots, fault_after_exit);
 	tcase_add_test(snapshots, runner_gone);

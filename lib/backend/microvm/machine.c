@@ -129,7 +129,7 @@ static void report_over(struct ad_defer *defer, void *userdata)
 }
 
 static void boot(struct machine *machine);
-static void restore_failed(struct machine *machine);
+static void restore_failed(struct machine *machine, agentd_error *err);
 
 /* KVM did not boot what TCG boots. */
 static void trial_failed(struct machine *machine, const char *why)
@@ -163,8 +163,11 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 
 	(void)engine;
 	if (machine->state == RESTORING) {
-		agentd_error_unref(err);
-		restore_failed(machine);
+		if (machine->err) {
+			agentd_error_unref(err);
+			err = AD_STEAL(machine->err);
+		}
+		restore_failed(machine, err);
 		return;
 	}
 	if (machine->trial && (machine->state == BOOTING || machine->state == ENDING)) {
@@ -180,6 +183,15 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 	ad_timer_stop(&machine->timer);
 	close_channel(machine);
 	machine->events->died(machine, AD_STEAL(machine->err), machine->userdata);
+}
+
+/* It does not go on from its template as it should: its death is what ends that. Takes err. */
+static void end_restoring(struct machine *machine, agentd_error *err)
+{
+	machine->err = err;
+	ad_io_stop(&machine->readable);
+	ad_io_stop(&machine->writable);
+	machine->vm->engine->kill(machine->engine);
 }
 
 static void begin(struct machine *machine);
@@ -198,8 +210,8 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 		begin(machine);
 		break;
 	case RESTORING:
-		/* Its death is what ends that. */
-		machine->vm->engine->kill(machine->engine);
+		end_restoring(machine, agentd_error_create(AGENTD_ERR_TIMEOUT, 0,
+							   "its guest did not answer within 10 s"));
 		break;
 	case SETTLING:
 	case SAVING:
@@ -272,7 +284,7 @@ static void on_writable(struct ad_io *io, void *userdata)
 /* From the loop, or at the end of what is being read. */
 static void write_soon(struct machine *machine)
 {
-	if (machine->writing || machine->feeding || machine->fd < 0 || machine->state == ENDING)
+	if (machine->writing || machine->feeding || machine->fd < 0 || machine->err)
 		return;
 	if (ad_io_start(&machine->writable) < 0)
 		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
@@ -303,7 +315,11 @@ static void feed(struct machine *machine, const uint8_t *data, size_t len)
 				      "; scripts/build-image makes an image that fits this "
 				      "library" :
 				      "");
-		fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
+		if (machine->state == RESTORING)
+			end_restoring(machine,
+				      agentd_error_create(AGENTD_ERR_PROTOCOL, 0, text.data));
+		else
+			fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
 	}
 	machine->feeding = false;
 	notice_starved(machine);
@@ -315,7 +331,7 @@ static void on_readable(struct ad_io *io, void *userdata)
 	uint8_t buf[READ_SIZE];
 
 	(void)io;
-	for (int i = 0; i < READS_PER_WAKE && machine->state != ENDING; i++) {
+	for (int i = 0; i < READS_PER_WAKE && !machine->err; i++) {
 		ssize_t n = read(machine->fd, buf, sizeof(buf));
 
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -328,7 +344,7 @@ static void on_readable(struct ad_io *io, void *userdata)
 			ad_buf_append(&machine->hello, buf, (size_t)n);
 		feed(machine, buf, (size_t)n);
 	}
-	if (machine->state != ENDING)
+	if (!machine->err)
 		write_soon(machine);
 }
 
@@ -430,6 +446,8 @@ static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
 		}
 		ad_timer_stop(&machine->timer);
 		machine->state = READY;
+		if (machine->template)
+			template_works(machine->template);
 		machine->events->ready(machine, machine->userdata);
 		return;
 	}
@@ -510,7 +528,7 @@ static void engine_migrated(struct engine *engine, void *userdata)
 
 		/* It has said that before it was copied. */
 		feed(machine, (const uint8_t *)hello->data, hello->len);
-		if (machine->state != ENDING)
+		if (!machine->err)
 			write_soon(machine);
 	}
 }
@@ -620,10 +638,23 @@ static int choose_accel(struct machine *machine, agentd_error **reterr)
 
 /* ---- going on from a template */
 
-static void begin_booting(struct machine *machine)
+/* why: there is no other way, though one was wanted. */
+static void begin_booting(struct machine *machine, const agentd_error *why)
 {
+	ad_autobuf struct ad_buf text = { 0 };
 	agentd_error *err = NULL;
 
+	if (why) {
+		struct ad_guest_msg log = { .type = AD_GUEST_LOG };
+
+		ad_buf_printf(&text,
+			      "A virtual machine is booted, as it could not go on from a "
+			      "snapshot: %s",
+			      agentd_error_message(why));
+		log.u.log.level = AGENTD_LOG_WARN;
+		log.u.log.text = text.failed ? "" : text.data;
+		machine->events->message(machine, &log, machine->userdata);
+	}
 	machine->state = BOOTING;
 	/* What the template's boot has found out holds for this one too. */
 	if (choose_accel(machine, &err) < 0)
@@ -632,29 +663,31 @@ static void begin_booting(struct machine *machine)
 		boot(machine);
 }
 
-static void restore_failed(struct machine *machine)
+/* Takes err. */
+static void restore_failed(struct machine *machine, agentd_error *err)
 {
 	machine->vm->engine->free(AD_STEAL(machine->engine));
 	close_channel(machine);
-	template_broken(machine->template);
+	template_broken(machine->template, agentd_error_ref(err));
 	template_unref(AD_STEAL(machine->template));
 	machine->boots = &machine->image;
-	begin_booting(machine);
+	begin_booting(machine, err);
+	agentd_error_unref(err);
 }
 
 static void template_known(struct template_watch *watch, struct template *template,
-			   const agentd_error *err)
+			   const agentd_error *err, bool bootable)
 {
 	struct machine *machine = AD_CONTAINER_OF(watch, struct machine, watch);
 	agentd_error *own = NULL;
 
-	if (err) {
+	if (!template && !bootable) {
 		fail(machine, agentd_error_ref((agentd_error *)(uintptr_t)err));
 		return;
 	}
 	/* One may have been made before KVM could be used. */
 	if (!template || (machine->require_kvm && template_facts(template)->accel != ACCEL_KVM)) {
-		begin_booting(machine);
+		begin_booting(machine, err);
 		return;
 	}
 	if (choose_accel(machine, &own) < 0) {
@@ -675,7 +708,7 @@ static void begin(struct machine *machine)
 	agentd_error *err = NULL;
 
 	if (!machine->watch.known) {
-		begin_booting(machine);
+		begin_booting(machine, NULL);
 		return;
 	}
 	machine->state = WAITING;

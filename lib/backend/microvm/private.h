@@ -83,7 +83,8 @@ struct machine;
 struct machine_events {
 	/* It has booted and is set up: messages may be sent. */
 	void (*ready)(struct machine *machine, void *userdata);
-	/* Any message of the agent after that, and what it logs before. May send, not free. */
+	/* Any message of the agent after that, and what it logs before, or what is to be
+	 * logged of the machine itself. May send, not free. */
 	void (*message)(struct machine *machine, const struct ad_guest_msg *msg, void *userdata);
 	/* As of a link. */
 	void (*writable)(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
@@ -160,10 +161,10 @@ struct template_watch {
 	struct ad_list link;
 	struct ad_defer known_already;
 	struct template *template;
-	/* Once, from the loop. template NULL: there is none, and why not, or err NULL: it
-	 * could be booted, but not kept. err is borrowed. */
+	/* Once, from the loop. template NULL: there is none, and why not; bootable: what
+	 * does not go on from one may boot nevertheless. err is borrowed. */
 	void (*known)(struct template_watch *watch, struct template *template,
-		      const agentd_error *err);
+		      const agentd_error *err, bool bootable);
 };
 
 struct template_facts {
@@ -183,8 +184,10 @@ void template_unwatch(struct template_watch *watch);
 const struct template_facts *template_facts(const struct template *template);
 struct template *template_ref(struct template *template);
 void template_unref(struct template *template);
-/* A machine could not go on from it: nobody else is to try. */
-void template_broken(struct template *template);
+/* A machine could not go on from it, and why (err is the template's then): nobody else is to
+ * try, and another is made, but for so often. Or one could. */
+void template_broken(struct template *template, agentd_error *err);
+void template_works(struct template *template);
 void template_free_all(struct microvm *vm);
 
 /* ---- carrier.c */

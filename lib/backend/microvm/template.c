@@ -10,8 +10,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Each keeps what its machine has touched of its memory, about 100 MiB. */
-enum { TEMPLATES_MAX = 3 };
+enum {
+	/* Each keeps what its machine has touched of its memory, about 100 MiB. */
+	TEMPLATES_MAX = 3,
+	/* Made one after the other without use: then there is none. */
+	TRIES_MAX = 3
+};
 
 enum template_state { TEMPLATE_BOOTING, TEMPLATE_READY, TEMPLATE_FAILED, TEMPLATE_BROKEN };
 
@@ -28,7 +32,8 @@ struct template
 	struct ad_buf hello;
 	struct template_facts facts;
 	struct ad_list watches;
-	agentd_error *err; /* why FAILED */
+	agentd_error *err;  /* why FAILED or BROKEN */
+	unsigned int tries; /* since a machine went on from one like it */
 };
 
 const struct template_facts *template_facts(const struct template *template)
@@ -74,7 +79,8 @@ static void forget(struct template *template)
 static void tell(struct template_watch *watch, struct template *template)
 {
 	template_unwatch(watch);
-	watch->known(watch, template->state == TEMPLATE_READY ? template : NULL, template->err);
+	watch->known(watch, template->state == TEMPLATE_READY ? template : NULL, template->err,
+		     template->state != TEMPLATE_FAILED);
 }
 
 static void known_already(struct ad_defer *defer, void *userdata)
@@ -147,11 +153,10 @@ static void machine_died(struct machine *machine, agentd_error *err, void *userd
 		template->state = TEMPLATE_READY;
 	else
 		template->state = booted ? TEMPLATE_BROKEN : TEMPLATE_FAILED;
-	if (template->state != TEMPLATE_READY)
+	if (template->state != TEMPLATE_READY) {
 		drop_memory(template);
-	/* What does not boot would not boot without a template. */
-	if (template->state == TEMPLATE_FAILED)
 		template->err = AD_STEAL(err);
+	}
 	agentd_error_unref(err);
 	/* Whoever is told may ask for others, and this one may have to go for them. */
 	template_ref(template);
@@ -177,7 +182,7 @@ static const struct machine_events machine_events = {
 /* ---- making and finding one */
 
 static int make(struct microvm *vm, const struct image *image, uint64_t memory_bytes,
-		struct template **ret, agentd_error **reterr)
+		unsigned int tries, struct template **ret, agentd_error **reterr)
 {
 	struct template *template = calloc(1, sizeof(*template));
 	int r;
@@ -186,6 +191,7 @@ static int make(struct microvm *vm, const struct image *image, uint64_t memory_b
 		return ad_fail_nomem(reterr);
 	template->refs = 1;
 	template->memory_bytes = memory_bytes;
+	template->tries = tries;
 	template->image = (struct image){
 		.kernel = fcntl(image->kernel, F_DUPFD_CLOEXEC, 3),
 		.initramfs = fcntl(image->initramfs, F_DUPFD_CLOEXEC, 3),
@@ -247,11 +253,14 @@ int template_watch(struct microvm *vm, const struct image *image, uint64_t memor
 		   struct template_watch *watch, agentd_error **reterr)
 {
 	struct template *template = find(vm, image, memory_bytes);
+	unsigned int tries = template ? template->tries : 0;
 	int r;
 
+	if (template && template->state == TEMPLATE_BROKEN && tries < TRIES_MAX)
+		forget(AD_STEAL(template));
 	if (!template) {
 		make_room(vm);
-		r = make(vm, image, memory_bytes, &template, reterr);
+		r = make(vm, image, memory_bytes, tries + 1, &template, reterr);
 		if (r < 0)
 			return r;
 		ad_list_append(&vm->templates, &template->link);
@@ -264,10 +273,17 @@ int template_watch(struct microvm *vm, const struct image *image, uint64_t memor
 	return 0;
 }
 
-void template_broken(struct template *template)
+void template_broken(struct template *template, agentd_error *err)
 {
+	agentd_error_unref(template->err);
+	template->err = err;
 	template->state = TEMPLATE_BROKEN;
 	drop_memory(template);
+}
+
+void template_works(struct template *template)
+{
+	template->tries = 0;
 }
 
 void template_free_all(struct microvm *vm)
