@@ -1119,12 +1119,13 @@ START_TEST(networks_of_commands)
 END_TEST
 
 /* A monitor that this shell script stands before. */
-static struct place open_place_behind(const char *script, char **ret_monitor)
+/* The monitor is a script, which has the real one's path in the middle. */
+static struct place open_place_behind(const char *begin, const char *end, char **ret_monitor)
 {
 	struct place place = { .world = t_world_new_bare(
 				       &(struct t_world_opts){ .backend = "microvm" }) };
 	char *dir = t_format("%s/%s", place.world->dir, place.world->tag);
-	char *text = t_format("#!/bin/sh\n%s\nexec %s \"$@\"\n", script, place.world->monitor);
+	char *text = t_format("%s%s%s", begin, place.world->monitor, end);
 
 	/* Its name and its place are told to the helper; the real one keeps its own. */
 	ck_assert_int_eq(mkdir(dir, 0755), 0);
@@ -1159,18 +1160,90 @@ static void expect_vm(struct place *place, const char *id, bool cloned)
 START_TEST(clone_fails)
 {
 	char *monitor;
-	struct place place = open_place_behind("for arg; do [ \"$arg\" != -incoming ] || exit 3; "
-					       "done",
-					       &monitor);
+	struct place place = open_place_behind("#!/bin/sh\nfor arg; do "
+					       "[ \"$arg\" != -incoming ] || exit 3; done\nexec ",
+					       " \"$@\"\n", &monitor);
 
 	expect_vm(&place, A, false);
 	expect_vm(&place, B, false);
 	free(monitor);
 	close_place(&place);
-	place = open_place_behind(":", &monitor);
+	place = open_place_behind("#!/bin/sh\nexec ", " \"$@\"\n", &monitor);
 	expect_vm(&place, A, true);
 	free(monitor);
 	close_place(&place);
+}
+END_TEST
+
+/* A monitor that is given another state than was saved: what "damage" makes of data. */
+static struct place open_damaged(const char *damage, char **ret_monitor)
+{
+	char *begin = t_format(
+		"#!/usr/bin/python3\n"
+		"import os, sys\n"
+		"def is_state(fd):\n"
+		"    try:\n"
+		"        return 'agentd-machine-state' in os.readlink(f'/proc/self/fd/{fd}')\n"
+		"    except OSError:\n"
+		"        return False\n"
+		"for fd in filter(is_state, range(3, 13) if '-incoming' in sys.argv else ()):\n"
+		"    data = bytearray(os.pread(fd, 1 << 22, 0))\n"
+		"    assert len(data) > 10000\n"
+		"    %s\n"
+		"    new = os.memfd_create('damaged')\n"
+		"    assert os.write(new, data) == len(data) and os.lseek(new, 0, 0) == 0\n"
+		"    os.dup2(new, fd, True)\n"
+		"os.execv('",
+		damage);
+	struct place place = open_place_behind(begin, "', sys.argv)\n", ret_monitor);
+
+	free(begin);
+	return place;
+}
+
+/* V17. The host's own memory has to be wrong for that. */
+START_TEST(damaged_snapshot)
+{
+	static const struct {
+		const char *damage;
+		bool cloned;
+	} whole[] = {
+		{ "pass", true },
+		{ "del data[len(data) // 2:]", false },
+		{ "data[7] += 1", false }, /* the version */
+		{ "data[0] ^= 1", false },
+	};
+	const size_t flips = t_is_small() ? 2 : 4;
+	struct place place;
+	struct t_run run;
+	char *monitor;
+
+	for (size_t i = 0; i < T_COUNT(whole); i++) {
+		place = open_damaged(whole[i].damage, &monitor);
+		expect_vm(&place, A, whole[i].cloned);
+		free(monitor);
+		close_place(&place);
+	}
+	for (size_t i = 0; i < flips; i++) {
+		char *damage = t_format("data[len(data) * %zu // %zu] ^= %d", 2 * i + 1, 2 * flips,
+					1 << i % 8);
+
+		place = open_damaged(damage, &monitor);
+		run_in(&run, &place, A, "echo $((6 * 7))");
+		/* It may not have mattered; else it is booted, or an error says what is wrong. */
+		if (agentd_result_status(run.result) == AGENTD_STATUS_OK)
+			t_expect_out(&run, AGENTD_STDOUT, "42\n");
+		else
+			ck_assert_msg(agentd_result_error(run.result), "%s", t_run_story(&run));
+		fprintf(stderr, "# %s: %s\n", damage,
+			agentd_result_error(run.result) ?
+				agentd_error_message(agentd_result_error(run.result)) :
+				t_run_layer(&run, "vm", NULL));
+		end_of(&run);
+		free(damage);
+		free(monitor);
+		close_place(&place);
+	}
 }
 END_TEST
 
@@ -1178,9 +1251,9 @@ END_TEST
 START_TEST(template_fails)
 {
 	char *monitor, *mark;
-	struct place place = open_place_behind("[ -e \"${0%/*}/mark\" ] || { echo broken >&2; "
-					       "exit 3; }",
-					       &monitor);
+	struct place place = open_place_behind("#!/bin/sh\n[ -e \"${0%/*}/mark\" ] || "
+					       "{ echo broken >&2; exit 3; }\nexec ",
+					       " \"$@\"\n", &monitor);
 	struct t_run run;
 
 	run_in(&run, &place, A, "echo no");
@@ -1404,8 +1477,8 @@ int main(int argc, char **argv)
 {
 	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
 	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240),
-	      *networks = t_case("networks", 120);
-	TCase *cases[] = { sessions, pool, maintenance, killed, networks };
+	      *networks = t_case("networks", 120), *damages = t_case("damages", 300);
+	TCase *cases[] = { sessions, pool, maintenance, killed, networks, damages };
 
 	backend = argc > 1 ? argv[1] : "sandbox";
 	if (in_machine() && !t_can_host_machines())
@@ -1424,6 +1497,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, damaged_disk);
 		tcase_add_test(sessions, disk_sizes);
 		tcase_add_test(sessions, clone_fails);
+		tcase_add_test(damages, damaged_snapshot);
 		tcase_add_test(sessions, template_fails);
 		tcase_add_test(killed, monitor_is_killed);
 	}
