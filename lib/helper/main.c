@@ -571,17 +571,15 @@ static void start_on_host(struct job *job, const struct ad_msg_spawn *spawn,
 
 /* ---- starting a virtual machine monitor */
 
+/* What it has to say comes by `output`. */
 static void machine_started(const struct job *job, const struct enforcement *enforcement,
 			    int output)
 {
 	struct ad_msg msg = { .type = AD_MSG_STARTED, .job = job->id };
-	uint8_t buf[AD_MSG_FIXED_MAX];
 
 	msg.u.started.pid = job->pid;
 	msg.u.started.receipt = enforcement->receipt;
-	/* What it has to say comes by that pipe: without it the host could not know. */
-	if (ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(&msg, buf), &output, 1, MSG_DONTWAIT) < 0)
-		kill(job->pid, SIGKILL);
+	send_with(&msg, output);
 }
 
 static void start_machine(struct job *job, const struct ad_msg_spawn *spawn,
@@ -625,7 +623,6 @@ static void start_machine(struct job *job, const struct ad_msg_spawn *spawn,
 	}
 	started(job, pid);
 	machine_started(job, &enforcement, output);
-	close(output);
 }
 
 /* ---- starting in a sandbox */
