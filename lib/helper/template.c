@@ -358,7 +358,8 @@ void template_drop(struct template *template)
 	if (--template->holders > 0)
 		return;
 	template->idle_since = ad_sys_now_ns();
-	if (template->stale || template->state == TEMPLATE_FAILED)
+	/* What is not made may have met what is over when somebody else comes. */
+	if (template->stale || template->state != TEMPLATE_READY)
 		retire(template);
 }
 
