@@ -251,10 +251,22 @@ bool trace_possible(void)
 }
 #endif
 
-/* The kernel needs nothing to take something out again. */
+/* The kernel needs nothing to take something out again, and nobody interrupts who does not
+ * wait. */
 static bool cannot_fail(const struct __ptrace_syscall_info *info)
 {
-	return info->entry.nr == SYS_epoll_ctl && info->entry.args[1] != EPOLL_CTL_ADD;
+	const uint64_t *args = info->entry.args;
+
+	switch (info->entry.nr) {
+	case SYS_epoll_ctl:
+		return args[1] != EPOLL_CTL_ADD;
+	case SYS_wait4:
+		return (args[2] & WNOHANG) != 0;
+	case SYS_waitid:
+		return (args[3] & WNOHANG) != 0;
+	default:
+		return false;
+	}
 }
 
 /* The index-th of its errors, or 0. Whoever is interrupted tries again, so not for good. */
