@@ -25,6 +25,7 @@
 enum {
 	NO_CALL = -1,
 	CHECK_EACH = 16, /* how often a play without faults comes in between */
+	ENOUGH_MISSES = 16,
 	NEIGHBOUR_CALLS = 130,
 	PROBLEMS_MAX = 5 /* of a scene; then it is given up */
 };
@@ -174,7 +175,7 @@ static void play_well(struct scene *scene, const char *when)
 
 static void play_all(struct scene *scene, bool for_good)
 {
-	uint32_t sample, step, number;
+	uint32_t sample, step, missed = 0;
 
 	/* What libraries keep for good is theirs from then on. */
 	scene_play(scene);
@@ -186,9 +187,15 @@ static void play_all(struct scene *scene, bool for_good)
 	/* Odd, so that of pairs it meets both. */
 	sample = t_is_small() ? kind->sample / 2 : kind->sample;
 	step = full ? 1 : (scene->fault->seen / sample) | 1;
-	for (number = 1; report->problems < PROBLEMS_MAX; number += step) {
-		if (!play_number(scene, number, for_good))
-			break;
+	/* One play is shorter than another: the first that is not reached is not the end. */
+	for (uint32_t number = 1;
+	     report->problems < PROBLEMS_MAX && missed < (full ? ENOUGH_MISSES : 1);
+	     number += step) {
+		if (!play_number(scene, number, for_good)) {
+			missed++;
+			continue;
+		}
+		missed = 0;
 		if (report->numbers % CHECK_EACH == 0)
 			play_well(scene, "in between");
 	}
