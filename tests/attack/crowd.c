@@ -37,13 +37,20 @@ static void print_stream(agentd_sink *sink, agentd_stream stream)
 	fwrite(out, 1, len, stdout);
 }
 
+static unsigned int stretch(void)
+{
+	const char *factor = getenv("AGENTD_TEST_STRETCH");
+
+	return factor ? (unsigned int)atoi(factor) : 1;
+}
+
 static void command_start(struct command *command, agentd_runner *runner, agentd_context *ctx,
 			  const char *text)
 {
 	agentd_error *err = NULL;
 	agentd_params *params;
 
-	must(agentd_params_new_shell(text, TIMEOUT_MS, &params, &err), &err);
+	must(agentd_params_new_shell(text, TIMEOUT_MS * stretch(), &params, &err), &err);
 	must(agentd_sink_new_buffer(OUTPUT_MAX, OUTPUT_MAX, &command->sink, &err), &err);
 	must(agentd_exec_start(runner, ctx, params, command->sink, NULL, &command->exec, &err),
 	     &err);

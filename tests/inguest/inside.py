@@ -13,6 +13,7 @@ usage: inside.py PART...
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -360,6 +361,9 @@ def part_attack_user(every):
 
 def main():
     put("/proc/sys/kernel/printk", "1")
+    # What the tests want more of than they are to get.
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_SIGPENDING):
+        resource.setrlimit(limit, (1 << 16, 1 << 16))
     with open("/proc/version", encoding="utf-8") as file:
         print("#", file.read().strip(), flush=True)
     every = places()
