@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -1729,6 +1730,50 @@ START_TEST(session_disk_replaced)
 }
 END_TEST
 
+/* As by the machine of a host program that was killed: it is waited for, but not for ever. */
+START_TEST(session_disk_locked)
+{
+	char *path = t_format("%s/volumes/" ID "/volume/disk.ext4", world->dir);
+	agentd_pool *pool = add_pool();
+	struct play run;
+	int fd;
+
+	session_play_init(&run, "");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	stop_session(pool);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(flock(fd, LOCK_EX | LOCK_NB), 0);
+	again(&run);
+	t_world_loop(world, 200, NULL);
+	ck_assert_int_eq(run.run.started, 0);
+	ck_assert(pool_says(pool, "starting"));
+	if (_i == 0) {
+		close(fd);
+		fd = -1;
+		expect_in_session(&run);
+	} else if (_i == 1) {
+		ck_assert_int_eq(agentd_exec_kill(run.run.exec), 0);
+	} else {
+		t_run_wait(&run.run);
+		t_expect_status(&run.run, AGENTD_STATUS_DENIED);
+		ck_assert_msg(strstr(error_of(&run), "disk.ext4, is locked"), "%s",
+			      t_run_story(&run.run));
+	}
+	stop_session(pool);
+	/* Then it is anybody's. */
+	if (fd >= 0)
+		close(fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(flock(fd, LOCK_EX | LOCK_NB), 0);
+	close(fd);
+	t_run_wait(&run.run);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+	free(path);
+}
+END_TEST
+
 static const struct {
 	const char *file, *text, *named;
 } volumes[] = {
@@ -1881,6 +1926,7 @@ static int run_all(void)
 	tcase_add_test(sessions, session_fault_in_turn);
 	tcase_add_test(sessions, session_hears_of_what_is_over);
 	tcase_add_loop_test(sessions, session_disk_replaced, 0, T_COUNT(disks));
+	tcase_add_loop_test(sessions, session_disk_locked, 0, 3);
 	tcase_add_loop_test(sessions, session_volume_missing, 0, T_COUNT(volumes));
 	tcase_add_loop_test(sessions, session_ends, 0, 2 * (int)T_COUNT(session_moments));
 	return t_main("microvm", cases, T_COUNT(cases));

@@ -719,8 +719,7 @@ START_TEST(locked_by_another)
 	run_in(&run, &place, A, "echo elsewhere");
 	expect_session(&run, false);
 	ck_assert_uint_lt(t_now() - begin, T_MS(t_slack(500)));
-	ck_assert_ptr_nonnull(
-		strstr(t_run_layer(&run, "session", NULL), "is open in another process"));
+	ck_assert_ptr_nonnull(strstr(t_run_layer(&run, "session", NULL), "is open elsewhere"));
 	end_of(&run);
 	close(fd);
 	expect(&place, A, "cat file", "mine\n");
@@ -1379,13 +1378,55 @@ static void expect_gone(const char *tag)
 	ck_assert_msg(count == 0, "%zu processes of a killed host program are left, first %d",
 		      count, (int)pid);
 }
+/* A process that has committed a file in A and runs the command there, until it is killed. */
+static pid_t start_host(const struct place *place, const char *more, const char *command,
+			char *ret_tag, size_t size)
+{
+	int say[2];
+	pid_t pid;
+
+	ck_assert_int_eq(pipe(say), 0);
+	pid = fork();
+	if (pid == 0) {
+		struct place own = { .root = place->root, .dest = place->dest };
+
+		/* What it leaves goes with what is ours. */
+		ck_assert_int_eq(setenv("TMPDIR", place->world->dir, 1), 0);
+		own.world = new_world();
+		own.pool = add_pool(own.world, own.root, more);
+		host(&own, say[1], command);
+		_exit(4);
+	}
+	close(say[1]);
+	ck_assert_int_eq(read(say[0], ret_tag, size), (ssize_t)size);
+	close(say[0]);
+	return pid;
+}
+
+static void end_host(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+
+static void expect_sound_disk(struct place *place, const char *id)
+{
+	char *command = t_format("/sbin/e2fsck -fn %s/%s/volume/disk.ext4 >/dev/null 2>&1",
+				 place->root, id);
+
+	stop(place, id);
+	ck_assert_int_eq(system(command), 0);
+	free(command);
+}
 
 /* At any moment: what was committed is there, and the next start works. */
 START_TEST(host_is_killed)
 {
 	/* A machine of a template goes on for longer than a sandbox is started. */
-	const uint64_t moments = in_machine() ? 3 : t_is_small() ? 4 : 12;
+	const uint64_t moments = in_machine() ? 4 : t_is_small() ? 4 : 12;
 	const uint64_t step_ms = in_machine() ? 70 : 9;
+	const char *busy = in_machine() ? "while :; do date >>log; sync; done" :
+					  "sleep 1000 & sleep 1000";
 
 	for (uint64_t moment = 0; moment < moments; moment++) {
 		struct place place = open_place("");
@@ -1394,34 +1435,103 @@ START_TEST(host_is_killed)
 				      "\"prune_after_seconds\": 100000",
 				      place.dest);
 		char tag[sizeof(place.world->tag)];
-		int say[2];
-		pid_t pid;
+		pid_t pid = start_host(&place, more, moment % 2 ? busy : "echo x >x", tag,
+				       sizeof(tag));
 
-		ck_assert_int_eq(pipe(say), 0);
-		pid = fork();
-		if (pid == 0) {
-			struct place own = { .root = place.root, .dest = place.dest };
-
-			/* What it leaves goes with what is ours. */
-			ck_assert_int_eq(setenv("TMPDIR", place.world->dir, 1), 0);
-			own.world = new_world();
-			own.pool = add_pool(own.world, own.root, more);
-			host(&own, say[1], moment % 2 ? "sleep 1000 & sleep 1000" : "echo x >x");
-			_exit(4);
-		}
-		close(say[1]);
-		ck_assert_int_eq(read(say[0], tag, sizeof(tag)), sizeof(tag));
 		t_sleep_ms(moment * step_ms);
-		kill(pid, SIGKILL);
-		ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
-		close(say[0]);
-		expect_gone(tag);
+		end_host(pid);
+		/* Its machine may write to the disk still. */
+		if (!in_machine())
+			expect_gone(tag);
 		agentd_pool_unref(place.pool);
 		place.pool = add_pool(place.world, place.root, more);
 		expect(&place, A, "cat file", "committed\n");
+		expect_gone(tag);
+		if (in_machine())
+			expect_sound_disk(&place, A);
 		free(more);
 		close_place(&place);
 	}
+}
+END_TEST
+
+/* ---- several hosts of the same sessions */
+
+/* V20: at once, and nothing of it is touched by the other's maintenance. */
+static void expect_busy(struct place *place, const char *id)
+{
+	uint64_t begin = t_now();
+	struct t_run run;
+
+	run_in(&run, place, id, "echo no");
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	ck_assert_uint_lt(t_now() - begin, T_MS(t_slack(100)));
+	ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)),
+			     "is open elsewhere"),
+		      "%s", t_run_story(&run));
+	end_of(&run);
+	age(place, id, 100);
+	free(maintain(place));
+	ck_assert(exists(place->root, id));
+}
+
+static bool is_locked(const struct place *place, const char *id)
+{
+	char *path = t_format("%s/%s/lock", place->root, id);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	bool is = flock(fd, LOCK_EX | LOCK_NB) < 0;
+
+	close(fd);
+	free(path);
+	return is;
+}
+
+static const char prunes[] = ", \"fallback\": false, \"prune_after_seconds\": 50";
+
+START_TEST(two_runners)
+{
+	struct place one = open_place(prunes), other = { .root = one.root, .dest = one.dest };
+
+	expect(&one, A, "echo one >file", "");
+	other.world = new_world();
+	other.pool = add_pool(other.world, other.root, prunes);
+	expect_busy(&other, A);
+	expect(&other, B, "echo other >file", "");
+	expect_busy(&one, B);
+	expect(&one, A, "cat file", "one\n");
+	stop(&one, A);
+	expect(&other, A, "cat file; echo other >>file", "one\n");
+	expect_busy(&one, A);
+	stop(&other, A);
+	expect(&one, A, "cat file", "one\nother\n");
+	/* What nobody uses goes, whoever made it. */
+	stop(&other, B);
+	age(&one, B, 100);
+	free(maintain(&one));
+	ck_assert(!exists(one.root, B));
+	stop(&one, A);
+	agentd_pool_unref(other.pool);
+	t_world_free(other.world);
+	close_place(&one);
+}
+END_TEST
+
+START_TEST(two_processes)
+{
+	struct place place = open_place(prunes);
+	char tag[sizeof(place.world->tag)];
+	pid_t pid = start_host(&place, "", "sleep 1000", tag, sizeof(tag));
+
+	while (!is_locked(&place, A))
+		t_sleep_ms(1);
+	expect_busy(&place, A);
+	expect(&place, B, "echo ours >file", "");
+	expect_busy(&place, A);
+	end_host(pid);
+	expect(&place, A, "cat file", "committed\n");
+	expect(&place, B, "cat file", "ours\n");
+	expect_gone(tag);
+	close_place(&place);
 }
 END_TEST
 
@@ -1477,8 +1587,9 @@ int main(int argc, char **argv)
 {
 	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
 	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240),
-	      *networks = t_case("networks", 120), *damages = t_case("damages", 300);
-	TCase *cases[] = { sessions, pool, maintenance, killed, networks, damages };
+	      *networks = t_case("networks", 120), *damages = t_case("damages", 300),
+	      *hosts = t_case("hosts", 120);
+	TCase *cases[] = { sessions, pool, maintenance, killed, networks, damages, hosts };
 
 	backend = argc > 1 ? argv[1] : "sandbox";
 	if (in_machine() && !t_can_host_machines())
@@ -1526,5 +1637,7 @@ int main(int argc, char **argv)
 	tcase_add_test(pool, nix_profile);
 	tcase_add_test(maintenance, adopted_backed_up_and_pruned);
 	tcase_add_test(killed, host_is_killed);
+	tcase_add_test(hosts, two_runners);
+	tcase_add_test(hosts, two_processes);
 	return t_main("pool", cases, T_COUNT(cases));
 }

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,13 +25,18 @@
 #define VOLUME_MOST (UINT64_C(64) << 30)
 #define VOLUME_BLOCK UINT64_C(4096)
 
+/* The machine of a host program that was killed ends a moment after it. */
+static const uint64_t lock_pause_ns = 10 * MICROVM_MS, lock_patience_ns = 5000 * MICROVM_MS;
+
 struct vm_session {
 	struct microvm *vm;
 	agentd_task *task;
 	const agentd_spec *spec; /* lives as long as its task */
-	struct machine *machine;
+	struct machine *machine; /* or NULL: it waits for its disk */
 	struct machine_volume volume;
 	char *disk;
+	struct ad_timer timer;
+	uint64_t began_ns;
 	uint64_t memory_bytes;
 	bool ready, stopping;
 	uint32_t last_id;
@@ -173,9 +179,7 @@ static int open_disk(struct vm_session *session, agentd_error **reterr)
 	if (volume->fd < 0)
 		return fail_disk(session, errno, reterr);
 	volume->fd_readonly = ad_sys_high_fd(openat(dir, DISK, O_RDONLY | flags));
-	if (volume->fd_readonly < 0)
-		return fail_disk(session, errno, reterr);
-	return size_disk(session, reterr);
+	return volume->fd_readonly < 0 ? fail_disk(session, errno, reterr) : 0;
 }
 
 static int prepare_volume(struct vm_session *session, agentd_error **reterr)
@@ -282,15 +286,54 @@ static int check(const agentd_spec *spec, agentd_error **reterr)
 	return r;
 }
 
+static int start_machine(struct vm_session *session, agentd_error **reterr)
+{
+	const struct machine_config config = {
+		.root = agentd_spec_rootfs(session->spec),
+		.memory_bytes = session->memory_bytes ? session->memory_bytes :
+							task_memory(session->vm, session->spec),
+		.require_kvm = agentd_spec_require_kvm(session->spec) != 0,
+		.from_template = true,
+		.volume = &session->volume,
+	};
+	int r = size_disk(session, reterr);
+
+	return r < 0 ? r :
+		       machine_new(session->vm, &config, &machine_events, session,
+				   &session->machine, reterr);
+}
+
+/* The pool's lock is its host program's. This one is on what the monitor has as well, so that
+ * it holds until none has the disk open any more. */
+static int begin(struct vm_session *session, agentd_error **reterr)
+{
+	if (flock(session->volume.fd, LOCK_EX | LOCK_NB) == 0)
+		return start_machine(session, reterr);
+	if (errno != EWOULDBLOCK)
+		return fail_disk(session, errno, reterr);
+	if (ad_sys_now_ns() - session->began_ns > lock_patience_ns)
+		return ad_fail(reterr, AGENTD_ERR_STATE, NULL,
+			       "the disk of the session, %s, is locked by another virtual machine",
+			       session->disk);
+	return ad_timer_start(&session->timer, lock_pause_ns) < 0 ? ad_fail_nomem(reterr) : 0;
+}
+
+static void begin_again(struct ad_timer *timer, void *userdata)
+{
+	struct vm_session *session = userdata;
+	agentd_error *err = NULL;
+
+	(void)timer;
+	if (session->stopping)
+		agentd_task_closed(session->task);
+	else if (begin(session, &err) < 0)
+		agentd_task_failed(session->task, err);
+}
+
 int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, void **ret_session,
 		      agentd_error **reterr)
 {
 	struct vm_session *session;
-	struct machine_config config = {
-		.root = agentd_spec_rootfs(spec),
-		.require_kvm = agentd_spec_require_kvm(spec) != 0,
-		.from_template = true,
-	};
 	int r = check(spec, reterr);
 
 	if (r < 0)
@@ -303,16 +346,14 @@ int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, vo
 	session->spec = spec;
 	session->volume.fd = session->volume.fd_readonly = -1;
 	session->volume.bytes = VOLUME_BYTES;
+	session->began_ns = ad_sys_now_ns();
+	ad_timer_init(&session->timer, ad_launcher_loop(session->vm->launcher), begin_again,
+		      session);
 	r = read_options(session, reterr);
 	if (r == 0)
 		r = prepare_volume(session, reterr);
-	if (r == 0) {
-		config.memory_bytes = session->memory_bytes ? session->memory_bytes :
-							      task_memory(session->vm, spec);
-		config.volume = &session->volume;
-		r = machine_new(session->vm, &config, &machine_events, session, &session->machine,
-				reterr);
-	}
+	if (r == 0)
+		r = begin(session, reterr);
 	if (r < 0)
 		session_free(session);
 	else
@@ -325,6 +366,8 @@ int32_t session_stop(void *state, uint32_t grace_ms)
 	struct vm_session *session = state;
 
 	session->stopping = true;
+	if (!session->machine)
+		return ad_timer_start(&session->timer, 0) < 0 ? AGENTD_ERR_NOMEM : 0;
 	if (grace_ms > 0 && session->ready)
 		machine_stop(session->machine, grace_ms);
 	else
@@ -336,6 +379,7 @@ void session_free(void *state)
 {
 	struct vm_session *session = state;
 
+	ad_timer_stop(&session->timer);
 	machine_free(session->machine);
 	if (session->volume.fd >= 0)
 		close(session->volume.fd);
