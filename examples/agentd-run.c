@@ -1420,6 +1420,33 @@ static FILE *open_report(const char *option, const char *path)
 	return file;
 }
 
+/* What is in it stays until something is written. *ret_made: it was not there before. */
+static FILE *reserve_report(const char *option, const char *path, bool *ret_made)
+{
+	const int flags = O_WRONLY | O_CREAT | O_CLOEXEC;
+	FILE *file;
+	int fd;
+
+	*ret_made = false;
+	if (!path || strcmp(path, "-") == 0)
+		return open_report(option, path);
+	fd = open(path, flags | O_EXCL, 0666);
+	*ret_made = fd >= 0;
+	if (fd < 0)
+		fd = open(path, flags, 0666);
+	file = fd < 0 ? NULL : fdopen(fd, "w");
+	if (!file)
+		usage("--%s: %s: %s", option, path, strerror(errno));
+	return file;
+}
+
+static void empty_report(FILE *file)
+{
+	/* Not everything has a length. */
+	if (file && file != stderr && ftruncate(fileno(file), 0) < 0 && errno != EINVAL)
+		complain("--result: %s", strerror(errno));
+}
+
 static void close_report(struct run *run, const char *option, FILE *file)
 {
 	if (file && file != stderr && fclose(file) == EOF && !run->failed) {
@@ -1477,6 +1504,7 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 					      .limits = &options->limits };
 	agentd_sink *sink = make_sink(run);
 	agentd_error *err = NULL;
+	bool made;
 
 	if (options->no_stderr_log)
 		runner_opts.flags |= AGENTD_RUNNER_NO_STDERR_LOG;
@@ -1487,15 +1515,19 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 	check(agentd_runner_new(&runner_opts, &run->runner, &err), "runner", NULL, &err);
 	if (options->pool_file)
 		use_pool(run, options->pool_file);
-	/* Not before all that may be refused, or an empty one would be left. */
-	run->result = open_report("result", options->result_file);
+	run->result = reserve_report("result", options->result_file, &made);
 	clock_gettime(CLOCK_MONOTONIC, &run->start);
 	if (agentd_exec_start(run->runner, options->context, params, sink, &exec_opts, &run->exec,
 			      &err) < 0) {
 		complain("%s", agentd_error_message(err));
 		agentd_error_unref(err);
+		/* There is no result of what was not even begun. */
+		if (made)
+			unlink(options->result_file);
 		if (agentd_runner_shutdown(run->runner, 0, on_gone, run) < 0)
 			event_base_loopbreak(run->base);
+	} else {
+		empty_report(run->result);
 	}
 	agentd_sink_unref(sink);
 	if (event_base_dispatch(run->base) < 0) {

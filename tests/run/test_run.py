@@ -353,6 +353,19 @@ class Refusals(Case):
             self.assertIn(f"--{option}: No space left on device", done.stderr.decode())
 
 
+    def test_no_result_of_what_is_not_begun(self):
+        path = self.path("result.json")
+        refused = ("--backend", "nonesuch", "--result", path, "touch ran")
+        self.assert_usage(self.run_raw(*refused), "no backend is called")
+        self.assertEqual(os.listdir(self.dir), [])
+        self.write("result.json", "older and longer than any result " * 1000)
+        self.assert_usage(self.run_raw(*refused), "no backend is called")
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(file.read(), "older and longer than any result " * 1000)
+        self.assertEqual(self.run_host("--result", path, "echo x").returncode, 0)
+        self.assertEqual(self.read_result(path)["status"], "ok")
+
+
 class Where(Case):
     def test_workdir_is_the_current_directory(self):
         self.assertEqual(self.run_host("pwd").stdout.decode().strip(), self.dir)
