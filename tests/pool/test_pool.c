@@ -1492,9 +1492,12 @@ START_TEST(two_runners)
 {
 	struct place one = open_place(prunes), other = { .root = one.root, .dest = one.dest };
 
+	/* A world looks at its end for descriptors that it did not begin with. */
 	expect(&one, A, "echo one >file", "");
+	stop(&one, A);
 	other.world = new_world();
 	other.pool = add_pool(other.world, other.root, prunes);
+	expect(&one, A, "cat file", "one\n");
 	expect_busy(&other, A);
 	expect(&other, B, "echo other >file", "");
 	expect_busy(&one, B);
