@@ -1730,6 +1730,63 @@ START_TEST(session_disk_replaced)
 }
 END_TEST
 
+/* As scripts/build-image does it: other files, by rename. */
+static void replace_image(const char *root)
+{
+	char *json = t_format("%s/image.json", image), *new_json = t_format("%s.new", json);
+	char *file = t_format("%s/root.erofs", image), *new_file = t_format("%s.new", file);
+	char *text = t_format("{\"format\": 3, \"protocol\": 2, \"files\": {"
+			      "\"vmlinux\": {\"size\": 6}, \"initramfs.cpio\": {\"size\": 6}, "
+			      "\"root.erofs\": {\"size\": %zu}, \"volume.ext4\": {\"size\": 6}, "
+			      "\"volume-small.ext4\": {\"size\": 5}}}",
+			      strlen(root));
+
+	t_write_file(new_json, text);
+	t_write_file(new_file, root);
+	ck_assert_int_eq(rename(new_file, file), 0);
+	ck_assert_int_eq(rename(new_json, json), 0);
+	free(text);
+	free(new_file);
+	free(file);
+	free(new_json);
+	free(json);
+}
+
+/* What its machine says, and that this is a clone. */
+static void expect_image(const char *id, const char *text)
+{
+	struct play play = { .opts = { .size = sizeof(play.opts) } };
+
+	t_run_init(&play.run, world);
+	play.run.ctx = t_world_context(world);
+	ck_assert_int_eq(agentd_context_set_backend(play.run.ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(play.run.ctx, id, NULL, NULL, NULL), 0);
+	play_start(&play, 0);
+	expect_in_session(&play);
+	expect_vm(&play, true);
+	t_expect_out(&play.run, AGENTD_STDOUT, text);
+	play_free(&play);
+}
+
+/* A template is of what it was booted from: it is of no use to another image, and those who
+ * run from it go on. */
+START_TEST(session_image_replaced)
+{
+	static const char other[] = "bbbbbbbb-0000-4000-8000-000000000000";
+	agentd_pool *pool = add_pool();
+
+	replace_image("run: started out:old end exited:0 closed\n");
+	expect_image(ID, "old");
+	replace_image("run: started out:new end exited:0 closed\n");
+	expect_image(other, "new");
+	expect_image(ID, "old");
+	stop_session(pool);
+	expect_image(ID, "new");
+	stop_session(pool);
+	agentd_pool_unref(pool);
+}
+END_TEST
+
 /* As by the machine of a host program that was killed: it is waited for, but not for ever. */
 START_TEST(session_disk_locked)
 {
@@ -1926,6 +1983,7 @@ static int run_all(void)
 	tcase_add_test(sessions, session_fault_in_turn);
 	tcase_add_test(sessions, session_hears_of_what_is_over);
 	tcase_add_loop_test(sessions, session_disk_replaced, 0, T_COUNT(disks));
+	tcase_add_test(sessions, session_image_replaced);
 	tcase_add_loop_test(sessions, session_disk_locked, 0, 3);
 	tcase_add_loop_test(sessions, session_volume_missing, 0, T_COUNT(volumes));
 	tcase_add_loop_test(sessions, session_ends, 0, 2 * (int)T_COUNT(session_moments));
