@@ -1006,8 +1006,13 @@ static void maintain_stopped(struct ad_pool_entry *entry)
 		due = false;
 	if (!due && !(wants && config->backup_s && unused >= config->backup_s))
 		return;
-	if (volume_lock(&entry->volume, &err) < 0)
-		return; /* another process uses it: that one looks after it */
+	if (volume_lock(&entry->volume, &err) < 0) {
+		/* Whoever uses it looks after it. */
+		if (agentd_error_code(err) != AGENTD_ERR_STATE)
+			say(entry->pool, AGENTD_LOG_WARN, "A session could not be looked after",
+			    entry->id, err);
+		return;
+	}
 	/* Somebody may have used it between. */
 	if (volume_unused_s(&entry->volume) < unused)
 		volume_unlock(&entry->volume);

@@ -4,11 +4,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -854,6 +856,65 @@ START_TEST(failed_backup_blocks_pruning)
 }
 END_TEST
 
+/* For root by a mount in a namespace of the test's own. */
+static void set_writable(const struct place *place, bool writable)
+{
+	char *lock = t_format("%s/%s/lock", place->root, A);
+
+	if (geteuid() != 0) {
+		ck_assert_int_eq(chmod(place->root, writable ? 0700 : 0500), 0);
+		ck_assert_int_eq(chmod(lock, writable ? 0600 : 0400), 0);
+	} else if (writable) {
+		ck_assert_int_eq(umount2(place->root, MNT_DETACH), 0);
+	} else {
+		ck_assert_int_eq(mount(place->root, place->root, NULL, MS_BIND, NULL), 0);
+		ck_assert_int_eq(mount(NULL, place->root, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY,
+				       NULL),
+				 0);
+	}
+	free(lock);
+}
+
+START_TEST(read_only_root)
+{
+	static const char *const ids[] = { A, B };
+	const char *why = geteuid() == 0 ? "Read-only file system" : "Permission denied";
+	struct place place;
+
+	if (geteuid() == 0) {
+		ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
+		ck_assert_int_eq(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	}
+	place = open_place(", \"fallback\": false, \"prune_after_seconds\": 50");
+	expect(&place, A, "echo kept >file", "");
+	stop(&place, A);
+	age(&place, A, 100);
+	set_writable(&place, false);
+	for (size_t i = 0; i < T_COUNT(ids); i++) {
+		struct t_run run;
+		const char *text;
+
+		run_in(&run, &place, ids[i], "echo no");
+		t_expect_status(&run, AGENTD_STATUS_DENIED);
+		text = agentd_error_message(agentd_result_error(run.result));
+		ck_assert_msg(strstr(text, place.root) && strstr(text, ids[i]) && strstr(text, why),
+			      "%s", text);
+		end_of(&run);
+	}
+	/* Used here just now, it would not be due. */
+	agentd_pool_unref(place.pool);
+	place.pool = add_pool(place.world, place.root, ", \"prune_after_seconds\": 50");
+	free(maintain(&place));
+	ck_assert_ptr_nonnull(
+		t_logs_find(&place.world->logs, 0, "A session could not be looked after"));
+	ck_assert(exists(place.root, A));
+	set_writable(&place, true);
+	expect(&place, A, "cat file", "kept\n");
+	expect(&place, B, "ls", "");
+	close_place(&place);
+}
+END_TEST
+
 /* ---- machines only */
 
 /* All processes with the monitor's name, of this world. */
@@ -1639,6 +1700,7 @@ int main(int argc, char **argv)
 	tcase_add_test(pool, bootstrap);
 	tcase_add_test(pool, nix_profile);
 	tcase_add_test(maintenance, adopted_backed_up_and_pruned);
+	tcase_add_test(maintenance, read_only_root);
 	tcase_add_test(killed, host_is_killed);
 	tcase_add_test(hosts, two_runners);
 	tcase_add_test(hosts, two_processes);
