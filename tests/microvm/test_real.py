@@ -378,6 +378,7 @@ def inside():
 # A kernel that counts ticks knows nothing shorter than 4 ms, however long it waits.
 NAPS = r"""
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+cat /proc/sys/kernel/randomize_va_space
 python3 -c '
 import time
 def nap():
@@ -388,11 +389,14 @@ print(min(nap() for _ in range(50)))'
 """
 
 
-def clock():
+def kernel_settings():
     with Place() as place:
         run = place.run(NAPS)
-        run.ended("ok", "exited", "a command looks at its machine's clock")
-        name, shortest = run.stdout.split()
+        run.ended("ok", "exited", "a command looks at its machine's clock and addresses")
+        name, random, shortest = run.stdout.split()
+        accel = {x["layer"]: x["reason"] for x in run.result["receipt"]["layers"]}["accel"]
+        tap.check(random == ("0" if accel == "tcg" else "2"),
+                  "addresses are random where that costs nothing", run.story())
         tap.check(name in ("tsc", "kvm-clock"), "the clock is a counter", run.story())
         tap.check(int(shortest) < 3000000, f"a nap takes less than a tick ({shortest} ns)")
 
@@ -518,8 +522,8 @@ def boots_under_load():
               f"most {max(took)}", flush=True)
 
 
-CASES = [round_trip, protected_names, read_only, too_large, partial_work, inside, clock,
-         memory, two_at_once, host_killed, canceled, required_kvm, boots_under_load]
+CASES = [round_trip, protected_names, read_only, too_large, partial_work, inside,
+         kernel_settings, memory, two_at_once, host_killed, canceled, required_kvm, boots_under_load]
 
 
 def main():

@@ -229,11 +229,13 @@ static const char *add_text(struct arguments *arguments, const char *fmt, ...)
 static void add_kernel(struct arguments *arguments, const struct engine_config *config)
 {
 	/* Without a clock the kernel knows, boots under TCG hang now and then; and with none
-	 * to check that one by, it would count ticks of 4 ms instead. */
-	ad_autobuf struct ad_buf clock = { 0 };
+	 * to check that one by, it would count ticks of 4 ms instead. Programs at other addresses
+	 * are translated anew. */
+	ad_autobuf struct ad_buf tcg = { 0 };
 
 	if (config->accel == ACCEL_TCG)
-		ad_buf_printf(&clock, " tsc_early_khz=%" PRIu64 " tsc=reliable", config->tsc_khz);
+		ad_buf_printf(&tcg, " tsc_early_khz=%" PRIu64 " tsc=reliable norandmaps",
+			      config->tsc_khz);
 	add(arguments, "-kernel",
 	    add_text(arguments, "/proc/self/fd/%d", add_fd(arguments, config->image->kernel)));
 	add(arguments, "-initrd",
@@ -242,7 +244,7 @@ static void add_kernel(struct arguments *arguments, const struct engine_config *
 	    add_text(arguments,
 		     "quiet loglevel=1 panic=-1 audit=0 lsm= ipv6.disable=1 nokaslr "
 		     "cryptomgr.notests random.trust_cpu=on%s",
-		     clock.len ? clock.data : ""));
+		     tcg.len ? tcg.data : ""));
 }
 
 /* A machine that has no volume of its own has something in its place, for all of the
