@@ -34,6 +34,8 @@ enum {
 	BUCKETS = 256,
 	SLOTS_MAX = 16384, /* commands alive at once */
 	FIXED_FDS = 5,     /* that are polled, besides those of templates */
+	/* Tasks of a session that wait for the next command. */
+	SESSION_WAITING = 2,
 	/* Room that RLIMIT_NPROC, which counts all tasks of a user, leaves to others. */
 	NPROC_SLACK = 4096,
 	WATCH_COST_FACTOR = 20 /* never more than a twentieth of a processor */
@@ -407,12 +409,16 @@ static void plan(struct job *job, const struct ad_msg_spawn *spawn, bool use_cgr
 		 struct enforcement *ret)
 {
 	const struct ad_msg_limits *limits = &spawn->limits, *of_session = limits;
+	struct ad_msg_limits of_leaf = *limits;
 	struct ad_msg_receipt *receipt = &ret->receipt;
 
 	job->limits = *limits;
+	/* The process of the next command waits in there as well. */
+	if ((spawn->flags & AD_SPAWN_SESSION) && of_leaf.pids)
+		of_leaf.pids++;
 	/* Of a pid namespace nothing gets away. */
 	if (use_cgroups && !job->in && !job->leaf)
-		job->leaf = cgroup_take(limits, !job->template);
+		job->leaf = cgroup_take(&of_leaf, !job->template);
 	if (job->in)
 		of_session = &job->in->limits;
 	receipt->memory = means_for(job, CG_MEMORY, limits->memory, of_session->memory);
@@ -1409,7 +1415,8 @@ static void check_limits(struct job *job)
 
 	if ((job->watch & WATCH_MEMORY) && job->memory > limits->memory)
 		job_limit(job, AD_MSG_LIMIT_MEMORY);
-	if ((job->watch & WATCH_PIDS) && job->tasks > limits->pids)
+	if ((job->watch & WATCH_PIDS) &&
+	    job->tasks > limits->pids + (job->session ? (uint64_t)SESSION_WAITING : 0))
 		job_limit(job, AD_MSG_LIMIT_PIDS);
 	if ((job->watch & WATCH_IO) && job->io > limits->io)
 		job_limit(job, AD_MSG_LIMIT_IO);

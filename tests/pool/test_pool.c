@@ -64,9 +64,10 @@ static agentd_pool *add_pool(struct t_world *world, const char *root, const char
 	return pool;
 }
 
-static struct t_world *new_world(void)
+static struct t_world *new_world(const struct agentd_limits *limits)
 {
 	struct t_world *world = t_world_new(&(struct t_world_opts){
+		.limits = limits,
 		.backend = in_machine() ? "microvm" : "sandbox",
 		.add_backend = in_sandbox() || in_machine() ? NULL : test_backend_add_attach });
 	char *link = t_format("%s/agentd-backup", world->dir);
@@ -76,14 +77,19 @@ static struct t_world *new_world(void)
 	return world;
 }
 
-static struct place open_place(const char *more)
+static struct place open_limited(const char *more, const struct agentd_limits *limits)
 {
-	struct place place = { .world = new_world() };
+	struct place place = { .world = new_world(limits) };
 
 	place.root = t_format("%s/volumes", place.world->dir);
 	place.dest = t_format("%s/backups", place.world->dir);
 	place.pool = add_pool(place.world, place.root, more);
 	return place;
+}
+
+static struct place open_place(const char *more)
+{
+	return open_limited(more, NULL);
 }
 
 static void close_place(struct place *place)
@@ -441,6 +447,33 @@ START_TEST(limits_and_tokens)
 END_TEST
 
 /* What must not appear is moved aside when its command is over, not when the session is. */
+/* Whoever waits for the next command does not count. */
+START_TEST(processes_of_a_session)
+{
+	static const char *const commands[] = {
+		"for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait; echo all",
+		"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1 & done 2>/dev/null; wait; echo all",
+	};
+	struct agentd_limits limits = { .size = sizeof(limits), .pids_max = 10 };
+	struct place place = open_limited("", &limits);
+
+	for (int more = 0; more < 2; more++) {
+		struct t_run run;
+
+		start_in(&run, &place, A, commands[more], 20000);
+		t_run_wait(&run);
+		ck_assert_msg(strcmp(agentd_result_limit(run.result), more ? "pids_max" : "") == 0,
+			      "%s", t_run_story(&run));
+		if (!more)
+			t_expect_out(&run, AGENTD_STDOUT, "all\n");
+		end_of(&run);
+		/* By now the next one waits. */
+		t_world_loop(place.world, t_slack(200), NULL);
+	}
+	close_place(&place);
+}
+END_TEST
+
 START_TEST(protected_names)
 {
 	struct place place = open_place("");
@@ -609,7 +642,7 @@ END_TEST
 
 START_TEST(disabled)
 {
-	struct t_world *world = new_world();
+	struct t_world *world = new_world(NULL);
 	struct place place = { .world = world };
 	static const char json[] = "{\"enabled\": false}";
 	struct t_run run;
@@ -822,7 +855,7 @@ END_TEST
 START_TEST(failed_backup_blocks_pruning)
 {
 	struct place place;
-	struct t_world *world = new_world();
+	struct t_world *world = new_world(NULL);
 	char *error, *more;
 
 	place = (struct place){ .world = world,
@@ -1453,7 +1486,7 @@ static pid_t start_host(const struct place *place, const char *more, const char 
 
 		/* What it leaves goes with what is ours. */
 		ck_assert_int_eq(setenv("TMPDIR", place->world->dir, 1), 0);
-		own.world = new_world();
+		own.world = new_world(NULL);
 		own.pool = add_pool(own.world, own.root, more);
 		host(&own, say[1], command);
 		_exit(4);
@@ -1556,7 +1589,7 @@ START_TEST(two_runners)
 	/* A world looks at its end for descriptors that it did not begin with. */
 	expect(&one, A, "echo one >file", "");
 	stop(&one, A);
-	other.world = new_world();
+	other.world = new_world(NULL);
 	other.pool = add_pool(other.world, other.root, prunes);
 	expect(&one, A, "cat file", "one\n");
 	expect_busy(&other, A);
@@ -1603,7 +1636,7 @@ END_TEST
 
 START_TEST(configurations)
 {
-	struct t_world *world = new_world();
+	struct t_world *world = new_world(NULL);
 	static const struct {
 		const char *json, *text;
 	} bad[] = {
@@ -1679,6 +1712,7 @@ int main(int argc, char **argv)
 	if (in_sandbox()) {
 		tcase_add_test(sessions, private_files_and_fixed_policy);
 		tcase_add_test(sessions, limits_and_tokens);
+		tcase_add_test(sessions, processes_of_a_session);
 		tcase_add_test(sessions, protected_names);
 		tcase_add_test(sessions, supervisor_is_killed);
 	}
