@@ -1087,12 +1087,18 @@ START_TEST(damaged_disk)
 		      t_run_story(&run));
 	ck_assert_uint_eq(run.out_len[AGENTD_STDOUT], 0);
 	end_of(&run);
-	ck_assert_int_eq(truncate(disk, 0), 0);
-	run_in(&run, &place, A, "echo no");
-	t_expect_status(&run, AGENTD_STATUS_DENIED);
-	ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)), disk), "%s",
-		      t_run_story(&run));
-	end_of(&run);
+	/* The beginning of a sound one, and nothing of it. */
+	ck_assert_int_eq(unlink(disk), 0);
+	expect(&place, A, "ls", "");
+	stop(&place, A);
+	for (off_t left = 1 << 20; left >= 0; left -= 1 << 20) {
+		ck_assert_int_eq(truncate(disk, left), 0);
+		run_in(&run, &place, A, "echo no");
+		t_expect_status(&run, AGENTD_STATUS_DENIED);
+		ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)), disk),
+			      "%s", t_run_story(&run));
+		end_of(&run);
+	}
 	free(disk);
 	close_place(&place);
 }
@@ -1235,6 +1241,42 @@ static struct place open_place_behind(const char *begin, const char *end, char *
 	free(dir);
 	return place;
 }
+
+static void expect_sound_disk(struct place *place, const char *id)
+{
+	char *command = t_format("/sbin/e2fsck -fn %s/%s/volume/disk.ext4 >/dev/null 2>&1",
+				 place->root, id);
+
+	stop(place, id);
+	ck_assert_int_eq(system(command), 0);
+	free(command);
+}
+
+/* V16: the host has no room for what a disk could hold. What was committed stays. */
+START_TEST(host_is_full)
+{
+	struct place place;
+
+	ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
+	ck_assert_int_eq(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	place = open_place(", \"fallback\": false");
+	ck_assert_int_eq(mkdir(place.root, 0700), 0);
+	ck_assert_int_eq(mount("tmpfs", place.root, "tmpfs", 0, "size=8m,mode=700"), 0);
+	expect(&place, A, "echo kept >file; sync", "");
+	expect(&place, A,
+	       "dd if=/dev/urandom of=big bs=1M count=32 conv=fsync 2>/dev/null || echo full; "
+	       "cat file",
+	       "full\nkept\n");
+	stop(&place, A);
+	ck_assert_int_eq(mount(NULL, place.root, NULL, MS_REMOUNT, "size=256m,mode=700"), 0);
+	expect(&place, A,
+	       "dd if=/dev/urandom of=big bs=1M count=32 conv=fsync 2>/dev/null || echo full; "
+	       "cat file",
+	       "kept\n");
+	expect_sound_disk(&place, A);
+	close_place(&place);
+}
+END_TEST
 
 static void expect_vm(struct place *place, const char *id, bool cloned)
 {
@@ -1503,16 +1545,6 @@ static void end_host(pid_t pid)
 	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
 }
 
-static void expect_sound_disk(struct place *place, const char *id)
-{
-	char *command = t_format("/sbin/e2fsck -fn %s/%s/volume/disk.ext4 >/dev/null 2>&1",
-				 place->root, id);
-
-	stop(place, id);
-	ck_assert_int_eq(system(command), 0);
-	free(command);
-}
-
 /* At any moment: what was committed is there, and the next start works. */
 START_TEST(host_is_killed)
 {
@@ -1685,8 +1717,8 @@ int main(int argc, char **argv)
 	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
 	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240),
 	      *networks = t_case("networks", 120), *damages = t_case("damages", 300),
-	      *hosts = t_case("hosts", 120);
-	TCase *cases[] = { sessions, pool, maintenance, killed, networks, damages, hosts };
+	      *hosts = t_case("hosts", 120), *disks = t_case("disks", 240);
+	TCase *cases[] = { sessions, pool, maintenance, killed, networks, damages, hosts, disks };
 
 	backend = argc > 1 ? argv[1] : "sandbox";
 	if (in_machine() && !t_can_host_machines())
@@ -1702,10 +1734,12 @@ int main(int argc, char **argv)
 	if (in_machine()) {
 		tcase_add_test(sessions, clones_differ);
 		tcase_add_test(sessions, template_cannot_be_written);
-		tcase_add_test(sessions, damaged_disk);
 		tcase_add_test(sessions, disk_sizes);
 		tcase_add_test(sessions, clone_fails);
 		tcase_add_test(damages, damaged_snapshot);
+		tcase_add_test(disks, damaged_disk);
+		if (geteuid() == 0)
+			tcase_add_test(disks, host_is_full);
 		tcase_add_test(sessions, template_fails);
 		tcase_add_test(killed, monitor_is_killed);
 	}
