@@ -224,7 +224,7 @@ static const struct request_content *stand_by(const struct reaper *reaper, struc
 
 	if (!put_up_rules(reaper->sandbox, job, true, &fault) || !supervise_stand_by(job, &standby))
 		return NULL;
-	return request_wait(sock, job, reaper->shared);
+	return request_wait_ahead(sock, job, reaper->shared);
 }
 
 void reaper_run(const struct reaper *reaper)
@@ -256,7 +256,7 @@ void reaper_run(const struct reaper *reaper)
 		content = prepared ? stand_by(reaper, &job, own.ahead) : NULL;
 		/* The helper is gone, or nobody needs us. */
 		if (!content)
-			_exit(0);
+			_exit(SUPERVISOR_LOST);
 		close(own.ahead);
 	}
 	if (!prepared || !confine(reaper->sandbox, &job, content->token, &fault))

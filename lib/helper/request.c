@@ -94,3 +94,13 @@ const struct request_content *request_wait(int sock, struct supervise *job,
 	job->set_ids = request->set_ids;
 	return &content;
 }
+
+const struct request_content *request_wait_ahead(int sock, struct supervise *job,
+						 const struct helper_shared *shared)
+{
+	const uint8_t ready = 1;
+
+	return ad_sys_send(sock, &ready, sizeof(ready), NULL, 0, 0) == 0 ?
+		       request_wait(sock, job, shared) :
+		       NULL;
+}

@@ -178,6 +178,9 @@ bool request_unpack(const struct ad_sys_msg *message, struct request_content *re
  * will be none. What is returned stays until the process ends. */
 const struct request_content *request_wait(int sock, struct supervise *job,
 					   const struct helper_shared *shared);
+/* The same, after a byte that says that whoever waits there is ready. */
+const struct request_content *request_wait_ahead(int sock, struct supervise *job,
+						 const struct helper_shared *shared);
 
 /* ---- zygote.c */
 

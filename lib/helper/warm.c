@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define MS UINT64_C(1000000)
@@ -29,7 +30,7 @@ struct kind {
 struct warm {
 	struct ad_list link;
 	struct template *template; /* NULL: the host's, or the template is gone */
-	bool dismissed;
+	bool dismissed, ready;
 	struct warm_one one; /* pid 0: its zygote has not answered yet */
 };
 
@@ -173,9 +174,9 @@ static _Noreturn void wait_on_host(const struct leaf *leaf, int sock)
 		.taken = -1,
 	};
 
-	if (!supervise_stand_by(&job, &standby) || !request_wait(sock, &job, w.shared)) {
+	if (!supervise_stand_by(&job, &standby) || !request_wait_ahead(sock, &job, w.shared)) {
 		command_dismiss(&standby.command);
-		_exit(0);
+		_exit(SUPERVISOR_LOST);
 	}
 	close(sock);
 	supervise(&job);
@@ -232,7 +233,8 @@ static void make(struct kind *kind)
 	int pair[2];
 	bool taken = false;
 
-	if (ad_sys_pair(pair) == 0) {
+	/* What a leaf lacks for a moment is not to be lacking later. */
+	if (!(leaf && leaf->broken) && ad_sys_pair(pair) == 0) {
 		taken = make_with(kind, leaf, pair);
 		if (!taken)
 			close(pair[0]);
@@ -328,6 +330,17 @@ void warm_step(uint64_t now)
 
 /* ---- their use */
 
+/* It says so: whatever goes wrong before that is no command's. */
+static bool is_ready(struct warm *warm)
+{
+	uint8_t ready;
+
+	if (warm->one.pid <= 0 || warm->dismissed)
+		return false;
+	warm->ready = warm->ready || recv(warm->one.sock, &ready, sizeof(ready), MSG_DONTWAIT) > 0;
+	return warm->ready;
+}
+
 bool warm_take(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
 	       struct warm_one *ret)
 {
@@ -335,7 +348,7 @@ bool warm_take(struct template *template, const struct ad_msg_limits *limits, bo
 
 	EACH_WARM(warm)
 	{
-		if (warm->template != template || warm->dismissed || warm->one.pid == 0)
+		if (warm->template != template || !is_ready(warm))
 			continue;
 		if (!cgroup_fits(warm->one.leaf, limits, !template, cgroups)) {
 			dismiss(warm);

@@ -307,9 +307,8 @@ START_TEST(test_torture)
 	}
 	ck_assert_msg(report->problems == 0, "%s, %s:%s", scene.name,
 		      for_good ? "for good" : "once", story);
-	/* Of the few places of a small sample most may be calls that cannot fail. */
-	ck_assert_msg(only_number || report->faults >= (t_is_small() ? 1 : 3), "only %u faults",
-		      report->faults);
+	/* Of the few places of a sample most may be calls that cannot fail. */
+	ck_assert_msg(only_number || report->faults > 0, "no fault");
 	scene_close(&scene);
 	t_world_expect_clean(scene.world);
 	t_world_forget(scene.world);
