@@ -159,8 +159,12 @@ static void expect_works(void)
 	expect_over(&next);
 }
 
-static bool interrupting;
-static unsigned int interruptions;
+/* Not static, for the C library has an inline one of that name. */
+extern bool interrupting;
+extern unsigned int interruptions;
+
+bool interrupting;
+unsigned int interruptions;
 
 /* Takes the place of libc's for the library too: some are interrupted. */
 ssize_t read(int fd, void *buf, size_t count)
@@ -897,13 +901,26 @@ static const struct {
 	{ "run: started open:1 hang-up:1 hung-up:1 net-end:1\n", "no such connection", true },
 };
 
+/* The host may have given new credit before the last piece came, of which the agent does not
+ * know: then it is played again. */
+static void play_net_fault(struct play *run, size_t i)
+{
+	for (int attempt = 0; attempt < 10; attempt++) {
+		net_init(run, net_faults[i].script);
+		play_start(run, 0);
+		t_run_wait(&run->run);
+		if (!strstr(error_of(run), "for more than was sent"))
+			return;
+		expect_over(run);
+	}
+	ck_abort_msg("never too fast for the host");
+}
+
 static void expect_net_fault(size_t i)
 {
 	struct play run;
 
-	net_init(&run, net_faults[i].script);
-	play_start(&run, 0);
-	t_run_wait(&run.run);
+	play_net_fault(&run, i);
 	ck_assert_msg((run.run.started == 1) == net_faults[i].started, "%s", t_run_story(&run.run));
 	t_expect_status(&run.run, AGENTD_STATUS_ERROR);
 	ck_assert_msg(strstr(error_of(&run), net_faults[i].text), "\"%s\" wanted: %s",
