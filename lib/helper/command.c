@@ -237,10 +237,15 @@ AD_SYS_NO_SANITIZE static int close_others(const struct command *command)
 AD_SYS_NO_SANITIZE static bool wait_at_gate(const struct command *command)
 {
 	char byte = 0;
+	ssize_t n;
 
 	close(command->gate);
-	return write(command->gate_inner, &byte, 1) == 1 &&
-	       read(command->gate_inner, &byte, 1) == 1;
+	if (write(command->gate_inner, &byte, 1) != 1)
+		return false;
+	do {
+		n = read(command->gate_inner, &byte, 1);
+	} while (n < 0 && errno == EINTR);
+	return n == 1;
 }
 
 AD_SYS_NO_SANITIZE static int child(void *arg)
@@ -255,7 +260,7 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 	if (command->sandbox && confine(command) != 0)
 		return 1;
 	if (command->gate >= 0 && !wait_at_gate(command))
-		return 1;
+		return failed(command, AD_STAGE_LOST, 0);
 	/* The sources are >= 3: no target is a source still needed. */
 	for (int i = 0; i < 3; i++) {
 		if (dup2(command->stdio[i], i) < 0)
@@ -362,8 +367,8 @@ void command_dismiss(struct command *command)
 	if (command->gate < 0)
 		return;
 	close(ad_steal_fd(&command->gate));
-	if (command->waiting > 0)
-		waitpid(command->waiting, NULL, 0);
+	while (command->waiting > 0 && waitpid(command->waiting, NULL, 0) < 0 && errno == EINTR)
+		;
 	command->waiting = 0;
 	if (command->listener >= 0)
 		close(ad_steal_fd(&command->listener));
@@ -378,8 +383,9 @@ static pid_t open_gate(struct command *command)
 
 	if (pid <= 0 || send(command->gate, &byte, 1, MSG_NOSIGNAL) != 1)
 		return -1;
-	/* Its end closes by execve, or with it. */
-	while (read(command->gate, &byte, 1) < 0 && errno == EINTR)
+	/* Its end closes by execve, or with it. Until then it is on the stack that we gave it, so
+	 * that nothing else ends this. */
+	while (read(command->gate, &byte, 1) != 0)
 		;
 	command->waiting = 0;
 	close(ad_steal_fd(&command->gate));
