@@ -366,10 +366,13 @@ void command_dismiss(struct command *command)
 {
 	if (command->gate < 0)
 		return;
-	close(ad_steal_fd(&command->gate));
+	/* It reads what we change: it goes first. */
+	if (command->waiting > 0)
+		kill(command->waiting, SIGKILL);
 	while (command->waiting > 0 && waitpid(command->waiting, NULL, 0) < 0 && errno == EINTR)
 		;
 	command->waiting = 0;
+	close(ad_steal_fd(&command->gate));
 	if (command->listener >= 0)
 		close(ad_steal_fd(&command->listener));
 	child_gone(command);
