@@ -518,8 +518,7 @@ static pid_t take_ahead(struct job *job, const struct ad_msg_spawn *spawn, bool 
 static bool tell_ahead(struct job *job, const struct request *request,
 		       const struct ad_sys_msg *from, size_t fd_count)
 {
-	int r = request_send(job->ahead, request, request->spawn_fd ? NULL : from->data,
-			     request->spawn_fd ? 0 : from->len, from->fds, fd_count);
+	int r = request_send(job->ahead, request, from, from->fds, fd_count);
 
 	close(ad_steal_fd(&job->ahead));
 	return r == 0;
@@ -679,8 +678,7 @@ static pid_t ask_session(struct session *session, const struct request *request,
 			 const struct ad_sys_msg *from)
 {
 	pid_t pid = session->supervisor;
-	int r = request_send(session->sock, request, request->spawn_fd ? NULL : from->data,
-			     request->spawn_fd ? 0 : from->len, from->fds, from->fd_count);
+	int r = request_send(session->sock, request, from, from->fds, from->fd_count);
 
 	if (r < 0)
 		return r;
@@ -691,9 +689,9 @@ static pid_t ask_session(struct session *session, const struct request *request,
 static pid_t start_anew(struct job *job, struct request *request, const struct ad_sys_msg *from,
 			size_t fd_count, int session_sock)
 {
-	struct cgroup_entry entry = { .v2_dir = -1, .v2_procs = -1 };
+	struct cgroup_entry entry;
 	int fds[AD_SYS_FDS_MAX + CG_COUNT + 2];
-	int r = 0;
+	int r;
 
 	/* Of one that was made ahead and is dead. */
 	if (job->net != ZYGOTE_NO_NET)
@@ -702,15 +700,9 @@ static pid_t start_anew(struct job *job, struct request *request, const struct a
 	memcpy(fds, from->fds, fd_count * sizeof(fds[0]));
 	if (request->session)
 		fds[fd_count++] = session_sock;
-	if (job->leaf) {
-		request->has_leaf = true;
-		request->leaf = *job->leaf;
-		r = cgroup_open_entry(job->leaf, &entry);
-	}
-	fd_count += request_add_entry(request, &entry, fds + fd_count);
+	r = request_add_leaf(request, job->leaf, &entry, fds, &fd_count);
 	if (r == 0)
-		r = template_clone(job->template, request, request->spawn_fd ? NULL : from->data,
-				   request->spawn_fd ? 0 : from->len, fds, fd_count, &job->net);
+		r = template_clone(job->template, request, from, fds, fd_count, &job->net);
 	cgroup_close_entry(&entry);
 	return r;
 }

@@ -8,28 +8,36 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-size_t request_add_entry(struct request *request, const struct cgroup_entry *entry, int *fds)
+int request_add_leaf(struct request *request, const struct leaf *leaf,
+		     struct cgroup_entry *ret_entry, int *fds, size_t *fd_count)
 {
-	size_t count = 0;
+	int r;
 
-	request->tasks = (uint8_t)entry->count;
-	for (size_t i = 0; i < entry->count; i++)
-		fds[count++] = entry->tasks[i];
-	request->v2_procs = entry->v2_procs >= 0;
+	*ret_entry = (struct cgroup_entry){ .v2_dir = -1, .v2_procs = -1 };
+	if (!leaf)
+		return 0;
+	request->has_leaf = true;
+	request->leaf = *leaf;
+	r = cgroup_open_entry(leaf, ret_entry);
+	request->tasks = (uint8_t)ret_entry->count;
+	for (size_t i = 0; i < ret_entry->count; i++)
+		fds[(*fd_count)++] = ret_entry->tasks[i];
+	request->v2_procs = ret_entry->v2_procs >= 0;
 	if (request->v2_procs)
-		fds[count++] = entry->v2_procs;
-	return count;
+		fds[(*fd_count)++] = ret_entry->v2_procs;
+	return r;
 }
 
-int request_send(int sock, const struct request *request, const void *spawn, size_t spawn_len,
+int request_send(int sock, const struct request *request, const struct ad_sys_msg *spawn,
 		 const int *fds, size_t fd_count)
 {
 	static uint8_t buf[REQUEST_MAX];
+	size_t len = request->spawn_fd || !spawn ? 0 : spawn->len;
 
 	memcpy(buf, request, sizeof(*request));
-	if (spawn_len)
-		memcpy(buf + sizeof(*request), spawn, spawn_len);
-	return ad_sys_send(sock, buf, sizeof(*request) + spawn_len, fds, fd_count, MSG_DONTWAIT);
+	if (len)
+		memcpy(buf + sizeof(*request), spawn->data, len);
+	return ad_sys_send(sock, buf, sizeof(*request) + len, fds, fd_count, MSG_DONTWAIT);
 }
 
 static bool unpack_spawn(const struct ad_sys_msg *message, int memory_file,

@@ -159,10 +159,13 @@ struct request {
 };
 enum { REQUEST_MAX = sizeof(struct request) + AD_MSG_INLINE_MAX };
 
-/* What comes of an entry with a request: the number of descriptors put into fds. */
-size_t request_add_entry(struct request *request, const struct cgroup_entry *entry, int *fds);
-/* 0 or a negative errno. Does not wait. */
-int request_send(int sock, const struct request *request, const void *spawn, size_t spawn_len,
+/* With the control groups to enter (NULL: none), whose descriptors are added to fds; *ret_entry,
+ * to be closed afterwards, has them. 0 or a negative errno. */
+int request_add_leaf(struct request *request, const struct leaf *leaf,
+		     struct cgroup_entry *ret_entry, int *fds, size_t *fd_count);
+/* spawn: the message that follows, if that is not among fds; or NULL. 0 or a negative errno. Does
+ * not wait. */
+int request_send(int sock, const struct request *request, const struct ad_sys_msg *spawn,
 		 const int *fds, size_t fd_count);
 
 /* What came with a request; what is decoded points into it, and its descriptors are the
@@ -249,8 +252,9 @@ bool template_died(const struct template *template);
 const struct ad_msg_receipt *template_layers(const struct template *template);
 /* A reaper's pid, or a negative errno; after -EPIPE the next template_get() makes
  * another one. */
-pid_t template_clone(struct template *template, const struct request *request, const void *spawn,
-		     size_t spawn_len, const int *fds, size_t fd_count, uint32_t *ret_net);
+pid_t template_clone(struct template *template, const struct request *request,
+		     const struct ad_sys_msg *spawn, const int *fds, size_t fd_count,
+		     uint32_t *ret_net);
 /* Ask for one ahead of its command: warm_made() will be called. 0 or a negative errno. */
 int template_clone_ahead(struct template *template, const struct request *request, const int *fds,
 			 size_t fd_count);

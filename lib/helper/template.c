@@ -536,12 +536,13 @@ uint64_t template_next(void)
 
 /* ---- commands */
 
-pid_t template_clone(struct template *template, const struct request *request, const void *spawn,
-		     size_t spawn_len, const int *fds, size_t fd_count, uint32_t *ret_net)
+pid_t template_clone(struct template *template, const struct request *request,
+		     const struct ad_sys_msg *spawn, const int *fds, size_t fd_count,
+		     uint32_t *ret_net)
 {
 	struct zygote_msg answer;
 	struct ad_sys_msg in = { .data = &answer, .cap = sizeof(answer) };
-	int r = request_send(template->sock, request, spawn, spawn_len, fds, fd_count);
+	int r = request_send(template->sock, request, spawn, fds, fd_count);
 
 	while (r == 0) {
 		r = ad_sys_recv(template->sock, &in, 0);
@@ -565,7 +566,7 @@ int template_clone_ahead(struct template *template, const struct request *reques
 {
 	int r = template->stale || template->state != TEMPLATE_READY ?
 			-EPIPE :
-			request_send(template->sock, request, NULL, 0, fds, fd_count);
+			request_send(template->sock, request, NULL, fds, fd_count);
 
 	if (r == 0)
 		template->asked++;

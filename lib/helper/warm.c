@@ -196,17 +196,12 @@ static pid_t fork_on_host(const struct leaf *leaf, int sock)
 static bool ask_zygote(struct template *template, const struct leaf *leaf, int sock)
 {
 	struct request request = { .ahead = true };
-	struct cgroup_entry entry = { .v2_dir = -1, .v2_procs = -1 };
+	struct cgroup_entry entry;
 	int fds[CG_COUNT + 2] = { sock };
-	bool ok = true;
+	size_t fd_count = 1;
+	bool ok = request_add_leaf(&request, leaf, &entry, fds, &fd_count) == 0 &&
+		  template_clone_ahead(template, &request, fds, fd_count) == 0;
 
-	if (leaf) {
-		request.has_leaf = true;
-		request.leaf = *leaf;
-		ok = cgroup_open_entry(leaf, &entry) == 0;
-	}
-	ok = ok && template_clone_ahead(template, &request, fds,
-					1 + request_add_entry(&request, &entry, fds + 1)) == 0;
 	cgroup_close_entry(&entry);
 	return ok;
 }
