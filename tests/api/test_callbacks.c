@@ -140,6 +140,8 @@ START_TEST(action_in_callback)
 						 t_slack(2000), &act.params, NULL),
 			 0);
 	ck_assert_int_eq(t_run_start_params(&act.run, act.params, NULL), 0);
+	while (!act.done && !act.run.started)
+		t_world_loop(world, 10, &act.run.started);
 	/* The input ends when the test let it end, or with the handle. */
 	if (!t_world_loop(world, t_slack(300), &act.run.finished) && act.run.exec)
 		agentd_exec_close_stdin(act.run.exec);
