@@ -7,7 +7,8 @@
  *   cgroup       entered with the helper's rights;
  *   sandbox      the cgroup namespace, rooted where we are now; then the filters, which
  *                allow none of this any more;
- *   gate         if it was made ahead of its command, it stands still until there is one;
+ *   gate         if it was made ahead of its command, it stands still until there is one, of
+ *                which it is told by its supervisor, or hears itself;
  *   stdio        0 to 2 in place, nothing else left open;
  *   rlimits      only ever lowered;
  *   credentials  the host's of now: from here on nothing is done with more;
@@ -198,7 +199,21 @@ AD_SYS_NO_SANITIZE static int confine_machine(struct command *command)
 	return place_fds(command->machine) < 0 ? failed(command, AD_STAGE_STDIO, errno) : 0;
 }
 
-/* Ids and place of the host program of now, and not to outlive the supervisor. */
+/* Not to outlive it. */
+AD_SYS_NO_SANITIZE static bool tie_to_supervisor(struct command *command)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) {
+		failed(command, AD_STAGE_SESSION, errno);
+		return false;
+	}
+	if (syscall(SYS_getppid) != command->parent) {
+		failed(command, AD_STAGE_LOST, 0);
+		return false;
+	}
+	return true;
+}
+
+/* Ids and place of the host program of now. */
 AD_SYS_NO_SANITIZE static int become_host(struct command *command)
 {
 	if (command->machine)
@@ -209,11 +224,7 @@ AD_SYS_NO_SANITIZE static int become_host(struct command *command)
 		return failed(command, AD_STAGE_CREDENTIALS, errno);
 	if (command->workdir[0] && chdir(command->workdir) < 0)
 		return failed(command, AD_STAGE_WORKDIR, errno);
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
-		return failed(command, AD_STAGE_SESSION, errno);
-	if (syscall(SYS_getppid) != command->parent)
-		return failed(command, AD_STAGE_LOST, 0);
-	return 0;
+	return tie_to_supervisor(command) ? 0 : 1;
 }
 
 /* All that is not the command's, but what tells the supervisor by its closing that execve
@@ -234,7 +245,7 @@ AD_SYS_NO_SANITIZE static int close_others(const struct command *command)
 
 /* The supervisor is about to close its copy of our end, and closes the other one if there
  * is to be no command. */
-AD_SYS_NO_SANITIZE static bool wait_at_gate(const struct command *command)
+AD_SYS_NO_SANITIZE static bool wait_at_gate(struct command *command)
 {
 	char byte = 0;
 	ssize_t n;
@@ -242,6 +253,8 @@ AD_SYS_NO_SANITIZE static bool wait_at_gate(const struct command *command)
 	close(command->gate);
 	if (write(command->gate_inner, &byte, 1) != 1)
 		return false;
+	if (command->learn)
+		return command->learn(command);
 	do {
 		n = read(command->gate_inner, &byte, 1);
 	} while (n < 0 && errno == EINTR);
@@ -255,12 +268,14 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 
 	if (syscall(SYS_setsid) < 0)
 		return failed(command, AD_STAGE_SESSION, errno);
+	if (command->learn && !tie_to_supervisor(command))
+		return 1;
 	if (command->cgroup && enter_cgroups(command) < 0)
 		return failed(command, AD_STAGE_CGROUP, errno);
 	if (command->sandbox && confine(command) != 0)
 		return 1;
 	if (command->gate >= 0 && !wait_at_gate(command))
-		return failed(command, AD_STAGE_LOST, 0);
+		return command->stage == AD_STAGE_COUNT ? failed(command, AD_STAGE_LOST, 0) : 1;
 	/* The sources are >= 3: no target is a source still needed. */
 	for (int i = 0; i < 3; i++) {
 		if (dup2(command->stdio[i], i) < 0)
@@ -287,6 +302,8 @@ const char *command_stage_text(const struct command *command, uint32_t stage)
 		return command->workdir;
 	case AD_STAGE_EXEC:
 		return command->argv[0];
+	case AD_STAGE_VIEW:
+		return SANDBOX_TOKEN;
 	default:
 		return "";
 	}
@@ -303,6 +320,7 @@ static pid_t clone_child(struct command *command, uint64_t flags)
 	if (command->stack == MAP_FAILED)
 		return -errno;
 	command->stage = AD_STAGE_COUNT;
+	command->news = COMMAND_UNKNOWN;
 	command->listener = -1;
 	if (entry && entry->v2_dir >= 0) {
 		pid = ad_sys_clone_vm(child, command, command->stack, STACK_SIZE, flags, SIGCHLD,
@@ -378,18 +396,38 @@ void command_dismiss(struct command *command)
 	child_gone(command);
 }
 
+/* Its end of the gate closes by execve, or with it. Until then it is on the stack that we gave
+ * it, so that nothing else ends this. */
+static void await_execve(const struct command *command)
+{
+	char byte;
+
+	while (read(command->gate, &byte, 1) != 0)
+		;
+}
+
+void command_await(struct command *command)
+{
+	if (command->gate < 0)
+		return;
+	await_execve(command);
+	if (command->news == COMMAND_UNKNOWN)
+		command_dismiss(command);
+}
+
 /* -1: it is dead. */
 static pid_t open_gate(struct command *command)
 {
 	pid_t pid = command->waiting;
 	char byte = 0;
 
-	if (pid <= 0 || send(command->gate, &byte, 1, MSG_NOSIGNAL) != 1)
+	if (pid <= 0)
 		return -1;
-	/* Its end closes by execve, or with it. Until then it is on the stack that we gave it, so
-	 * that nothing else ends this. */
-	while (read(command->gate, &byte, 1) != 0)
-		;
+	if (!command->learn) {
+		if (send(command->gate, &byte, 1, MSG_NOSIGNAL) != 1)
+			return -1;
+		await_execve(command);
+	}
 	command->waiting = 0;
 	close(ad_steal_fd(&command->gate));
 	return pid;

@@ -137,6 +137,11 @@ struct command {
 	 * own; gate -1: there is none. */
 	pid_t waiting;
 	int gate, gate_inner;
+	/* How the child itself comes to know the rest (NULL: it is let through when we do): when
+	 * that begins, news is COMMAND_COMING, and COMMAND_KNOWN when all is there. False: there
+	 * will be no command, or stage and error tell why not. */
+	bool (*learn)(struct command *command);
+	enum { COMMAND_UNKNOWN, COMMAND_COMING, COMMAND_KNOWN } news;
 	void *stack; /* a child's */
 	/* Come back through shared memory. */
 	uint32_t stage, index;
@@ -162,6 +167,9 @@ struct machine_command {
 /* Make its process ahead, as far as cgroup, sandbox and landlock go. If that fails,
  * command_start() begins anew, and has the reason. */
 void command_stand_by(struct command *command);
+/* Wait until that process has learned what the command is, and runs it or could not. If it
+ * died before there was a command, it is as if there had been none. */
+void command_await(struct command *command);
 /* End that process. */
 void command_dismiss(struct command *command);
 /* Start it; its pid, or a negative errno with *ret_stage set. */
@@ -179,7 +187,9 @@ struct pipes {
 
 /* All that a command may need. AD_STAGE_COUNT, or the stage that failed, with errno. */
 uint32_t pipes_make(struct pipes *pipes);
-/* Keep what this one is to have: AD_SPAWN_*. */
+/* What this one is to have as 0 to 2: AD_SPAWN_*. */
+void pipes_of_command(const struct pipes *pipes, uint32_t flags, int ret[static 3]);
+/* Keep only that. */
 void pipes_choose(struct pipes *pipes, uint32_t flags);
 void pipes_close(const struct pipes *pipes);
 
@@ -213,6 +223,10 @@ struct enforcement {
 	uint64_t memory_rlimit, nproc_rlimit; /* 0: none */
 };
 
+struct helper_shared;
+struct request_content;
+struct supervise;
+
 /* What a supervisor can have made before its command is known. */
 struct standby {
 	int signal_fd;
@@ -220,14 +234,20 @@ struct standby {
 	struct cgroup_gauges gauges;
 	struct pipes pipes;
 	struct command command;
+	/* Where the command's process hears of it. */
+	struct supervise *job;
+	const struct helper_shared *shared;
+	int sock;
+	const struct request_content *content;
 };
 
 struct supervise {
 	const struct ad_msg_spawn *spawn;
 	struct slot *slot;
 	const struct leaf *leaf;
-	struct cgroup_entry *entry; /* of the leaf; NULL: to be opened */
-	struct standby *standby;    /* or NULL */
+	struct cgroup_counters counted; /* of the leaf, before the command */
+	struct cgroup_entry *entry;     /* of the leaf; NULL: to be opened */
+	struct standby *standby;        /* or NULL */
 	struct enforcement enforcement;
 	bool set_ids;
 	pid_t helper;
@@ -240,6 +260,9 @@ struct supervise {
 	int helper_pidfd, landlock;
 	int network; /* listening socket that the library is to have, or -1 */
 	int taken;   /* where to write a byte once the command has started, or not; or -1 */
+	/* What is left to do when the command is known, in whatever process hears of it; NULL:
+	 * nothing. 0 or a negative errno. */
+	int (*begin)(struct supervise *job, const struct request_content *content);
 };
 
 #define SIGNAL_ORDER (SIGRTMIN)
@@ -256,7 +279,15 @@ enum {
 /* Before spawn, enforcement, set_ids and protection are known. False: it could not; there is
  * no use in waiting. */
 bool supervise_stand_by(struct supervise *job, struct standby *standby);
-_Noreturn void supervise(const struct supervise *job);
+/* The same where nothing is to be done between the request, which comes by sock, and the
+ * command: its process waits for that itself. */
+bool supervise_stand_by_at(struct supervise *job, struct standby *standby, int sock,
+			   const struct helper_shared *shared);
+/* Wait for the request at sock, and put into job what is known by now. NULL: there will be
+ * no command. What is returned stays until the process ends. */
+const struct request_content *supervise_await(struct supervise *job, int sock,
+					      const struct helper_shared *shared);
+_Noreturn void supervise(struct supervise *job);
 /* What has to be reported if it cannot begin. */
 _Noreturn void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t index,
 				int error, const char *text);

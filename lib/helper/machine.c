@@ -76,8 +76,7 @@ pid_t machine_start(const struct ad_msg_spawn *spawn, const struct leaf *leaf, b
 	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
 	*ret_stage = pipes_make(&pipes);
 	if (*ret_stage == AD_STAGE_COUNT) {
-		pipes_choose(&pipes, spawn->flags);
-		memcpy(command.stdio, pipes.child, sizeof(command.stdio));
+		pipes_of_command(&pipes, spawn->flags, command.stdio);
 		pid = start_in(&command, leaf, ret_stage);
 	} else {
 		pid = -errno;

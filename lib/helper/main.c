@@ -531,6 +531,7 @@ static pid_t fork_supervisor(const struct job *job, const struct ad_msg_spawn *s
 		.spawn = spawn,
 		.slot = &h.shared.slots[job->slot],
 		.leaf = job->leaf,
+		.counted = job->leaf ? job->leaf->counted : (struct cgroup_counters){ 0 },
 		.enforcement = request->enforcement,
 		.set_ids = request->set_ids,
 		.helper = h.shared.helper,

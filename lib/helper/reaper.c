@@ -147,12 +147,12 @@ static int copy_token(int memory)
 	return r;
 }
 
-bool reaper_put_token(int memory, struct fault *fault)
+int reaper_put_token(int memory)
 {
 	int r = unlink(SANDBOX_TOKEN) < 0 && errno != ENOENT ? -errno : copy_token(memory);
 
 	close(memory);
-	return r == 0 ? true : fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
+	return r;
 }
 
 /* ---- network */
@@ -209,8 +209,11 @@ static bool put_up_rules(const struct sandbox *sandbox, struct supervise *job, b
 static bool confine(const struct sandbox *sandbox, struct supervise *job, int token,
 		    struct fault *fault)
 {
+	int r = token < 0 ? 0 : reaper_put_token(token);
+
+	if (r < 0)
+		return fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
 	return limit_files(sandbox, job->enforcement.memory_rlimit, fault) &&
-	       (token < 0 || reaper_put_token(token, fault)) &&
 	       protect_begin(job->protection, sandbox, fault) &&
 	       put_up_rules(sandbox, job, !(job->spawn->flags & AD_SPAWN_SESSION), fault);
 }
@@ -224,7 +227,7 @@ static const struct request_content *stand_by(const struct reaper *reaper, struc
 
 	if (!put_up_rules(reaper->sandbox, job, true, &fault) || !supervise_stand_by(job, &standby))
 		return NULL;
-	return request_wait_ahead(sock, job, reaper->shared);
+	return request_ready(sock) ? request_wait(sock, job, reaper->shared) : NULL;
 }
 
 void reaper_run(const struct reaper *reaper)
@@ -238,6 +241,7 @@ void reaper_run(const struct reaper *reaper)
 		.spawn = &own.spawn,
 		.slot = &reaper->shared->slots[request->slot],
 		.leaf = request->has_leaf ? &request->leaf : NULL,
+		.counted = request->leaf.counted,
 		.entry = &own.entry,
 		.enforcement = request->enforcement,
 		.sandbox = reaper->sandbox,

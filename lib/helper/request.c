@@ -103,12 +103,9 @@ const struct request_content *request_wait(int sock, struct supervise *job,
 	return &content;
 }
 
-const struct request_content *request_wait_ahead(int sock, struct supervise *job,
-						 const struct helper_shared *shared)
+bool request_ready(int sock)
 {
 	const uint8_t ready = 1;
 
-	return ad_sys_send(sock, &ready, sizeof(ready), NULL, 0, 0) == 0 ?
-		       request_wait(sock, job, shared) :
-		       NULL;
+	return ad_sys_send(sock, &ready, sizeof(ready), NULL, 0, 0) == 0;
 }

@@ -181,9 +181,8 @@ bool request_unpack(const struct ad_sys_msg *message, struct request_content *re
  * will be none. What is returned stays until the process ends. */
 const struct request_content *request_wait(int sock, struct supervise *job,
 					   const struct helper_shared *shared);
-/* The same, after a byte that says that whoever waits there is ready. */
-const struct request_content *request_wait_ahead(int sock, struct supervise *job,
-						 const struct helper_shared *shared);
+/* Say to the helper that somebody waits there. False: it is gone. */
+bool request_ready(int sock);
 
 /* ---- zygote.c */
 
@@ -219,8 +218,8 @@ struct reaper {
 	struct ad_sys_msg *request;
 };
 _Noreturn void reaper_run(const struct reaper *reaper);
-/* What is each command's own before it starts: the token. */
-bool reaper_put_token(int memory, struct fault *fault);
+/* What is each command's own before it starts: the token. 0 or a negative errno. */
+int reaper_put_token(int memory);
 
 /* ---- session.c: pid 1 of a session, and the supervisors in it */
 

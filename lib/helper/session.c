@@ -40,21 +40,12 @@ struct session {
 
 /* ---- supervisors */
 
-static _Noreturn void supervise_request(const struct session *session, struct supervise *job,
-					struct leaf *leaf)
+/* The leaf is the whole session's: only counted, and from now on. */
+static int begin(struct supervise *job, const struct request_content *content)
 {
-	const struct request_content *content = request_wait(session->sock, job, session->shared);
-	struct fault fault = { 0 };
-
-	if (!content)
-		_exit(SUPERVISOR_LOST);
-	close(session->sock);
-	/* It is the whole session's: only counted, and from now on. */
 	if (job->leaf)
-		cgroup_count(leaf, job->standby ? &job->standby->gauges : NULL, &leaf->counted);
-	if (content->token >= 0 && !reaper_put_token(content->token, &fault))
-		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
-	supervise(job);
+		cgroup_count(job->leaf, job->standby ? &job->standby->gauges : NULL, &job->counted);
+	return content->token >= 0 ? reaper_put_token(content->token) : 0;
 }
 
 static _Noreturn void wait_for_request(const struct session *session)
@@ -73,6 +64,7 @@ static _Noreturn void wait_for_request(const struct session *session)
 		.landlock = session->job->landlock,
 		.network = -1,
 		.taken = session->taken[1],
+		.begin = begin,
 	};
 
 	if (job.leaf)
@@ -81,13 +73,16 @@ static _Noreturn void wait_for_request(const struct session *session)
 	close(session->signal_fd);
 	close(session->taken[0]);
 	/* What is missing then is told when it is needed. */
-	(void)supervise_stand_by(&job, &standby);
+	(void)supervise_stand_by_at(&job, &standby, session->sock, session->shared);
 	if (ad_sys_send(session->shared->sessions, &hello, sizeof(hello), &session->network,
 			session->network >= 0, 0) < 0)
 		_exit(SUPERVISOR_LOST);
 	if (session->network >= 0)
 		close(session->network);
-	supervise_request(session, &job, &leaf);
+	if (!supervise_await(&job, session->sock, session->shared))
+		_exit(SUPERVISOR_LOST);
+	close(session->sock);
+	supervise(&job);
 }
 
 /* Without one, for want of memory or processes, nothing can be run any more: the session

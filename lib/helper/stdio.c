@@ -35,6 +35,13 @@ uint32_t pipes_make(struct pipes *pipes)
 	return pipes->null < 0 ? AD_STAGE_STDIN : AD_STAGE_COUNT;
 }
 
+void pipes_of_command(const struct pipes *pipes, uint32_t flags, int ret[static 3])
+{
+	ret[0] = flags & AD_SPAWN_STDIN ? pipes->child[0] : pipes->null;
+	ret[1] = pipes->child[1];
+	ret[2] = pipes->child[flags & AD_SPAWN_MERGE_STDERR ? 1 : 2];
+}
+
 static void drop(struct pipes *pipes, int stream)
 {
 	close(ad_steal_fd(&pipes->child[stream]));
@@ -43,16 +50,10 @@ static void drop(struct pipes *pipes, int stream)
 
 void pipes_choose(struct pipes *pipes, uint32_t flags)
 {
-	if (flags & AD_SPAWN_MERGE_STDERR) {
+	if (flags & AD_SPAWN_MERGE_STDERR)
 		drop(pipes, STDERR_FILENO);
-		pipes->child[STDERR_FILENO] = pipes->child[STDOUT_FILENO];
-	}
-	if (flags & AD_SPAWN_STDIN) {
-		close(ad_steal_fd(&pipes->null));
-	} else {
+	if (!(flags & AD_SPAWN_STDIN))
 		drop(pipes, STDIN_FILENO);
-		pipes->child[STDIN_FILENO] = ad_steal_fd(&pipes->null);
-	}
 }
 
 void pipes_close(const struct pipes *pipes)
@@ -60,7 +61,7 @@ void pipes_close(const struct pipes *pipes)
 	for (int i = 0; i < 3; i++) {
 		if (pipes->host[i] >= 0)
 			close(pipes->host[i]);
-		if (pipes->child[i] >= 0 && (i < 2 || pipes->child[i] != pipes->child[1]))
+		if (pipes->child[i] >= 0)
 			close(pipes->child[i]);
 	}
 	if (pipes->null >= 0)

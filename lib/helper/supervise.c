@@ -169,26 +169,41 @@ static uint32_t prepare(const struct supervise *job, struct standby *standby)
 	return pipes_make(&standby->pipes);
 }
 
-bool supervise_stand_by(struct supervise *job, struct standby *standby)
+/* Whatever its command starts is to be ours, and it is not to outlive the helper. */
+static bool adopt(const struct supervise *job)
 {
-	if (prepare(job, standby) != AD_STAGE_COUNT)
+	bool first = job->sandbox && !job->in_session; /* pid 1 is both anyway */
+
+	return first ||
+	       ((job->in_session || prctl(PR_SET_PDEATHSIG, SIGNAL_HELPER_DIED, 0, 0, 0) == 0) &&
+		prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0);
+}
+
+static bool make_standby(struct supervise *job, struct standby *standby)
+{
+	if (prepare(job, standby) != AD_STAGE_COUNT || !adopt(job))
 		return false;
-	command_stand_by(&standby->command);
 	job->standby = standby;
 	return true;
 }
 
-static void start(struct state *state)
+bool supervise_stand_by(struct supervise *job, struct standby *standby)
 {
-	const struct supervise *job = state->job;
+	if (!make_standby(job, standby))
+		return false;
+	command_stand_by(&standby->command);
+	return true;
+}
+
+/* What the command is. 0 or a negative errno. */
+static int describe(const struct supervise *job)
+{
 	const struct ad_msg_spawn *spawn = job->spawn;
 	const char **vectors = reallocarray(NULL, spawn->argc + spawn->envc + 2, sizeof(*vectors));
-	struct pipes *pipes = &state->standby->pipes;
-	struct command *command = &state->standby->command;
-	uint32_t stage;
+	struct command *command = &job->standby->command;
 
 	if (!vectors)
-		fail(job, AD_STAGE_REQUEST, ENOMEM, "");
+		return -ENOMEM;
 	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
 	command->argv = vectors;
 	command->env = vectors + spawn->argc + 1;
@@ -199,12 +214,90 @@ static void start(struct state *state)
 	command->set_ids = job->set_ids;
 	command->uid = job->enforcement.receipt.uid;
 	command->gid = job->enforcement.receipt.gid;
-	pipes_choose(pipes, spawn->flags);
-	memcpy(command->stdio, pipes->child, sizeof(command->stdio));
+	pipes_of_command(&job->standby->pipes, spawn->flags, command->stdio);
+	return 0;
+}
+
+/* In the command's process, which shares our memory: we stand still. */
+static bool learn(struct command *command)
+{
+	struct standby *standby = AD_CONTAINER_OF(command, struct standby, command);
+	struct supervise *job = standby->job;
+	struct pollfd request = { .fd = standby->sock, .events = POLLIN };
+	int r;
+
+	while (poll(&request, 1, -1) < 0 && errno == EINTR)
+		;
+	command->news = COMMAND_COMING;
+	standby->content = request_wait(standby->sock, job, standby->shared);
+	if (!standby->content)
+		return false;
+	command->news = COMMAND_KNOWN;
+	command->stage = AD_STAGE_VIEW;
+	r = job->begin ? job->begin(job, standby->content) : 0;
+	if (r == 0) {
+		command->stage = AD_STAGE_REQUEST;
+		r = describe(job);
+	}
+	command->error = -r;
+	if (r == 0)
+		command->stage = AD_STAGE_COUNT;
+	return r == 0;
+}
+
+bool supervise_stand_by_at(struct supervise *job, struct standby *standby, int sock,
+			   const struct helper_shared *shared)
+{
+	if (!make_standby(job, standby))
+		return false;
+	standby->job = job;
+	standby->sock = sock;
+	standby->shared = shared;
+	standby->command.learn = learn;
+	command_stand_by(&standby->command);
+	return true;
+}
+
+const struct request_content *supervise_await(struct supervise *job, int sock,
+					      const struct helper_shared *shared)
+{
+	struct standby *standby = job->standby;
+	const struct request_content *content;
+
+	if (standby && standby->command.learn) {
+		command_await(&standby->command);
+		/* If it died in between, there is no telling whose command that was. */
+		if (standby->command.news != COMMAND_UNKNOWN)
+			return standby->command.news == COMMAND_KNOWN ? standby->content : NULL;
+	}
+	content = request_wait(sock, job, shared);
+	if (content && job->begin) {
+		int r = job->begin(job, content);
+
+		if (r < 0)
+			fail(job, AD_STAGE_VIEW, -r, SANDBOX_TOKEN);
+	}
+	return content;
+}
+
+static void start(struct state *state)
+{
+	const struct supervise *job = state->job;
+	struct pipes *pipes = &state->standby->pipes;
+	struct command *command = &state->standby->command;
+	uint32_t stage;
+
+	if (command->news == COMMAND_UNKNOWN) {
+		int r = describe(job);
+
+		if (r < 0)
+			fail(job, AD_STAGE_REQUEST, -r, "");
+	}
 	state->main = command_start(command, &stage);
 	if (state->main < 0)
 		supervise_failed(job, stage, command->index, -state->main,
 				 command_stage_text(command, stage));
+	pipes_choose(pipes, job->spawn->flags);
 	report_started(state);
 	supervise_taken(job);
 	pipes_close(pipes);
@@ -212,7 +305,7 @@ static void start(struct state *state)
 		cgroup_close_entry(command->cgroup);
 	if (job->landlock >= 0)
 		close(job->landlock);
-	free(vectors);
+	free((void *)(uintptr_t)command->argv);
 }
 
 /* ---- the end */
@@ -249,11 +342,10 @@ static void report_limits_hit(struct state *state)
 
 	if (job->leaf) {
 		cgroup_count(job->leaf, &state->standby->gauges, &state->counted);
-		if (state->counted.oom_kills > job->leaf->counted.oom_kills)
+		if (state->counted.oom_kills > job->counted.oom_kills)
 			report_limit(state, AD_MSG_LIMIT_MEMORY,
 				     died_of_kill(state) && !state->killing);
-		if (state->counted.pids_hits > job->leaf->counted.pids_hits &&
-		    !state->pids_reported) {
+		if (state->counted.pids_hits > job->counted.pids_hits && !state->pids_reported) {
 			state->pids_reported = true;
 			report_limit(state, AD_MSG_LIMIT_PIDS, false);
 		}
@@ -311,8 +403,7 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 		usage->peak_is_tree = usage->memory_peak != 0;
 		/* It also knows of those that nobody waited for. */
 		if (job->leaf->means[CG_KILL])
-			usage->cpu_ns = (state->counted.cpu_usec - job->leaf->counted.cpu_usec) *
-					1000;
+			usage->cpu_ns = (state->counted.cpu_usec - job->counted.cpu_usec) * 1000;
 		job->slot->counted = state->counted;
 	}
 	if (!usage->peak_is_tree)
@@ -515,36 +606,33 @@ static void wait_for_events(struct state *state)
 
 /* ---- life */
 
-static bool settle(const struct supervise *job)
+static void prepare_now(struct supervise *job, struct standby *standby)
 {
-	if (setsid() < 0)
-		return false;
-	if (job->in_session)
-		return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
-	return job->sandbox || (prctl(PR_SET_PDEATHSIG, SIGNAL_HELPER_DIED, 0, 0, 0) == 0 &&
-				prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0);
-}
-
-void supervise(const struct supervise *job)
-{
-	struct standby own;
-	struct state state = { .job = job, .standby = job->standby };
 	uint32_t stage;
 
-	if (!settle(job))
+	if (!adopt(job))
 		fail(job, AD_STAGE_SUPERVISOR, errno, "");
 	/* The helper died before it could have told us. */
 	if (!job->sandbox && getppid() != job->helper)
 		_exit(SUPERVISOR_DONE);
-	if (job->leaf)
-		state.counted = job->leaf->counted;
-	if (!state.standby) {
-		state.standby = &own;
-		stage = prepare(job, &own);
-		if (stage != AD_STAGE_COUNT)
-			fail(job, stage, errno, "");
-	}
+	stage = prepare(job, standby);
+	if (stage != AD_STAGE_COUNT)
+		fail(job, stage, errno, "");
+	job->standby = standby;
+}
+
+void supervise(struct supervise *job)
+{
+	struct standby own;
+	struct state state = { .job = job };
+
+	if (!job->standby)
+		prepare_now(job, &own);
+	state.standby = job->standby;
+	state.counted = job->counted;
 	start(&state);
+	/* Who waits for a command is in the helper's session, by which it is known. */
+	setsid();
 	for (;;) {
 		wait_for_events(&state);
 		reap(&state);

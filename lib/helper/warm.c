@@ -168,13 +168,15 @@ static _Noreturn void wait_on_host(const struct leaf *leaf, int sock)
 	static struct standby standby;
 	struct supervise job = {
 		.leaf = leaf,
+		.counted = leaf ? leaf->counted : (struct cgroup_counters){ 0 },
 		.helper = w.shared->helper,
 		.landlock = -1,
 		.network = -1,
 		.taken = -1,
 	};
 
-	if (!supervise_stand_by(&job, &standby) || !request_wait_ahead(sock, &job, w.shared)) {
+	if (!supervise_stand_by_at(&job, &standby, sock, w.shared) || !request_ready(sock) ||
+	    !supervise_await(&job, sock, w.shared)) {
 		command_dismiss(&standby.command);
 		_exit(SUPERVISOR_LOST);
 	}

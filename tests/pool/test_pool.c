@@ -446,7 +446,6 @@ START_TEST(limits_and_tokens)
 }
 END_TEST
 
-/* What must not appear is moved aside when its command is over, not when the session is. */
 /* Whoever waits for the next command does not count. */
 START_TEST(processes_of_a_session)
 {
@@ -474,6 +473,7 @@ START_TEST(processes_of_a_session)
 }
 END_TEST
 
+/* What must not appear is moved aside when its command is over, not when the session is. */
 START_TEST(protected_names)
 {
 	struct place place = open_place("");
@@ -488,6 +488,29 @@ START_TEST(protected_names)
 		      "%s", t_run_story(&run));
 	end_of(&run);
 	expect(&place, A, "test ! -e .git/hooks/pre-commit && echo none", "none\n");
+	close_place(&place);
+}
+END_TEST
+
+/* The process that waits to become the next command is killed, but not its supervisor: that
+ * starts the command nevertheless. It is the child of a child of pid 1, and not of ours. */
+START_TEST(waiting_process_is_killed)
+{
+	static const char kills[] =
+		"sleep 0.3; count=0\n"
+		"for stat in /proc/[0-9]*/stat; do\n"
+		"  read -r pid name state parent rest <$stat || continue\n"
+		"  [ $parent -gt 1 ] && [ $parent != $PPID ] && [ $parent != $$ ] || continue\n"
+		"  read -r pid2 name2 state2 grandparent rest </proc/$parent/stat || continue\n"
+		"  [ $grandparent = 1 ] && kill -KILL $pid && count=$((count + 1))\n"
+		"done\n"
+		"echo killed $count >file; cat file";
+	struct place place = open_place("");
+
+	expect(&place, A, kills, "killed 1\n");
+	t_world_loop(place.world, t_slack(100), NULL);
+	expect(&place, A, "cat file", "killed 1\n");
+	expect(&place, A, "cat file; rm file", "killed 1\n");
 	close_place(&place);
 }
 END_TEST
@@ -1751,6 +1774,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, limits_and_tokens);
 		tcase_add_test(sessions, processes_of_a_session);
 		tcase_add_test(sessions, protected_names);
+		tcase_add_test(sessions, waiting_process_is_killed);
 		tcase_add_test(sessions, supervisor_is_killed);
 	}
 	if (all_cases()) {
