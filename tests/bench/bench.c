@@ -24,7 +24,8 @@ extern char **environ;
 
 enum { TICK_US = 2000 };
 
-static char workdir[] = "/tmp/agentd-bench-XXXXXX";
+/* Not in /tmp, of which a sandbox has its own: what lies there is mounted back for each. */
+static char workdir[] = "/var/tmp/agentd-bench-XXXXXX";
 
 _Noreturn void bench_fail(const char *what, const char *why)
 {
