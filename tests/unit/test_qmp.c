@@ -45,7 +45,8 @@ static void begin(void)
 	theirs = ends[1];
 	ck_assert(ad_buf_puts(&steps[0].command, "one\n"));
 	ck_assert(ad_buf_puts(&steps[1].command, "two\n"));
-	ck_assert_int_eq(qmp_new(loop, ends[0], steps, 2, on_done, &ended, &qmp, NULL), 0);
+	ck_assert_int_eq(qmp_new(loop, ends[0], &ended, &qmp, NULL), 0);
+	ck_assert_int_eq(qmp_run(qmp, steps, 2, on_done, NULL), 0);
 	ck_assert_ptr_null(steps[0].command.data);
 }
 
@@ -94,6 +95,8 @@ static void expect_failure(const char *says)
 
 START_TEST(in_turn)
 {
+	struct qmp_step more = { .fd = 0 };
+
 	begin();
 	expect_heard(NULL, 0);
 	say(GREETING);
@@ -109,10 +112,19 @@ START_TEST(in_turn)
 	say(MIGRATION("completed"));
 	ck_assert_int_eq(ended, 1);
 	ck_assert_ptr_null(why);
-	/* What comes then is nobody's. */
-	ck_assert_int_gt(write(theirs, "junk\n", 5), 0);
+	/* What comes then is nobody's, until there is more to do. */
+	ck_assert_int_gt(write(theirs, MIGRATION("failed"), sizeof(MIGRATION("failed")) - 1), 0);
 	event_base_loop(base, EVLOOP_NONBLOCK);
 	ck_assert_int_eq(ended, 1);
+	ck_assert(ad_buf_puts(&more.command, "three\n"));
+	ck_assert_int_eq(qmp_run(qmp, &more, 1, on_done, NULL), 0);
+	expect_heard("three\n", 1);
+	say(OK);
+	ck_assert_int_eq(ended, 2);
+	ck_assert_ptr_null(why);
+	ck_assert_int_gt(write(theirs, "junk\n", 5), 0);
+	event_base_loop(base, EVLOOP_NONBLOCK);
+	ck_assert_int_eq(ended, 2);
 	end();
 }
 END_TEST

@@ -30,9 +30,7 @@ struct engine_config {
 	/* TEMPLATE, CLONE: files in memory, of the snapshot: the machine's memory, of
 	 * memory_bytes, and all else. */
 	int memory, state;
-	/* The disk "vol": the same file to write and to read only, and its size; or -1. */
-	int volume, volume_readonly;
-	uint64_t volume_bytes;
+	int volume; /* BOOT: the file of the disk "vol", or -1 */
 	uint32_t uid, gid;
 };
 
@@ -42,6 +40,8 @@ struct engine_events {
 	/* CLONE: the guest runs. TEMPLATE: after save(), the snapshot is complete; the guest
 	 * stands still. */
 	void (*migrated)(struct engine *engine, void *userdata);
+	/* CLONE: after attach(), the guest has its disk. */
+	void (*attached)(struct engine *engine, void *userdata);
 	/* It is gone, and how. Last event; err is the receiver's. */
 	void (*died)(struct engine *engine, agentd_error *err, void *userdata);
 };
@@ -53,6 +53,9 @@ struct engine_ops {
 		     void *userdata, struct engine **ret, agentd_error **reterr);
 	/* TEMPLATE: take the snapshot; migrated or died follows. */
 	int (*save)(struct engine *engine, int state, agentd_error **reterr);
+	/* CLONE, once its guest runs: put this file, of so many bytes, behind the disk "vol",
+	 * which has been a placeholder; attached or died follows. */
+	int (*attach)(struct engine *engine, int volume, uint64_t bytes, agentd_error **reterr);
 	void (*kill)(struct engine *engine); /* died follows */
 	void (*free)(struct engine *engine); /* kills it too, without a word */
 };

@@ -434,6 +434,23 @@ static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 		send_setup(machine);
 }
 
+static void attach(struct machine *machine)
+{
+	agentd_error *err = NULL;
+
+	if (machine->vm->engine->attach(machine->engine, machine->volume->fd,
+					machine->volume->bytes, &err) < 0)
+		end_restoring(machine, err);
+}
+
+static void on_awake(struct machine *machine)
+{
+	if (machine->volume)
+		attach(machine);
+	else
+		send_setup(machine);
+}
+
 static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
 {
 	ad_autobuf struct ad_buf text = { 0 };
@@ -474,7 +491,7 @@ static void on_message(const struct ad_guest_msg *msg, void *userdata)
 	else if (msg->type == AD_GUEST_PONG && machine->state == SETTLING)
 		save(machine);
 	else if (msg->type == AD_GUEST_PONG && machine->state == RESTORING)
-		send_setup(machine);
+		on_awake(machine);
 	else
 		machine->events->message(machine, msg, machine->userdata);
 }
@@ -533,9 +550,21 @@ static void engine_migrated(struct engine *engine, void *userdata)
 	}
 }
 
+static void engine_attached(struct engine *engine, void *userdata)
+{
+	struct machine *machine = userdata;
+
+	(void)engine;
+	if (machine->state != RESTORING || machine->err)
+		return;
+	send_setup(machine);
+	write_soon(machine);
+}
+
 static const struct engine_events engine_events = {
 	.started = engine_started,
 	.migrated = engine_migrated,
+	.attached = engine_attached,
 	.died = engine_died,
 };
 
@@ -570,8 +599,6 @@ static int start_engine(struct machine *machine, int channel, agentd_error **ret
 		.memory = from ? from->memory : machine->memory,
 		.state = from ? from->state : machine->state_fd,
 		.volume = volume ? volume->fd : -1,
-		.volume_readonly = volume ? volume->fd_readonly : -1,
-		.volume_bytes = volume ? volume->bytes : 0,
 		.uid = vm->uid,
 		.gid = vm->gid,
 	};

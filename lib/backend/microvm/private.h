@@ -97,7 +97,7 @@ struct machine_events {
 
 /* A disk that outlives it. */
 struct machine_volume {
-	int fd, fd_readonly;
+	int fd;
 	uint64_t bytes;
 	const char *file; /* for messages */
 	const char *path; /* where the guest has it */

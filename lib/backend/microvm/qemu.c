@@ -247,23 +247,22 @@ static void add_kernel(struct arguments *arguments, const struct engine_config *
 		     tcg.len ? tcg.data : ""));
 }
 
-/* A machine that has no volume of its own has something in its place, for all of the
- * same template have the same devices. */
+/* All of the same template have the same devices: there is a placeholder until a volume comes,
+ * qemu_attach(). */
 static void add_volume(struct arguments *arguments, const struct engine_config *config)
 {
 	if (config->use == ENGINE_BOOT && config->volume < 0)
 		return;
-	if (config->volume >= 0) {
-		/* What is not active yet is opened to read only. */
+	if (config->use == ENGINE_BOOT) {
 		add(arguments, "-add-fd",
 		    add_text(arguments, "fd=%d,set=2", add_fd(arguments, config->volume)));
-		add(arguments, "-add-fd",
-		    add_text(arguments, "fd=%d,set=2", add_fd(arguments, config->volume_readonly)));
 		add(arguments, "-blockdev",
 		    "driver=raw,node-name=vol,discard=unmap,file.driver=file,"
 		    "file.filename=/dev/fdset/2,file.locking=off,file.discard=unmap");
 	} else {
-		add(arguments, "-blockdev", "driver=null-co,node-name=vol,size=512,read-zeroes=on");
+		add(arguments, "-blockdev",
+		    "driver=raw,node-name=vol,file.driver=null-co,file.size=512,"
+		    "file.read-zeroes=on");
 	}
 	/* Where the host has no room the guest is told: QEMU would have it stand still. */
 	add(arguments, "-device",
@@ -342,16 +341,29 @@ static void free_arguments(struct arguments *arguments)
 
 /* ---- its control channel */
 
+static bool failed(struct engine *engine, agentd_error *err)
+{
+	if (err) {
+		engine->err = err;
+		(void)ad_job_kill(engine->job);
+	}
+	return err;
+}
+
 static void migrated(agentd_error *err, void *userdata)
 {
 	struct engine *engine = userdata;
 
-	if (err) {
-		engine->err = err;
-		(void)ad_job_kill(engine->job);
-		return;
-	}
-	engine->events->migrated(engine, engine->userdata);
+	if (!failed(engine, err))
+		engine->events->migrated(engine, engine->userdata);
+}
+
+static void attached(agentd_error *err, void *userdata)
+{
+	struct engine *engine = userdata;
+
+	if (!failed(engine, err))
+		engine->events->attached(engine, engine->userdata);
 }
 
 static void add_step(struct qmp_step *steps, size_t *count, const char *fmt, ...) AD_PRINTF(3, 4);
@@ -378,16 +390,21 @@ static void add_capabilities(struct qmp_step *steps, size_t *count)
 		 "{\"capability\":\"events\",\"state\":true}]}}");
 }
 
-static int talk(struct engine *engine, struct qmp_step *steps, size_t count, agentd_error **reterr)
+static int talk(struct engine *engine, struct qmp_step *steps, size_t count, qmp_fn done,
+		agentd_error **reterr)
 {
-	bool failed = false;
-	int r;
+	bool incomplete = false;
+	int r = 0;
 
 	for (size_t i = 0; i < count; i++)
-		failed |= steps[i].command.failed;
-	r = failed ? ad_fail_nomem(reterr) :
-		     qmp_new(engine->loop, ad_steal_fd(&engine->control), steps, count, migrated,
-			     engine, &engine->qmp, reterr);
+		incomplete |= steps[i].command.failed;
+	if (incomplete)
+		r = ad_fail_nomem(reterr);
+	else if (!engine->qmp)
+		r = qmp_new(engine->loop, ad_steal_fd(&engine->control), engine, &engine->qmp,
+			    reterr);
+	if (r == 0)
+		r = qmp_run(engine->qmp, steps, count, done, reterr);
 	for (size_t i = 0; i < count; i++)
 		ad_buf_free(&steps[i].command);
 	return r;
@@ -403,11 +420,11 @@ static int qemu_save(struct engine *engine, int state, agentd_error **reterr)
 	steps[count - 1].fd = state;
 	add_step(steps, &count, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:state\"}}");
 	steps[count - 1].migrates = true;
-	return talk(engine, steps, count, reterr);
+	return talk(engine, steps, count, migrated, reterr);
 }
 
 /* state: its number in the monitor. */
-static int restore(struct engine *engine, int state, uint64_t volume_bytes, agentd_error **reterr)
+static int restore(struct engine *engine, int state, agentd_error **reterr)
 {
 	struct qmp_step steps[QMP_STEPS_MAX];
 	size_t count = 0;
@@ -416,13 +433,32 @@ static int restore(struct engine *engine, int state, uint64_t volume_bytes, agen
 	add_step(steps, &count,
 		 "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:%d\"}}", state);
 	steps[count - 1].migrates = true;
+	return talk(engine, steps, count, migrated, reterr);
+}
+
+/* The device has the node "vol" for life; what that node reads and writes is exchanged. */
+static int qemu_attach(struct engine *engine, int volume, uint64_t bytes, agentd_error **reterr)
+{
+	struct qmp_step steps[QMP_STEPS_MAX];
+	size_t count = 0;
+
+	add_step(steps, &count, "{\"execute\":\"add-fd\",\"arguments\":{\"fdset-id\":2}}");
+	steps[count - 1].fd = volume;
+	add_step(steps, &count,
+		 "{\"execute\":\"blockdev-add\",\"arguments\":{\"driver\":\"file\","
+		 "\"node-name\":\"volume\",\"filename\":\"/dev/fdset/2\",\"locking\":\"off\","
+		 "\"discard\":\"unmap\"}}");
+	add_step(steps, &count,
+		 "{\"execute\":\"blockdev-reopen\",\"arguments\":{\"options\":[{"
+		 "\"driver\":\"raw\",\"node-name\":\"vol\",\"discard\":\"unmap\","
+		 "\"file\":\"volume\"}]}}");
 	/* Tells the guest how large its disk is now. */
-	if (volume_bytes)
-		add_step(steps, &count,
-			 "{\"execute\":\"block_resize\",\"arguments\":{\"node-name\":\"vol\","
-			 "\"size\":%" PRIu64 "}}",
-			 volume_bytes);
-	return talk(engine, steps, count, reterr);
+	add_step(
+		steps, &count,
+		"{\"execute\":\"block_resize\",\"arguments\":{\"node-name\":\"vol\",\"size\":%" PRIu64
+		"}}",
+		bytes);
+	return talk(engine, steps, count, attached, reterr);
 }
 
 /* ---- the engine */
@@ -521,8 +557,7 @@ static int qemu_start(const struct engine_config *config, const struct engine_ev
 		r = made ? start_job(engine, config, &arguments, reterr) : ad_fail_nomem(reterr);
 		free_arguments(&arguments);
 		if (r == 0 && state >= 0)
-			r = restore(engine, number, config->volume >= 0 ? config->volume_bytes : 0,
-				    reterr);
+			r = restore(engine, number, reterr);
 	}
 	if (r < 0)
 		qemu_free(engine);
@@ -535,6 +570,7 @@ const struct engine_ops engine_qemu = {
 	.name = "qemu",
 	.start = qemu_start,
 	.save = qemu_save,
+	.attach = qemu_attach,
 	.kill = qemu_kill,
 	.free = qemu_free,
 };

@@ -176,8 +176,7 @@ static void on_readable(struct ad_io *io, void *userdata)
 		on_lines(qmp);
 }
 
-int qmp_new(struct ad_loop *loop, int fd, struct qmp_step *steps, size_t count, qmp_fn done,
-	    void *userdata, struct qmp **ret, agentd_error **reterr)
+int qmp_new(struct ad_loop *loop, int fd, void *userdata, struct qmp **ret, agentd_error **reterr)
 {
 	struct qmp *qmp = calloc(1, sizeof(*qmp));
 
@@ -186,17 +185,33 @@ int qmp_new(struct ad_loop *loop, int fd, struct qmp_step *steps, size_t count, 
 		return ad_fail_nomem(reterr);
 	}
 	qmp->fd = fd;
-	qmp->count = count;
-	qmp->done = done;
 	qmp->userdata = userdata;
+	ad_io_init(&qmp->readable, loop, fd, AD_IO_READ, on_readable, qmp);
+	*ret = qmp;
+	return 0;
+}
+
+static void free_steps(struct qmp *qmp)
+{
+	for (size_t i = 0; i < qmp->count; i++)
+		ad_buf_free(&qmp->steps[i].command);
+	qmp->count = 0;
+}
+
+int qmp_run(struct qmp *qmp, struct qmp_step *steps, size_t count, qmp_fn done,
+	    agentd_error **reterr)
+{
+	if (ad_io_start(&qmp->readable) < 0)
+		return ad_fail_nomem(reterr);
+	free_steps(qmp);
 	memcpy(qmp->steps, steps, count * sizeof(*steps));
 	memset(steps, 0, count * sizeof(*steps));
-	ad_io_init(&qmp->readable, loop, fd, AD_IO_READ, on_readable, qmp);
-	if (ad_io_start(&qmp->readable) < 0) {
-		qmp_free(qmp);
-		return ad_fail_nomem(reterr);
-	}
-	*ret = qmp;
+	qmp->count = count;
+	qmp->at = 0;
+	qmp->done = done;
+	qmp->over = false;
+	if (qmp->greeted)
+		send_step(qmp);
 	return 0;
 }
 
@@ -207,7 +222,6 @@ void qmp_free(struct qmp *qmp)
 	ad_io_stop(&qmp->readable);
 	close(qmp->fd);
 	ad_buf_free(&qmp->line);
-	for (size_t i = 0; i < qmp->count; i++)
-		ad_buf_free(&qmp->steps[i].command);
+	free_steps(qmp);
 	free(qmp);
 }

@@ -20,13 +20,15 @@ struct qmp_step {
 };
 
 struct qmp;
-/* Once, from the loop: all steps are done, or why not (owned). */
+/* All steps are done, or why not (owned): then nothing more can be asked for. */
 typedef void (*qmp_fn)(agentd_error *err, void *userdata);
 
-/* Do the steps in turn, as soon as the monitor says its greeting. Takes fd, also on failure;
- * steps: their commands are moved from there. */
-int qmp_new(struct ad_loop *loop, int fd, struct qmp_step *steps, size_t count, qmp_fn done,
-	    void *userdata, struct qmp **ret, agentd_error **reterr);
+/* Takes fd, also on failure. */
+int qmp_new(struct ad_loop *loop, int fd, void *userdata, struct qmp **ret, agentd_error **reterr);
+/* Do the steps in turn, as soon as the monitor has said its greeting; not before the ones that
+ * were given earlier are done. Their commands are moved from there. */
+int qmp_run(struct qmp *qmp, struct qmp_step *steps, size_t count, qmp_fn done,
+	    agentd_error **reterr);
 void qmp_free(struct qmp *qmp);
 
 #endif

@@ -166,7 +166,7 @@ static int open_disk(struct vm_session *session, agentd_error **reterr)
 	struct machine_volume *volume = &session->volume;
 	ad_autoclose int dir = open(agentd_spec_volume(session->spec),
 				    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	int flags = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, r;
+	int r;
 
 	if (dir < 0)
 		return fail_disk(session, errno, reterr);
@@ -175,11 +175,9 @@ static int open_disk(struct vm_session *session, agentd_error **reterr)
 		if (r < 0)
 			return r;
 	}
-	volume->fd = ad_sys_high_fd(openat(dir, DISK, O_RDWR | flags));
-	if (volume->fd < 0)
-		return fail_disk(session, errno, reterr);
-	volume->fd_readonly = ad_sys_high_fd(openat(dir, DISK, O_RDONLY | flags));
-	return volume->fd_readonly < 0 ? fail_disk(session, errno, reterr) : 0;
+	volume->fd =
+		ad_sys_high_fd(openat(dir, DISK, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+	return volume->fd < 0 ? fail_disk(session, errno, reterr) : 0;
 }
 
 static int prepare_volume(struct vm_session *session, agentd_error **reterr)
@@ -344,7 +342,7 @@ int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, vo
 	session->vm = self;
 	session->task = task;
 	session->spec = spec;
-	session->volume.fd = session->volume.fd_readonly = -1;
+	session->volume.fd = -1;
 	session->volume.bytes = VOLUME_BYTES;
 	session->began_ns = ad_sys_now_ns();
 	ad_timer_init(&session->timer, ad_launcher_loop(session->vm->launcher), begin_again,
@@ -383,8 +381,6 @@ void session_free(void *state)
 	machine_free(session->machine);
 	if (session->volume.fd >= 0)
 		close(session->volume.fd);
-	if (session->volume.fd_readonly >= 0)
-		close(session->volume.fd_readonly);
 	free(session->disk);
 	free(session);
 }
