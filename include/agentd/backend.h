@@ -110,6 +110,18 @@ struct agentd_backend_ops {
 	int32_t (*session_stop)(void *session, uint32_t grace_ms);
 	/** Called once, after closed or failed, from the loop; no command of it is left. */
 	void (*session_free)(void *session);
+
+	/* optional: sessions that are half started before anybody asks for one */
+
+	/** With this member session_start also takes a spec that has no volume and no workdir
+	 *  (agentd_spec_volume() is NULL): a spare, which is started as far as that goes, and
+	 *  then reports agentd_task_started(). session_adopt() gives such a spare away, once:
+	 *  from then on it is the session of task and spec, reports started again or failed
+	 *  to that task, and uses the ones it was started with no more. On failure, as when
+	 *  the spare is not like what spec asks for, it still is theirs; it will be stopped,
+	 *  and session_start be called for spec. */
+	int32_t (*session_adopt)(void *session, agentd_task *task, const agentd_spec *spec,
+				 agentd_error **reterr);
 	/* end of 0.1 */
 };
 
@@ -168,7 +180,7 @@ AGENTD_API int32_t agentd_spec_credentials_fd(const agentd_spec *spec);
 /** Id of the session that this is, or is to run in: a UUID in lower case; or NULL. */
 AGENTD_API const char *agentd_spec_session_id(const agentd_spec *spec);
 /** Of a session and its commands: the absolute path of the folder that outlives it, or
- *  NULL. It exists, nobody else uses it while the session lives, and the backend may keep
+ *  NULL, also of a spare. It exists, nobody else uses it while the session lives, and the backend may keep
  *  in it what it likes (the files themselves, or a disk image); backups are made of it
  *  while the session is stopped. agentd_spec_workdir() is then where commands see the
  *  session's files: the same path. */

@@ -56,6 +56,7 @@ enum { AD_TASK_OUTPUT_MAX = 262144 }; /* most that a sink gets at once */
 
 /* ---- tasks: what a backend reports, checked here, passed on to core. */
 
+/* Who does not want to hear of something has NULL there, but for started, closed, failed. */
 struct ad_task_listener {
 	void (*started)(agentd_task *task, int32_t pid);
 	int32_t (*output)(agentd_task *task, agentd_stream stream, const uint8_t *data, size_t len);
@@ -148,6 +149,10 @@ int ad_task_start(agentd_task *task, struct ad_backend *backend,
 int ad_session_start(agentd_task *task, struct ad_backend *backend,
 		     const struct ad_task_listener *listener, const agentd_spec *spec,
 		     agentd_error **reterr);
+/* What was started without a volume becomes the session of task. On failure it is what it was,
+ * and task is not running. */
+int ad_session_adopt(agentd_task *task, agentd_task *spare, const struct ad_task_listener *listener,
+		     const agentd_spec *spec, agentd_error **reterr);
 int ad_session_stop(agentd_task *task, uint32_t grace_ms);
 int ad_task_kill(agentd_task *task);
 int ad_task_signal(agentd_task *task, int32_t signo); /* AGENTD_ERR_UNSUPPORTED if it cannot */
@@ -158,5 +163,7 @@ int ad_task_set_paused(agentd_task *task, agentd_stream stream, bool paused);
 void ad_task_give_up(agentd_task *task);
 /* After closed or failed, from the loop: the backend frees its half. */
 void ad_task_release(agentd_task *task);
+/* As if the backend had ended it: it frees its half, and kills it. */
+void ad_task_abandon(agentd_task *task);
 
 #endif

@@ -171,6 +171,10 @@ static int check_ops(const struct agentd_backend_ops *ops, agentd_error **reterr
 			       "backend \"%s\" has some of session_start, session_stop and "
 			       "session_free: all three are wanted, or none",
 			       ops->name ? ops->name : "");
+	if (ops->session_adopt && !ops->session_start)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
+			       "backend \"%s\" has session_adopt, and no sessions",
+			       ops->name ? ops->name : "");
 	return 0;
 }
 

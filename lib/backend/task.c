@@ -68,6 +68,29 @@ int ad_session_start(agentd_task *task, struct ad_backend *backend,
 	return start(task, backend, listener, spec, true, reterr);
 }
 
+int ad_session_adopt(agentd_task *task, agentd_task *spare, const struct ad_task_listener *listener,
+		     const agentd_spec *spec, agentd_error **reterr)
+{
+	agentd_task session = { .listener = listener,
+				.backend = spare->backend,
+				.state = spare->state,
+				.session = true,
+				.running = true,
+				.starting = true };
+	int r;
+
+	*task = session;
+	r = spare->backend->ops.session_adopt(spare->state, task, spec, reterr);
+	if (r < 0) {
+		*task = (agentd_task){ 0 };
+		return r;
+	}
+	*spare = (agentd_task){ 0 };
+	task->starting = false;
+	catch_up(task);
+	return 0;
+}
+
 int ad_session_stop(agentd_task *task, uint32_t grace_ms)
 {
 	if (task->starting)
@@ -168,6 +191,16 @@ void ad_task_release(agentd_task *task)
 	ad_backend_unref(AD_STEAL(task->backend));
 }
 
+void ad_task_abandon(agentd_task *task)
+{
+	if (!task->backend)
+		return;
+	(void)ad_task_kill(task);
+	task->running = false;
+	task->closed = true;
+	ad_task_release(task);
+}
+
 void agentd_task_started(agentd_task *task, int32_t pid)
 {
 	if (!task || !task->running || task->started)
@@ -184,18 +217,20 @@ int32_t agentd_task_output(agentd_task *task, agentd_stream stream, const uint8_
 	if (!task->running || len == 0)
 		return AGENTD_SINK_CONTINUE;
 	agentd_task_started(task, 0);
-	return task->listener->output(task, stream, data, len);
+	return task->listener->output ? task->listener->output(task, stream, data, len) :
+					AGENTD_SINK_CONTINUE;
 }
 
 void agentd_task_stdin_drained(agentd_task *task)
 {
-	if (task && task->running && task->started && !task->exited)
+	if (task && task->running && task->started && !task->exited &&
+	    task->listener->stdin_drained)
 		task->listener->stdin_drained(task);
 }
 
 void agentd_task_metric(agentd_task *task, int32_t metric, uint64_t value)
 {
-	if (task && task->running)
+	if (task && task->running && task->listener->metric)
 		task->listener->metric(task, metric, value);
 }
 
@@ -207,12 +242,16 @@ int agentd_task_attach_fd(agentd_task *task, agentd_stream stream, int32_t fd)
 			close(fd);
 		return AGENTD_ERR_INVALID;
 	}
+	if (!task->listener->attach_fd) {
+		close(fd);
+		return 0;
+	}
 	return task->listener->attach_fd(task, stream, fd);
 }
 
 int agentd_task_attach_net(agentd_task *task, int32_t fd)
 {
-	if (!task || !task->running || fd < 0) {
+	if (!task || !task->running || fd < 0 || !task->listener->attach_net) {
 		if (fd >= 0)
 			close(fd);
 		return AGENTD_ERR_INVALID;
@@ -222,7 +261,8 @@ int agentd_task_attach_net(agentd_task *task, int32_t fd)
 
 int agentd_task_attach_net_client(agentd_task *task, int32_t fd)
 {
-	if (!task || !task->running || !task->started || fd < 0) {
+	if (!task || !task->running || !task->started || fd < 0 ||
+	    !task->listener->attach_net_client) {
 		if (fd >= 0)
 			close(fd);
 		return AGENTD_ERR_INVALID;
@@ -232,14 +272,14 @@ int agentd_task_attach_net_client(agentd_task *task, int32_t fd)
 
 void agentd_task_protection(agentd_task *task, const char *layer, int32_t state, const char *reason)
 {
-	if (task && task->running && layer)
+	if (task && task->running && layer && task->listener->protection)
 		task->listener->protection(task, layer, state, reason ? reason : "");
 }
 
 void agentd_task_denied(agentd_task *task, const char *kind, const char *target, const char *rule,
 			const char *remedy)
 {
-	if (!task || !task->running)
+	if (!task || !task->running || !task->listener->denied)
 		return;
 	task->listener->denied(task, kind ? kind : "", target ? target : "", rule ? rule : "",
 			       remedy ? remedy : "");
@@ -247,7 +287,7 @@ void agentd_task_denied(agentd_task *task, const char *kind, const char *target,
 
 void agentd_task_limit_hit(agentd_task *task, const char *limit, int32_t fatal)
 {
-	if (task && task->running && limit)
+	if (task && task->running && limit && task->listener->limit_hit)
 		task->listener->limit_hit(task, limit, fatal != 0);
 }
 
@@ -257,7 +297,8 @@ void agentd_task_exited(agentd_task *task, int32_t wait_status, uint64_t at_ns)
 		return;
 	agentd_task_started(task, 0);
 	task->exited = true;
-	task->listener->exited(task, wait_status, at_ns);
+	if (task->listener->exited)
+		task->listener->exited(task, wait_status, at_ns);
 }
 
 void agentd_task_closed(agentd_task *task)
@@ -284,6 +325,6 @@ void agentd_task_failed(agentd_task *task, agentd_error *err)
 
 void agentd_task_log(agentd_task *task, int32_t level, const char *message)
 {
-	if (task && task->running && message)
+	if (task && task->running && message && task->listener->log)
 		task->listener->log(task, level, message);
 }

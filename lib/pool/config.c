@@ -110,6 +110,7 @@ static int read_member(const char *key, const struct json_object *value, const c
 		uint64_t most;
 	} numbers[] = {
 		{ "max_vms", &config->max_vms, UINT32_MAX },
+		{ "min_warm", &config->min_warm, UINT32_MAX },
 		{ "idle_shutdown_seconds", &config->idle_s, SECONDS_MAX },
 		{ "prune_after_seconds", &config->prune_s, SECONDS_MAX },
 		{ "acquire_timeout_ms", &config->acquire_timeout_ms, UINT32_MAX },
@@ -181,6 +182,10 @@ static int check(const struct reading *in, agentd_error **reterr)
 			       "vm_pool.%s must be greater than zero when the pool is enabled",
 			       numbers[i].key);
 	}
+	if (config->min_warm > config->max_vms)
+		return ad_fail(reterr, AGENTD_ERR_INVALID, "/min_warm",
+			       "vm_pool.min_warm must not be greater than max_vms (%llu)",
+			       (unsigned long long)config->max_vms);
 	if (in->has_backup && !config->backup_destination)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, "/backup_destination",
 			       "vm_pool.backup_destination must be set when backup_after_seconds "

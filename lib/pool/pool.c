@@ -47,6 +47,8 @@ struct ad_pool_entry {
 	uint64_t last_used; /* CLOCK_MONOTONIC; of this process */
 	bool stop_wanted, over, stuck;
 	bool was_ready;      /* since it was started last */
+	bool was_spare;      /* it is being started from one */
+	bool spare_failed;   /* the next start is to go without */
 	bool used_here;      /* then last_used is the truth */
 	bool backup_failed;  /* said already */
 	agentd_error *error; /* of the start or the last stop */
@@ -86,8 +88,9 @@ struct agentd_pool {
 	struct pool_config config;
 	struct ad_list entries;
 	struct ad_list leftovers;
+	struct spares spares;
 	struct ad_timer timer;
-	struct ad_defer settle;
+	struct ad_defer settle, tend;
 	struct ad_post post;
 	struct waiter *on_pass; /* when nothing is going on any more */
 	agentd_error *pass_error;
@@ -202,8 +205,11 @@ static struct ad_pool_entry *find(const agentd_pool *pool, const char *id)
 
 static void step(struct ad_defer *defer, void *userdata)
 {
+	struct ad_pool_entry *entry = userdata;
+
 	(void)defer;
-	advance(userdata);
+	ad_defer(&entry->pool->tend);
+	advance(entry);
 }
 
 static void timeout(struct ad_timer *timer, void *userdata)
@@ -273,8 +279,15 @@ static uint32_t alive(const agentd_pool *pool)
 	return count;
 }
 
+static bool is_full(const agentd_pool *pool)
+{
+	return alive(pool) + spares_count(&pool->spares) >= pool->config.max_vms;
+}
+
 static bool all_stopped(const agentd_pool *pool)
 {
+	if (!spares_over(&pool->spares))
+		return false;
 	for (struct ad_list *node = pool->entries.next; node != &pool->entries; node = node->next) {
 		const struct ad_pool_entry *entry = AD_CONTAINER_OF(node, struct ad_pool_entry,
 								    link);
@@ -325,6 +338,7 @@ static void acquire_timeout(struct ad_timer *timer, void *userdata)
 	agentd_error *err = NULL;
 
 	(void)timer;
+	ad_defer(&lease->entry->pool->tend);
 	ad_fail(&err, AGENTD_ERR_TIMEOUT, NULL,
 		"the session %s was not free within acquire_timeout_ms (%llu)", lease->entry->id,
 		(unsigned long long)lease->entry->pool->config.acquire_timeout_ms);
@@ -391,6 +405,7 @@ static void session_started(agentd_task *task, int32_t pid)
 	if (entry->state != STARTING)
 		return;
 	entry->state = PREPARING;
+	entry->was_spare = false; /* what goes wrong now is its own */
 	ad_timer_stop(&entry->timer);
 	ad_defer(&entry->step);
 }
@@ -417,34 +432,6 @@ static void session_log(agentd_task *task, int32_t level, const char *message)
 	say(entry->pool, level, message, entry->id, NULL);
 }
 
-static int32_t no_output(agentd_task *task, agentd_stream stream, const uint8_t *data, size_t len)
-{
-	(void)task, (void)stream, (void)data, (void)len;
-	return AGENTD_SINK_CONTINUE;
-}
-
-static void no_event(agentd_task *task)
-{
-	(void)task;
-}
-
-static void no_metric(agentd_task *task, int32_t metric, uint64_t value)
-{
-	(void)task, (void)metric, (void)value;
-}
-
-static int no_fd(agentd_task *task, agentd_stream stream, int fd)
-{
-	(void)task, (void)stream;
-	close(fd);
-	return 0;
-}
-
-static void no_protection(agentd_task *task, const char *layer, int32_t state, const char *reason)
-{
-	(void)task, (void)layer, (void)state, (void)reason;
-}
-
 static void denied(agentd_task *task, const char *kind, const char *target, const char *rule,
 		   const char *remedy)
 {
@@ -452,26 +439,9 @@ static void denied(agentd_task *task, const char *kind, const char *target, cons
 	session_log(task, AGENTD_LOG_WARN, target);
 }
 
-static void no_limit(agentd_task *task, const char *limit, bool fatal)
-{
-	(void)task, (void)limit, (void)fatal;
-}
-
-static void no_exit(agentd_task *task, int wait_status, uint64_t at_ns)
-{
-	(void)task, (void)wait_status, (void)at_ns;
-}
-
 static const struct ad_task_listener session_listener = {
 	.started = session_started,
-	.output = no_output,
-	.stdin_drained = no_event,
-	.metric = no_metric,
-	.attach_fd = no_fd,
-	.protection = no_protection,
 	.denied = denied,
-	.limit_hit = no_limit,
-	.exited = no_exit,
 	.closed = session_closed,
 	.failed = session_failed,
 	.log = session_log,
@@ -490,7 +460,35 @@ static int find_backend(const agentd_pool *pool, struct ad_backend **ret, agentd
 	if (!(*ret)->ops.session_start)
 		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, NULL,
 			       "the backend \"%s\" has no sessions", (*ret)->name);
+	if (pool->config.min_warm > 0 && !(*ret)->ops.session_adopt)
+		return ad_fail(reterr, AGENTD_ERR_UNSUPPORTED, "/min_warm",
+			       "vm_pool.min_warm is for backends whose sessions can be started "
+			       "before they are asked for, which \"%s\" cannot",
+			       (*ret)->name);
 	return 0;
+}
+
+/* From a spare, if there is one that is of use. NO_ROOM: not yet. */
+enum { NO_ROOM = 1 };
+
+static int start_task(struct ad_pool_entry *entry, struct ad_backend *backend,
+		      agentd_error **reterr)
+{
+	agentd_pool *pool = entry->pool;
+	int r;
+
+	entry->was_spare = !entry->spare_failed &&
+			   spares_take(&pool->spares, &entry->task, &session_listener,
+				       &entry->spec.spec);
+	if (entry->was_spare)
+		return 0;
+	if (alive(pool) + spares_count(&pool->spares) > pool->config.max_vms)
+		return NO_ROOM;
+	entry->spare_failed = false;
+	r = ad_session_start(&entry->task, backend, &session_listener, &entry->spec.spec, reterr);
+	if (r < 0)
+		ad_task_release(&entry->task);
+	return r;
 }
 
 static int start_session(struct ad_pool_entry *entry, agentd_error **reterr)
@@ -512,12 +510,11 @@ static int start_session(struct ad_pool_entry *entry, agentd_error **reterr)
 		entry->state = STARTING;
 		entry->over = entry->stuck = entry->was_ready = false;
 		entry->used_here = true;
-		r = ad_session_start(&entry->task, backend, &session_listener, &entry->spec.spec,
-				     reterr);
-		if (r < 0)
-			ad_task_release(&entry->task);
+		r = start_task(entry, backend, reterr);
 	}
-	if (r < 0) {
+	if (r == 0 && entry->pool->config.min_warm > 0)
+		spares_make_like(&entry->pool->spares, &entry->spec.spec);
+	if (r != 0) {
 		entry->state = STOPPED;
 		ad_timer_stop(&entry->timer);
 		ad_spec_copy_free(&entry->spec);
@@ -551,8 +548,9 @@ static void try_start(struct ad_pool_entry *entry)
 	agentd_pool *pool = entry->pool;
 	ad_autoerror agentd_error *err = NULL;
 
-	if (alive(pool) >= pool->config.max_vms) {
-		if (make_room(pool))
+	/* A spare's place is the session's that takes it. */
+	if (is_full(pool) && (entry->spare_failed || spares_ready(&pool->spares) == 0)) {
+		if (spares_make_room(&pool->spares) || make_room(pool))
 			return; /* advance() comes again when it has stopped */
 		ad_fail(&err, AGENTD_ERR_LIMIT, NULL, "VM pool is at capacity (%llu sessions)",
 			(unsigned long long)pool->config.max_vms);
@@ -676,12 +674,8 @@ static void command_denied(agentd_task *task, const char *kind, const char *targ
 static const struct ad_task_listener command_listener = {
 	.started = command_started,
 	.output = command_output,
-	.stdin_drained = no_event,
-	.metric = no_metric,
 	.attach_fd = command_fd,
-	.protection = no_protection,
 	.denied = command_denied,
-	.limit_hit = no_limit,
 	.exited = command_exited,
 	.closed = command_closed,
 	.failed = command_failed,
@@ -804,6 +798,17 @@ static void stop_session(struct ad_pool_entry *entry, uint32_t grace_ms)
 	(void)ad_session_stop(&entry->task, grace_ms);
 }
 
+/* There is room for others now. */
+static void wake_waiting(agentd_pool *pool)
+{
+	for (struct ad_list *node = pool->entries.next; node != &pool->entries; node = node->next) {
+		struct ad_pool_entry *other = AD_CONTAINER_OF(node, struct ad_pool_entry, link);
+
+		if (!ad_list_empty(&other->waiting))
+			ad_defer(&other->step);
+	}
+}
+
 /* The backend has nothing of it any more. */
 static void session_is_over(struct ad_pool_entry *entry)
 {
@@ -828,19 +833,15 @@ static void session_is_over(struct ad_pool_entry *entry)
 	if (err)
 		say(pool, AGENTD_LOG_WARN,
 		    started ? "A session died" : "A session could not be used", entry->id, err);
-	/* One that died in use, or idle, is started again; one that cannot start is not. */
-	if (err && !started)
+	/* One that died in use, or idle, is started again; one that cannot start is not, unless
+	 * that may be its spare's fault. */
+	entry->spare_failed = err && !started && entry->was_spare;
+	if (err && !started && !entry->was_spare)
 		refuse_all(entry, err);
 	if (worked)
 		end_work(pool, agentd_error_ref(err));
 	wait_over(pool, &entry->on_stop, err);
-	/* There is room for others now. */
-	for (struct ad_list *node = pool->entries.next; node != &pool->entries; node = node->next) {
-		struct ad_pool_entry *other = AD_CONTAINER_OF(node, struct ad_pool_entry, link);
-
-		if (!ad_list_empty(&other->waiting))
-			ad_defer(&other->step);
-	}
+	wake_waiting(pool);
 }
 
 /* ---- slow work */
@@ -1100,6 +1101,47 @@ static void settle(struct ad_defer *defer, void *userdata)
 	agentd_pool_unref(pool);
 }
 
+/* ---- spares */
+
+/* Who waits for a session is not to wait for a spare. */
+static bool is_starting(const agentd_pool *pool)
+{
+	for (struct ad_list *node = pool->entries.next; node != &pool->entries; node = node->next) {
+		const struct ad_pool_entry *entry = AD_CONTAINER_OF(node, struct ad_pool_entry,
+								    link);
+
+		if (entry->state == STARTING || entry->state == PREPARING ||
+		    (entry->state == STOPPED && !ad_list_empty(&entry->waiting)))
+			return true;
+	}
+	return false;
+}
+
+static void tend(struct ad_defer *defer, void *userdata)
+{
+	agentd_pool *pool = userdata;
+	const struct pool_config *config = &pool->config;
+	struct ad_backend *backend;
+	uint64_t room = config->max_vms - alive(pool);
+
+	(void)defer;
+	if (pool->closing)
+		spares_tend(&pool->spares, NULL, 0);
+	else if (config->enabled && config->min_warm > 0 && !is_starting(pool) &&
+		 find_backend(pool, &backend, NULL) == 0)
+		spares_tend(&pool->spares, backend,
+			    (uint32_t)(config->min_warm < room ? config->min_warm : room));
+}
+
+static void spares_changed(void *userdata)
+{
+	agentd_pool *pool = userdata;
+
+	wake_waiting(pool);
+	ad_defer(&pool->settle);
+	ad_defer(&pool->tend);
+}
+
 /* ---- what is next */
 
 static void advance(struct ad_pool_entry *entry)
@@ -1137,6 +1179,20 @@ static void advance(struct ad_pool_entry *entry)
 
 /* ---- for the runner */
 
+/* A backend may come later: then its sessions are refused. */
+static int check_spares(const agentd_pool *pool, agentd_error **reterr)
+{
+	ad_autoerror agentd_error *err = NULL;
+	struct ad_backend *backend;
+	int r = find_backend(pool, &backend, &err);
+
+	if (r == 0 || r == AGENTD_ERR_NOTFOUND)
+		return 0;
+	if (reterr)
+		*reterr = AD_STEAL(err);
+	return r;
+}
+
 static void dropped(struct ad_post *post, void *userdata)
 {
 	(void)post;
@@ -1163,26 +1219,21 @@ int ad_pool_new(const struct ad_pool_host *host, struct ad_list *pools, const ch
 	ad_list_init(&pool->leftovers);
 	ad_timer_init(&pool->timer, host->loop, timer_fired, pool);
 	ad_defer_init(&pool->settle, host->loop, settle, pool);
-	if (pool->config.enabled)
+	ad_defer_init(&pool->tend, host->loop, tend, pool);
+	r = spares_init(&pool->spares, &pool->host, pool->config.options, spares_changed, pool,
+			reterr);
+	if (r == 0 && pool->config.enabled && pool->config.min_warm > 0)
+		r = check_spares(pool, reterr);
+	if (r == 0 && pool->config.enabled)
 		r = volume_scan(pool->config.volume_root, adopt, found_leftover, pool, reterr);
 	if (r < 0) {
 		agentd_pool_unref(pool);
 		return r;
 	}
 	rearm(pool);
+	ad_defer(&pool->tend);
 	*ret = pool;
 	return 0;
-}
-
-/* As if the backend had ended it: it frees its half, and kills it. */
-static void abandon(agentd_task *task)
-{
-	if (!task->backend)
-		return;
-	(void)ad_task_kill(task);
-	task->running = false;
-	task->closed = true;
-	ad_task_release(task);
 }
 
 static void detach(agentd_pool *pool)
@@ -1193,6 +1244,8 @@ static void detach(agentd_pool *pool)
 	ad_list_remove(&pool->link);
 	ad_timer_stop(&pool->timer);
 	ad_defer_cancel(&pool->settle);
+	ad_defer_cancel(&pool->tend);
+	spares_free(&pool->spares);
 	while (!ad_list_empty(&pool->entries)) {
 		struct ad_pool_entry *entry = AD_CONTAINER_OF(pool->entries.next,
 							      struct ad_pool_entry, link);
@@ -1206,8 +1259,8 @@ static void detach(agentd_pool *pool)
 		}
 		if (entry->held)
 			AD_STEAL(entry->held)->entry = NULL;
-		abandon(&entry->command);
-		abandon(&entry->task);
+		ad_task_abandon(&entry->command);
+		ad_task_abandon(&entry->task);
 		entry_free(entry);
 	}
 	while (!ad_list_empty(&pool->leftovers)) {
@@ -1261,6 +1314,7 @@ bool ad_pool_shutdown_all(struct ad_list *pools, uint32_t grace_ms, void (*done)
 		for (struct ad_list *at = pool->entries.next; at != &pool->entries; at = at->next)
 			ad_defer(&AD_CONTAINER_OF(at, struct ad_pool_entry, link)->step);
 		ad_defer(&pool->settle);
+		ad_defer(&pool->tend);
 	}
 	return any;
 }
@@ -1402,6 +1456,8 @@ int agentd_pool_to_json(const agentd_pool *pool, char **ret, size_t *ret_len, ag
 	ok &= ad_json_add_bool(json, "enabled", pool->config.enabled);
 	ok &= ad_json_add_string(json, "backend", pool->config.backend);
 	ok &= ad_json_add_u64(json, "max_vms", pool->config.max_vms);
+	ok &= ad_json_add_u64(json, "min_warm", pool->config.min_warm);
+	ok &= ad_json_add_u64(json, "warm", spares_ready(&pool->spares));
 	for (struct ad_list *node = pool->entries.next; node != &pool->entries; node = node->next) {
 		const struct ad_pool_entry *entry = AD_CONTAINER_OF(node, struct ad_pool_entry,
 								    link);

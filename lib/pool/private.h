@@ -15,7 +15,8 @@ struct pool_config {
 	const char **shell_argv; /* the same with NULL at the end */
 	const char **bootstrap_argv;
 	const char **env_vector;
-	uint64_t max_vms, idle_s, prune_s, backup_s, acquire_timeout_ms; /* backup_s 0: never */
+	uint64_t max_vms, min_warm, idle_s, prune_s, backup_s; /* backup_s 0: never */
+	uint64_t acquire_timeout_ms;
 };
 
 int pool_config_read(struct pool_config *ret, const char *json, size_t len, agentd_error **reterr);
@@ -55,6 +56,39 @@ char *volume_discard(struct volume *volume, const char *root, const char *id,
 int volume_scan(const char *root, void (*found)(const char *id, void *userdata),
 		void (*leftover)(const char *path, void *userdata), void *userdata,
 		agentd_error **reterr);
+
+/* ---- spare.c: sessions without a volume, that nobody has asked for yet */
+
+struct spares {
+	const struct ad_pool_host *host;
+	/* From the loop: one is ready or gone, or may be tried again. */
+	void (*changed)(void *userdata);
+	void *userdata;
+	struct ad_list list;
+	struct ad_spec_copy like; /* what the next one is for */
+	struct ad_timer timer;
+	uint64_t retry_ns, not_before;
+};
+
+/* Of the kind that options of the backend ask for, until spares_make_like(). */
+int spares_init(struct spares *spares, const struct ad_pool_host *host, const char *options,
+		void (*changed)(void *userdata), void *userdata, agentd_error **reterr);
+void spares_free(struct spares *spares);
+/* The next ones are for sessions like this one. */
+void spares_make_like(struct spares *spares, const agentd_spec *spec);
+/* Have so many: one more is begun, unless one is under way or it is too early after a failure;
+ * those who are too many end. backend: unless wanted is 0. */
+void spares_tend(struct spares *spares, struct ad_backend *backend, uint32_t wanted);
+/* All that take a place. */
+uint32_t spares_count(const struct spares *spares);
+uint32_t spares_ready(const struct spares *spares);
+/* None will end any more. */
+bool spares_over(const struct spares *spares);
+/* One ends for another session: changed() follows. False: there is none to end. */
+bool spares_make_room(struct spares *spares);
+/* task becomes the session of one that is ready, on its way to started. False: none was of use. */
+bool spares_take(struct spares *spares, struct agentd_task *task,
+		 const struct ad_task_listener *listener, const agentd_spec *spec);
 
 /* ---- worker.c: slow work, in a process of its own that the helper starts */
 

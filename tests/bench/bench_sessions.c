@@ -26,13 +26,14 @@ static const char *const true_argv[] = { "/bin/true", NULL };
 static const struct bench_row rows[] = {
 	{ "sessions", "first of all", SESSION, "start to finish", "us", false },
 	{ "sessions", "one more", SESSION, "start to finish", "us", false },
+	{ "sessions", "one more", SESSION ", spare", "start to finish", "us", false },
 	{ "sessions", "one more", SESSION, "stop", "us", false },
 	{ "sessions", "in one that runs", SESSION, "start to finish", "us", false },
 	{ "sessions", "10 at once", SESSION, "all ready", "us", false },
 	{ "sessions", "idle", SESSION, "memory of the monitor", "KiB", false },
 	{ "sessions", "idle", SESSION, "share of a processor", "%", false },
 };
-enum { FIRST, MORE, STOP, AGAIN, TEN, MEMORY, IDLE, ROWS };
+enum { FIRST, MORE, SPARE, STOP, AGAIN, TEN, MEMORY, IDLE, ROWS };
 _Static_assert(ROWS == BENCH_COUNT(rows), "one name each");
 
 static struct bench_samples samples[ROWS];
@@ -58,15 +59,51 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 	sessions->runner.finished++;
 }
 
+static agentd_pool *add_pool(struct sessions *sessions, const char *name, unsigned int min_warm)
+{
+	agentd_error *err = NULL;
+	agentd_pool *pool = NULL;
+	char json[512];
+	int len = snprintf(json, sizeof(json),
+			   "{\"enabled\": true, \"backend\": \"microvm\", \"fallback\": false, "
+			   "\"acquire_timeout_ms\": 120000, \"volume_root\": \"%s/%s\", "
+			   "\"min_warm\": %u}",
+			   bench_workdir(), name, min_warm);
+
+	bench_must(agentd_pool_new(sessions->runner.runner, json, (size_t)len, &pool, &err), "pool",
+		   &err);
+	return pool;
+}
+
+/* Where the next sessions come from. */
+static void use_pool(struct sessions *sessions, agentd_pool *pool)
+{
+	agentd_error *err = NULL;
+
+	bench_must(agentd_runner_set_pool(sessions->runner.runner, pool, &err), "pool", &err);
+	sessions->pool = pool;
+}
+
+static void wait_for_spare(struct sessions *sessions)
+{
+	const struct timeval turn = { .tv_usec = 5000 };
+	bool warm = false;
+
+	while (!warm) {
+		char *json = NULL;
+
+		event_base_loopexit(sessions->runner.base, &turn);
+		event_base_dispatch(sessions->runner.base);
+		bench_must(agentd_pool_to_json(sessions->pool, &json, NULL, NULL), "pool", NULL);
+		warm = strstr(json, "\"warm\":1,");
+		agentd_free(json);
+	}
+}
+
 static void open_sessions(struct sessions *sessions, const char *image)
 {
 	const struct agentd_sink_ops ops = { .size = sizeof(ops), .finished = on_finished };
 	agentd_error *err = NULL;
-	char json[512];
-	int len = snprintf(json, sizeof(json),
-			   "{\"enabled\": true, \"backend\": \"microvm\", \"fallback\": false, "
-			   "\"acquire_timeout_ms\": 120000, \"volume_root\": \"%s/machines\"}",
-			   bench_workdir());
 
 	snprintf(sessions->name, sizeof(sessions->name), "bench-%d", (int)getpid());
 	if (asprintf(&sessions->monitor, "%s/%s", bench_workdir(), sessions->name) < 0 ||
@@ -76,11 +113,7 @@ static void open_sessions(struct sessions *sessions, const char *image)
 	bench_runner_open(&sessions->runner, NULL, "microvm", 0, AT_ONCE);
 	agentd_sink_unref(sessions->runner.sink);
 	bench_must(agentd_sink_new(&ops, sessions, &sessions->runner.sink, &err), "sink", &err);
-	bench_must(agentd_pool_new(sessions->runner.runner, json, (size_t)len, &sessions->pool,
-				   &err),
-		   "pool", &err);
-	bench_must(agentd_runner_set_pool(sessions->runner.runner, sessions->pool, &err), "pool",
-		   &err);
+	use_pool(sessions, add_pool(sessions, "machines", 0));
 	bench_runner_set_argv(&sessions->runner, true_argv);
 }
 
@@ -144,6 +177,25 @@ static void bench_ten(struct sessions *sessions)
 		start_in(sessions, first + i);
 	bench_runner_until(&sessions->runner, &sessions->runner.finished, target);
 	bench_sample_since(&samples[TEN], begin);
+}
+
+/* Without a spare and with one. */
+static void bench_in_turn(struct sessions *sessions, unsigned int runs)
+{
+	agentd_pool *pools[] = { sessions->pool, add_pool(sessions, "warm", 1) };
+
+	for (unsigned int i = 0; i < runs; i++) {
+		for (int warm = 0; warm < 2; warm++) {
+			/* The one that follows on the last is not to be made meanwhile. */
+			use_pool(sessions, pools[1]);
+			wait_for_spare(sessions);
+			use_pool(sessions, pools[warm]);
+			run_in(sessions, sessions->next, &samples[warm ? SPARE : MORE]);
+			stop(sessions, sessions->next++, warm ? NULL : &samples[STOP]);
+		}
+	}
+	use_pool(sessions, pools[0]);
+	agentd_pool_unref(pools[1]);
 }
 
 /* The processes that have our monitor's name. */
@@ -253,10 +305,7 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < runs; i++)
 		run_in(&sessions, sessions.next, &samples[AGAIN]);
 	stop(&sessions, sessions.next++, NULL);
-	for (unsigned int i = 0; i < runs; i++) {
-		run_in(&sessions, sessions.next, &samples[MORE]);
-		stop(&sessions, sessions.next++, &samples[STOP]);
-	}
+	bench_in_turn(&sessions, runs);
 	for (unsigned int i = 0; i < (quick ? 1 : 3); i++) {
 		unsigned int first = sessions.next;
 

@@ -87,6 +87,7 @@ def expected():
         ("idle", "share of a processor"),
     ):
         yield "sessions", case, SESSION, metric
+    yield "sessions", "one more", f"{SESSION}, spare", "start to finish"
     for subject in AGENTD:
         for metric in MEMORY:
             yield "many", "50 at once", subject, metric

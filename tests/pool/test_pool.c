@@ -1000,6 +1000,19 @@ static double seconds(clockid_t clock)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static void expect_clock(struct place *place, const char *id)
+{
+	/* How late a slow machine hears the time is not known. */
+	double skew = t_is_slow() ? 5 : 0.05, before = seconds(CLOCK_REALTIME);
+	char *text = output_of(place, id, "date +%s.%N");
+	double inside = strtod(text, NULL), after = seconds(CLOCK_REALTIME);
+
+	/* When it was read is not known better than this. */
+	ck_assert_msg(inside > before - skew && inside < after + skew, "%f: %f to %f", inside,
+		      before, after);
+	free(text);
+}
+
 /* Of the same template, and yet not the same: nothing of one is in the other. */
 START_TEST(clones_differ)
 {
@@ -1007,9 +1020,6 @@ START_TEST(clones_differ)
 				     "cat /proc/sys/kernel/random/uuid";
 	struct place place = open_place("");
 	char *a = output_of(&place, A, random), *b = output_of(&place, B, random);
-	/* How late a slow machine hears the time is not known. */
-	double before, inside, after, skew = t_is_slow() ? 5 : 0.05;
-	char *text;
 
 	ck_assert_uint_gt(strlen(a), 90);
 	ck_assert_uint_eq(strlen(a), strlen(b));
@@ -1020,14 +1030,7 @@ START_TEST(clones_differ)
 	a = output_of(&place, A, random);
 	b = output_of(&place, A, random);
 	ck_assert_str_ne(a, b);
-	before = seconds(CLOCK_REALTIME);
-	text = output_of(&place, A, "date +%s.%N");
-	after = seconds(CLOCK_REALTIME);
-	inside = strtod(text, NULL);
-	/* When it was read is not known better than this. */
-	ck_assert_msg(inside > before - skew && inside < after + skew, "%f: %f to %f", inside,
-		      before, after);
-	free(text);
+	expect_clock(&place, A);
 	free(a);
 	free(b);
 	expect(&place, A, "echo a >mine; echo a >/tmp/mine", "");
@@ -1297,6 +1300,199 @@ START_TEST(host_is_full)
 	       "cat file",
 	       "kept\n");
 	expect_sound_disk(&place, A);
+	close_place(&place);
+}
+END_TEST
+
+/* ---- spares */
+
+static void wait_warm(struct place *place, unsigned int count)
+{
+	uint64_t deadline = t_now() + T_MS(t_slack(60000));
+	char *text = t_format("\"warm\":%u,", count);
+
+	while (!pool_says(place, text)) {
+		ck_assert_msg(t_now() < deadline, "%s in vain", text);
+		t_world_loop(place->world, 10, NULL);
+	}
+	free(text);
+}
+
+/* The only machine that runs. */
+static pid_t monitor_of(const struct place *place)
+{
+	pid_t pids[4];
+
+	ck_assert_uint_eq(monitors(place, pids, 4), 1);
+	return pids[0];
+}
+
+static void expect_lives(const struct place *place, pid_t pid, bool wanted)
+{
+	pid_t pids[8];
+	size_t count = monitors(place, pids, 8);
+	bool lives = false;
+
+	for (size_t i = 0; i < count; i++)
+		lives |= pids[i] == pid;
+	ck_assert_int_eq(lives, wanted);
+}
+
+/* It is there before anybody asks, and is a session like another afterwards. */
+START_TEST(spare_is_used)
+{
+	struct place place = open_place(", \"min_warm\": 1, \"fallback\": false");
+	char *random[3];
+	pid_t pid;
+
+	for (int i = 0; i < 3; i++) {
+		/* What is older than the clock's last setting must not matter. */
+		wait_warm(&place, 1);
+		t_world_loop(place.world, 500, NULL);
+		pid = monitor_of(&place);
+		expect_clock(&place, A);
+		random[i] = output_of(&place, A, "head -c 32 /dev/urandom | od -An -tx1");
+		expect(&place, A, "cat file 2>/dev/null; echo x >>file; ls -A",
+		       i == 0 ? "file\n" :
+		       i == 1 ? "x\nfile\n" :
+				"x\nx\nfile\n");
+		expect_lives(&place, pid, true);
+		wait_warm(&place, 1);
+		expect_sound_disk(&place, A);
+		expect_lives(&place, pid, false);
+	}
+	ck_assert_str_ne(random[0], random[1]);
+	ck_assert_str_ne(random[1], random[2]);
+	for (int i = 0; i < 3; i++)
+		free(random[i]);
+	/* With two of them, each has its own. */
+	expect(&place, A, "echo of A >whose", "");
+	wait_warm(&place, 1);
+	expect(&place, B, "ls -A; echo of B >whose", "");
+	expect(&place, A, "cat whose", "of A\n");
+	agentd_pool_unref(place.pool);
+	place.pool = NULL;
+	ck_assert_int_eq(agentd_runner_set_pool(place.world->runner, NULL, NULL), 0);
+	t_world_expect_commands_dead(place.world, 2000);
+	close_place(&place);
+}
+END_TEST
+
+static void expect_at_most(struct place *place, const char *id, size_t most)
+{
+	struct t_run run;
+
+	start_in(&run, place, id, "echo $((6 * 7))", 20000);
+	while (!run.finished) {
+		ck_assert_uint_le(monitors(place, NULL, 0), most);
+		t_world_loop(place->world, 2, NULL);
+	}
+	t_expect_out(&run, AGENTD_STDOUT, "42\n");
+	expect_session(&run, true);
+	end_of(&run);
+}
+
+/* It has no place that a session wants, and gets one back when there is room. */
+START_TEST(spares_and_capacity)
+{
+	struct place place = open_place(", \"min_warm\": 2, \"max_vms\": 2, \"fallback\": false");
+	struct agentd_limits limits = { .size = sizeof(limits), .mem_bytes = 600 << 20 };
+	struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits };
+	struct t_run run;
+
+	wait_warm(&place, 2);
+	expect_at_most(&place, A, 2);
+	expect_at_most(&place, B, 2);
+	expect_at_most(&place, C, 2);
+	ck_assert(pool_says(&place, "\"warm\":0,"));
+	stop(&place, C);
+	wait_warm(&place, 1);
+	stop(&place, B);
+	wait_warm(&place, 2);
+	/* One that is of no use for a session makes room all the same. */
+	prepare_in(&run, &place, A);
+	run.exec_opts = &opts;
+	ck_assert_int_eq(t_run_start(&run, "echo $((6 * 7))", 20000), 0);
+	t_run_wait(&run);
+	t_expect_out(&run, AGENTD_STDOUT, "42\n");
+	expect_session(&run, true);
+	end_of(&run);
+	expect_at_most(&place, B, 2);
+	close_place(&place);
+}
+END_TEST
+
+/* Whatever becomes of it, a session starts. */
+START_TEST(spare_fails)
+{
+	static const int signals[] = { SIGKILL, SIGSTOP };
+	struct place place = open_place(", \"min_warm\": 1, \"fallback\": false");
+	struct t_run run;
+
+	for (size_t i = 0; i < T_COUNT(signals); i++) {
+		wait_warm(&place, 1);
+		ck_assert_int_eq(kill(monitor_of(&place), signals[i]), 0);
+		expect(&place, A, "echo x >>file; wc -l <file", i == 0 ? "1\n" : "2\n");
+		stop(&place, A);
+	}
+	wait_warm(&place, 1);
+	ck_assert_int_eq(kill(monitor_of(&place), SIGKILL), 0);
+	t_world_loop(place.world, 300, NULL);
+	ck_assert(pool_says(&place, "\"warm\":0,"));
+	wait_warm(&place, 1);
+	expect(&place, A, "wc -l <file", "2\n");
+	close_place(&place);
+	/* What is not its fault is not tried again. */
+	place = open_place(
+		", \"min_warm\": 1, \"fallback\": false, \"bootstrap_command\": \"exit 3\"");
+	wait_warm(&place, 1);
+	run_in(&run, &place, A, "echo no");
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	end_of(&run);
+	ck_assert_uint_eq(t_logs_count(&place.world->logs, "A session could not be used"), 1);
+	close_place(&place);
+}
+END_TEST
+
+/* Those of an image that has been exchanged are not used any more. */
+START_TEST(spare_of_another_image)
+{
+	static const char *const names[] = { "image.json", "vmlinux",     "initramfs.cpio",
+					     "root.erofs", "volume.ext4", "volume-small.ext4" };
+	struct place place = { .world = t_world_new_bare(
+				       &(struct t_world_opts){ .backend = "microvm" }) };
+	char *dir = t_format("%s/image", place.world->dir), *copy, *path;
+	pid_t pid;
+
+	ck_assert_int_eq(mkdir(dir, 0755), 0);
+	for (size_t i = 0; i < T_COUNT(names); i++) {
+		char *link = t_format("%s/%s", dir, names[i]);
+
+		path = t_format("%s/%s", t_image_dir(), names[i]);
+		ck_assert_int_eq(symlink(path, link), 0);
+		free(link);
+		free(path);
+	}
+	place.world->opts.microvm_image = dir;
+	t_world_start(place.world);
+	place.root = t_format("%s/volumes", place.world->dir);
+	place.dest = t_format("%s/backups", place.world->dir);
+	place.pool = add_pool(place.world, place.root, ", \"min_warm\": 1, \"fallback\": false");
+	wait_warm(&place, 1);
+	pid = monitor_of(&place);
+	path = t_format("%s/initramfs.cpio", dir);
+	copy = t_copy_program(path, dir, "copy");
+	ck_assert_int_eq(rename(copy, path), 0);
+	expect(&place, A, "echo kept >file", "");
+	expect_lives(&place, pid, false);
+	wait_warm(&place, 1);
+	stop(&place, A);
+	pid = monitor_of(&place);
+	expect(&place, A, "cat file", "kept\n");
+	expect_lives(&place, pid, true);
+	free(copy);
+	free(path);
+	free(dir);
 	close_place(&place);
 }
 END_TEST
@@ -1604,6 +1800,29 @@ START_TEST(host_is_killed)
 }
 END_TEST
 
+/* Nor do its spares stay. */
+START_TEST(host_with_spares_is_killed)
+{
+	struct place place = open_place("");
+	char tag[sizeof(place.world->tag)];
+	pid_t pid = start_host(&place, ", \"min_warm\": 1", "sleep 1000", tag, sizeof(tag));
+	char *monitor = t_format("qm-%x-", (unsigned int)pid);
+	uint64_t deadline = t_now() + T_MS(t_slack(60000));
+
+	/* The session's machine and the spare. */
+	while (t_count_processes(monitor, NULL, NULL, 0) < 2) {
+		ck_assert_uint_lt(t_now(), deadline);
+		t_sleep_ms(10);
+	}
+	end_host(pid);
+	expect_gone(tag);
+	expect_gone(monitor);
+	free(monitor);
+	expect(&place, A, "cat file", "committed\n");
+	close_place(&place);
+}
+END_TEST
+
 /* ---- several hosts of the same sessions */
 
 /* V20: at once, and nothing of it is touched by the other's maintenance. */
@@ -1695,6 +1914,10 @@ END_TEST
 START_TEST(configurations)
 {
 	struct t_world *world = new_world(NULL);
+	agentd_error *err = NULL;
+	agentd_pool *pool = NULL;
+	char *json;
+	int r;
 	static const struct {
 		const char *json, *text;
 	} bad[] = {
@@ -1705,6 +1928,10 @@ START_TEST(configurations)
 		  "vm_pool.idle_shutdown_seconds must be greater than zero" },
 		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"prune_after_seconds\": 0}",
 		  "vm_pool.prune_after_seconds must be greater than zero" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"max_vms\": 3, \"min_warm\": 4}",
+		  "vm_pool.min_warm must not be greater than max_vms (3)" },
+		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"min_warm\": -1}",
+		  "expected u64" },
 		{ "{\"enabled\": true, \"volume_root\": \"/v\", \"backup_after_seconds\": 0, "
 		  "\"backup_destination\": \"/b\"}",
 		  "vm_pool.backup_after_seconds must be greater than zero" },
@@ -1722,16 +1949,20 @@ START_TEST(configurations)
 	};
 
 	for (size_t i = 0; i < T_COUNT(bad); i++) {
-		agentd_error *err = NULL;
-		agentd_pool *pool = NULL;
-		int r = agentd_pool_new(world->runner, bad[i].json, strlen(bad[i].json), &pool,
-					&err);
+		r = agentd_pool_new(world->runner, bad[i].json, strlen(bad[i].json), &pool, &err);
 
 		ck_assert_msg(r == AGENTD_ERR_INVALID && !pool, "%s: %d", bad[i].json, r);
 		ck_assert_msg(strstr(agentd_error_message(err), bad[i].text), "%s: %s", bad[i].json,
 			      agentd_error_message(err));
 		agentd_error_unref(err);
+		err = NULL;
 	}
+	json = t_format("{\"enabled\": true, \"volume_root\": \"/v\", \"backend\": \"%s\", "
+			"\"min_warm\": 1}",
+			backend);
+	r = agentd_pool_new(world->runner, json, strlen(json), &pool, &err);
+	t_expect_error(r, AGENTD_ERR_UNSUPPORTED, err, "min_warm", "/min_warm");
+	free(json);
 	ck_assert_int_eq(agentd_pool_stop(NULL, A, NULL, NULL), AGENTD_ERR_INVALID);
 	ck_assert_int_eq(agentd_pool_maintain(NULL, NULL, NULL), AGENTD_ERR_INVALID);
 	t_world_free(world);
@@ -1743,8 +1974,10 @@ int main(int argc, char **argv)
 	TCase *sessions = t_case("sessions", 120), *pool = t_case("pool", 120),
 	      *maintenance = t_case("maintenance", 120), *killed = t_case("killed", 240),
 	      *networks = t_case("networks", 120), *damages = t_case("damages", 300),
-	      *hosts = t_case("hosts", 120), *disks = t_case("disks", 240);
-	TCase *cases[] = { sessions, pool, maintenance, killed, networks, damages, hosts, disks };
+	      *hosts = t_case("hosts", 120), *disks = t_case("disks", 240),
+	      *spares = t_case("spares", 240);
+	TCase *cases[] = { sessions, pool,  maintenance, killed, networks,
+			   damages,  hosts, disks,       spares };
 
 	backend = argc > 1 ? argv[1] : "sandbox";
 	if (in_machine() && !t_can_host_machines())
@@ -1767,6 +2000,11 @@ int main(int argc, char **argv)
 		if (geteuid() == 0)
 			tcase_add_test(disks, host_is_full);
 		tcase_add_test(sessions, template_fails);
+		tcase_add_test(spares, spare_is_used);
+		tcase_add_test(spares, spares_and_capacity);
+		tcase_add_test(spares, spare_fails);
+		tcase_add_test(spares, spare_of_another_image);
+		tcase_add_test(spares, host_with_spares_is_killed);
 		tcase_add_test(killed, monitor_is_killed);
 	}
 	if (in_sandbox()) {

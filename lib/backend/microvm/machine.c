@@ -3,6 +3,7 @@
  *
  *   timing -> booting -------------------> setting up -> ready -> ending
  *          -> waiting for a template -> restoring ->
+ *                                       -> spare -> restoring ->
  *
  * and one that becomes a template: booting -> settling -> saving -> ready, where it stands
  * still. Where KVM is to be tried, a boot that fails is done again without it; one that cannot
@@ -44,7 +45,18 @@ static const uint64_t save_ns = 20000 * MICROVM_MS;
 /* Beside the grace of a stop: for the kernel to write what it has. */
 static const uint64_t unmount_ns = 3000 * MICROVM_MS;
 
-enum state { TIMING, WAITING, BOOTING, RESTORING, SETTLING, SAVING, SETTING_UP, READY, ENDING };
+enum state {
+	TIMING,
+	WAITING,
+	BOOTING,
+	RESTORING,
+	SPARE,
+	SETTLING,
+	SAVING,
+	SETTING_UP,
+	READY,
+	ENDING
+};
 
 enum { READ_SIZE = 64 * 1024, READS_PER_WAKE = 4 };
 
@@ -57,6 +69,7 @@ struct machine {
 	const struct image *boots; /* that, or its template's */
 	uint64_t memory_bytes;
 	bool require_kvm, trial; /* the first boot under KVM here */
+	bool spare;
 	enum engine_use use;
 	int memory, state_fd; /* of ENGINE_TEMPLATE; borrowed */
 	const struct machine_volume *volume;
@@ -162,7 +175,7 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 	struct machine *machine = userdata;
 
 	(void)engine;
-	if (machine->state == RESTORING) {
+	if (machine->state == RESTORING && !machine->spare) {
 		if (machine->err) {
 			agentd_error_unref(err);
 			err = AD_STEAL(machine->err);
@@ -392,12 +405,15 @@ static void settle(struct machine *machine)
 }
 
 /* Under emulation the first message takes a clone long: it is not to be the one that has the
- * time in it. And one that does not answer is none. */
+ * time in it. And one that does not answer is none. A spare has the time to translate what a
+ * command will run, which nothing is left of but that. */
 static void wake(struct machine *machine)
 {
-	const struct ad_guest_msg ping = { .type = AD_GUEST_PING };
+	const struct ad_guest_msg warm = { .type = AD_GUEST_WARM },
+				  ping = { .type = AD_GUEST_PING };
 
-	if (!ad_guest_link_send(machine->link, &ping))
+	if ((machine->spare && !ad_guest_link_send(machine->link, &warm)) ||
+	    !ad_guest_link_send(machine->link, &ping))
 		fail(machine, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
 }
 
@@ -445,10 +461,15 @@ static void attach(struct machine *machine)
 
 static void on_awake(struct machine *machine)
 {
-	if (machine->volume)
+	if (machine->volume) {
 		attach(machine);
-	else
+	} else if (machine->spare) {
+		ad_timer_stop(&machine->timer);
+		machine->state = SPARE;
+		machine->events->ready(machine, machine->userdata);
+	} else {
 		send_setup(machine);
+	}
 }
 
 static void on_set_up(struct machine *machine, const struct ad_guest_msg *msg)
@@ -671,6 +692,12 @@ static void begin_booting(struct machine *machine, const agentd_error *why)
 	ad_autobuf struct ad_buf text = { 0 };
 	agentd_error *err = NULL;
 
+	if (machine->spare) {
+		fail(machine, why ? agentd_error_ref((agentd_error *)(uintptr_t)why) :
+				    agentd_error_create(AGENTD_ERR_UNSUPPORTED, 0,
+							"there is no snapshot to go on from"));
+		return;
+	}
 	if (why) {
 		struct ad_guest_msg log = { .type = AD_GUEST_LOG };
 
@@ -786,6 +813,7 @@ int machine_new(struct microvm *vm, const struct machine_config *config,
 		return ad_fail_nomem(reterr);
 	machine->memory_bytes = config->memory_bytes;
 	machine->require_kvm = config->require_kvm;
+	machine->spare = config->spare;
 	machine->volume = config->volume;
 	machine->watch.known = config->from_template ? template_known : NULL;
 	r = choose_accel(machine, reterr);
@@ -816,6 +844,38 @@ int machine_new_template(struct microvm *vm, const struct image *image, uint64_t
 	machine->memory = memory;
 	machine->state_fd = state;
 	*ret = machine;
+	return 0;
+}
+
+bool machine_fits(const struct machine *machine, const struct machine_config *config)
+{
+	struct image image;
+	bool fits;
+
+	if (machine->state != SPARE || machine->memory_bytes != config->memory_bytes ||
+	    (config->require_kvm && machine->facts.accel != ACCEL_KVM) ||
+	    image_open(machine->vm->image_dir, config->root, &image, NULL) < 0)
+		return false;
+	fits = image_same(&image, &machine->image);
+	image_close(&image);
+	return fits;
+}
+
+int machine_go_on(struct machine *machine, const struct machine_volume *volume,
+		  agentd_error **reterr)
+{
+	int r;
+
+	if (machine->err || machine->hung_up)
+		return ad_fail(reterr, AGENTD_ERR_STATE, NULL, "the virtual machine has ended");
+	if (ad_timer_start(&machine->timer, restore_ns) < 0)
+		return ad_fail_nomem(reterr);
+	r = machine->vm->engine->attach(machine->engine, volume->fd, volume->bytes, reterr);
+	if (r < 0)
+		return r;
+	machine->volume = volume;
+	machine->state = RESTORING;
+	machine->began_ns = ad_sys_now_ns();
 	return 0;
 }
 

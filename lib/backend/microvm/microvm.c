@@ -196,6 +196,7 @@ const struct agentd_backend_ops *ad_microvm_backend_ops(void)
 		.session_start = session_start,
 		.session_stop = session_stop,
 		.session_free = session_free,
+		.session_adopt = session_adopt,
 		.setup_max_ms = SETUP_MAX_MS,
 		.close_max_ms = CLOSE_MAX_MS,
 	};

@@ -81,7 +81,8 @@ void accel_learn(struct microvm *vm, bool usable, const char *why);
 struct machine;
 
 struct machine_events {
-	/* It has booted and is set up: messages may be sent. */
+	/* It has booted and is set up: messages may be sent. Of a spare first: it waits for
+	 * machine_go_on(). */
 	void (*ready)(struct machine *machine, void *userdata);
 	/* Any message of the agent after that, and what it logs before, or what is to be
 	 * logged of the machine itself. May send, not free. */
@@ -109,6 +110,7 @@ struct machine_config {
 	uint64_t memory_bytes;
 	bool require_kvm;
 	bool from_template;                  /* where one can be had */
+	bool spare;                          /* from one and nothing else; its volume follows */
 	const struct machine_volume *volume; /* or NULL; lives as long as the machine */
 };
 
@@ -133,6 +135,11 @@ int machine_new(struct microvm *vm, const struct machine_config *config,
 int machine_new_template(struct microvm *vm, const struct image *image, uint64_t memory_bytes,
 			 int memory, int state, const struct machine_events *events, void *userdata,
 			 struct machine **ret, agentd_error **reterr);
+/* Whether it is a spare that waits, and as config asks for. */
+bool machine_fits(const struct machine *machine, const struct machine_config *config);
+/* Such a one gets its volume and is set up: ready follows, or died. */
+int machine_go_on(struct machine *machine, const struct machine_volume *volume,
+		  agentd_error **reterr);
 const struct machine_facts *machine_facts(const struct machine *machine);
 /* The first bytes that its agent has sent: one HELLO. */
 const struct ad_buf *machine_hello(const struct machine *machine);
@@ -260,6 +267,8 @@ int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, vo
 		      agentd_error **reterr);
 int32_t session_stop(void *session, uint32_t grace_ms);
 void session_free(void *session);
+int32_t session_adopt(void *session, agentd_task *task, const agentd_spec *spec,
+		      agentd_error **reterr);
 /* A command begins in it: *ret_id is its number, and the machine is its until it leaves. */
 int session_enter(struct vm_session *session, const agentd_spec *spec, struct vm_task *task,
 		  struct machine **ret, uint32_t *ret_id, agentd_error **reterr);

@@ -34,7 +34,7 @@ struct vm_session {
 	const agentd_spec *spec; /* lives as long as its task */
 	struct machine *machine; /* or NULL: it waits for its disk */
 	struct machine_volume volume;
-	char *disk;
+	char *disk; /* NULL: of a spare */
 	struct ad_timer timer;
 	uint64_t began_ns;
 	uint64_t memory_bytes;
@@ -205,7 +205,7 @@ static void on_ready(struct machine *machine, void *userdata)
 {
 	struct vm_session *session = userdata;
 
-	session->ready = true;
+	session->ready = session->disk;
 	agentd_task_started(session->task, machine_facts(machine)->pid);
 }
 
@@ -284,21 +284,37 @@ static int check(const agentd_spec *spec, agentd_error **reterr)
 	return r;
 }
 
+static struct machine_config config_for(const struct vm_session *session, const agentd_spec *spec)
+{
+	return (struct machine_config){
+		.root = agentd_spec_rootfs(spec),
+		.memory_bytes = session->memory_bytes ? session->memory_bytes :
+							task_memory(session->vm, spec),
+		.require_kvm = agentd_spec_require_kvm(spec) != 0,
+		.from_template = true,
+	};
+}
+
 static int start_machine(struct vm_session *session, agentd_error **reterr)
 {
-	const struct machine_config config = {
-		.root = agentd_spec_rootfs(session->spec),
-		.memory_bytes = session->memory_bytes ? session->memory_bytes :
-							task_memory(session->vm, session->spec),
-		.require_kvm = agentd_spec_require_kvm(session->spec) != 0,
-		.from_template = true,
-		.volume = &session->volume,
-	};
+	struct machine_config config = config_for(session, session->spec);
 	int r = size_disk(session, reterr);
 
+	config.volume = &session->volume;
+	if (r == 0 && session->machine)
+		return machine_go_on(session->machine, &session->volume, reterr);
 	return r < 0 ? r :
 		       machine_new(session->vm, &config, &machine_events, session,
 				   &session->machine, reterr);
+}
+
+static int start_spare(struct vm_session *session, agentd_error **reterr)
+{
+	struct machine_config config = config_for(session, session->spec);
+
+	config.spare = true;
+	return machine_new(session->vm, &config, &machine_events, session, &session->machine,
+			   reterr);
 }
 
 /* The pool's lock is its host program's. This one is on what the monitor has as well, so that
@@ -322,8 +338,10 @@ static void begin_again(struct ad_timer *timer, void *userdata)
 	agentd_error *err = NULL;
 
 	(void)timer;
-	if (session->stopping)
+	if (session->stopping && !session->machine)
 		agentd_task_closed(session->task);
+	else if (session->stopping)
+		return; /* it is over with its machine */
 	else if (begin(session, &err) < 0)
 		agentd_task_failed(session->task, err);
 }
@@ -332,7 +350,8 @@ int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, vo
 		      agentd_error **reterr)
 {
 	struct vm_session *session;
-	int r = check(spec, reterr);
+	bool spare = !agentd_spec_volume(spec);
+	int r = spare ? 0 : check(spec, reterr);
 
 	if (r < 0)
 		return r;
@@ -348,14 +367,53 @@ int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec, vo
 	ad_timer_init(&session->timer, ad_launcher_loop(session->vm->launcher), begin_again,
 		      session);
 	r = read_options(session, reterr);
-	if (r == 0)
+	if (r == 0 && spare) {
+		r = start_spare(session, reterr);
+	} else if (r == 0) {
 		r = prepare_volume(session, reterr);
-	if (r == 0)
-		r = begin(session, reterr);
+		if (r == 0)
+			r = begin(session, reterr);
+	}
 	if (r < 0)
 		session_free(session);
 	else
 		*ret_session = session;
+	return r;
+}
+
+static void drop_volume(struct vm_session *session)
+{
+	if (session->volume.fd >= 0)
+		close(ad_steal_fd(&session->volume.fd));
+	free(AD_STEAL(session->disk));
+}
+
+/* The options are those it was started with: a pool has the same for all. */
+int32_t session_adopt(void *state, agentd_task *task, const agentd_spec *spec,
+		      agentd_error **reterr)
+{
+	struct vm_session *session = state;
+	const struct machine_config config = config_for(session, spec);
+	agentd_task *spare = session->task;
+	const agentd_spec *its = session->spec;
+	int r = check(spec, reterr);
+
+	if (r == 0 && (session->stopping || !machine_fits(session->machine, &config)))
+		r = ad_fail(reterr, AGENTD_ERR_STATE, NULL,
+			    "the spare machine is not what the session asks for");
+	if (r < 0)
+		return r;
+	session->task = task;
+	session->spec = spec;
+	session->began_ns = ad_sys_now_ns();
+	r = prepare_volume(session, reterr);
+	if (r == 0)
+		r = begin(session, reterr);
+	if (r < 0) {
+		drop_volume(session);
+		session->task = spare;
+		session->spec = its;
+	}
 	return r;
 }
 
@@ -379,9 +437,7 @@ void session_free(void *state)
 
 	ad_timer_stop(&session->timer);
 	machine_free(session->machine);
-	if (session->volume.fd >= 0)
-		close(session->volume.fd);
-	free(session->disk);
+	drop_volume(session);
 	free(session);
 }
 
