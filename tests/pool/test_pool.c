@@ -1990,6 +1990,17 @@ START_TEST(two_runners)
 }
 END_TEST
 
+static bool is_locked(const struct place *place, const char *id)
+{
+	char *path = t_format("%s/%s/lock", place->root, id);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	bool is = flock(fd, LOCK_EX | LOCK_NB) < 0;
+
+	close(fd);
+	free(path);
+	return is;
+}
+
 START_TEST(two_processes)
 {
 	struct place place = open_place(prunes);
