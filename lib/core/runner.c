@@ -365,7 +365,9 @@ static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, ag
 	runner->machine_memory = machine_memory();
 	make_id_prefix(runner);
 	runner->post = (struct ad_post){ .fn = seen_to, .userdata = runner };
-	runner->read_buffer = malloc(AD_READ_CHUNK);
+	/* Reading from a pipe copies whole pages, which takes twice as long to 16 bytes behind
+	 * the beginning of one (measured, AMD Zen 3). */
+	runner->read_buffer = aligned_alloc(4096, AD_READ_CHUNK);
 	if (!runner->read_buffer)
 		return ad_fail_nomem(reterr);
 	r = agentd_policy_new(&runner->no_policy, reterr);
