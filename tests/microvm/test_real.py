@@ -412,7 +412,6 @@ def memory():
         run = place.run(command % 300, "--mem", str(64 * MIB))
         run.ended("killed", "memory", "more memory than the limit ends a command",
                   run.stdout == "8\n", run.result.get("limit") == "mem_bytes", run.exit == 137)
-        # Short of memory, its programs are read from the disk again and again before that.
         run = place.run(command % 2000, "--timeout-ms", "120000")
         run.ended("killed", "memory", "more memory than the machine's ends a command",
                   run.stdout == "8\n")
