@@ -778,7 +778,8 @@ def kill_launcher(arena):
     outcome = arena.run(
         "kill -9 $PPID 2>/dev/null; kill -STOP $PPID 2>/dev/null; kill -9 1; sleep 0.3; echo END"
         if arena.sandbox
-        else "kill -9 $PPID; sleep 0.3; echo END"
+        # Not before it has told of the start.
+        else "sleep 0.3; kill -9 $PPID; sleep 0.3; echo END"
     )
     expect(arena, b"END" in outcome.out and outcome.cause == "exited", f"lost: {outcome}")
 
