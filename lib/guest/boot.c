@@ -383,6 +383,8 @@ bool boot_root(struct fault *fault)
 	if (!load_modules(NULL, fault) || !mount_root(memory_bytes, fault) || !fill_root(fault))
 		return false;
 	r = cgroup_boot(memory_bytes);
+	if (r == 0)
+		r = task_boot();
 	if (r < 0)
 		return fault_set(fault, -r, "control groups");
 	if (!leave_initramfs(fault))

@@ -4,10 +4,12 @@
 #include "guest/guest.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -206,4 +208,39 @@ int cgroup_events(int dir)
 	int fd = openat(dir, "cgroup.events", O_RDONLY | O_CLOEXEC);
 
 	return fd < 0 ? -errno : fd;
+}
+
+int cgroup_tasks(void)
+{
+	return tasks_dir;
+}
+
+int cgroup_largest(uint32_t *ret_id)
+{
+	DIR *names = fdopendir(openat(tasks_dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	int largest = -ENOENT;
+	uint64_t most = 0;
+	struct dirent *name;
+
+	while (names && (name = readdir(names))) {
+		int fd = isdigit((unsigned char)name->d_name[0]) ?
+				 openat(tasks_dir, name->d_name,
+					O_RDONLY | O_DIRECTORY | O_CLOEXEC) :
+				 -1;
+		uint64_t bytes = fd < 0 ? 0 : cgroup_number(fd, "memory.current", NULL);
+
+		if (bytes > most) {
+			int smaller = largest;
+
+			most = bytes;
+			largest = fd;
+			*ret_id = (uint32_t)strtoul(name->d_name, NULL, 10);
+			fd = smaller;
+		}
+		if (fd >= 0)
+			close(fd);
+	}
+	if (names)
+		closedir(names);
+	return largest;
 }

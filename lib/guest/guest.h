@@ -58,6 +58,10 @@ uint64_t cgroup_written(int dir);
 uint32_t cgroup_count(int dir);
 /* Readable (EPOLLPRI) when the group becomes empty. */
 int cgroup_events(int dir);
+/* Of all tasks together; not to be closed. */
+int cgroup_tasks(void);
+/* The directory of the task's that has most memory, with its id; or a negative errno. */
+int cgroup_largest(uint32_t *ret_id);
 
 /* ---- agent.c: the loop */
 
@@ -74,6 +78,23 @@ void watch_close(struct watch *watch);
 struct ad_guest_link *agent_link(void);
 void agent_send(const struct ad_guest_msg *msg);
 _Noreturn void agent_run(int port);
+
+/* ---- memory.c: a group that thrashes */
+
+struct pressure {
+	struct watch limit; /* that it came to it */
+	int dir;            /* the group's, as long as this is open */
+	bool looking;
+	unsigned int times;
+	uint64_t look_at, read_again, waited;
+};
+
+/* Negative errno. */
+int pressure_open(struct pressure *pressure, int dir);
+/* To be asked from time to time while `looking`. Whether there is no end of it, for which
+ * it takes some seconds. */
+bool pressure_hopeless(struct pressure *pressure);
+void pressure_close(struct pressure *pressure);
 
 /* ---- stream.c */
 
@@ -113,6 +134,8 @@ void inlet_close(struct inlet *inlet);
 
 /* ---- task.c: what is alive */
 
+/* Once there are control groups. Negative errno. */
+int task_boot(void);
 void task_begin(const struct ad_guest_msg *msg);
 void task_message(const struct ad_guest_msg *msg);
 void task_writable(uint32_t id, enum ad_guest_stream stream);

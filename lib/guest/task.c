@@ -31,7 +31,8 @@ struct task {
 	uint64_t give_up_at;
 	/* A command. */
 	struct ad_guest_limits limits;
-	struct watch fault; /* says how the start went; closed when that is known */
+	struct pressure pressure; /* where its memory is limited */
+	struct watch fault;       /* says how the start went; closed when that is known */
 	struct command_fault failure;
 	bool failed;
 	int out_fd, err_fd; /* until then */
@@ -43,6 +44,7 @@ struct task {
 };
 
 static struct task *tasks[AD_GUEST_TASKS_MAX];
+static struct pressure all; /* of all of them and what they left */
 
 /* What trees looked like when they came, for what is asked for later. */
 static struct tree {
@@ -128,6 +130,7 @@ static void task_free(struct task *task)
 	watch_close(&task->emptied);
 	watch_close(&task->fault);
 	watch_close(&task->reports);
+	pressure_close(&task->pressure);
 	close_fd(&task->out_fd);
 	close_fd(&task->err_fd);
 	if (task->cgroup >= 0 && !(task->stay && leave_behind(task)))
@@ -270,7 +273,9 @@ static void look_at(struct task *task)
 	}
 	if (task->exited || task->begun_by != AD_GUEST_RUN)
 		return;
-	if (over_cpu_time(task))
+	if (pressure_hopeless(&task->pressure))
+		report_limit(task, AD_GUEST_LIMIT_MEMORY, true);
+	else if (over_cpu_time(task))
 		report_limit(task, AD_GUEST_LIMIT_CPU_TIME, true);
 	else if (over_io(task))
 		report_limit(task, AD_GUEST_LIMIT_IO, true);
@@ -279,15 +284,35 @@ static void look_at(struct task *task)
 	kill_tree(task);
 }
 
+/* As the kernel does when there is nothing left: it is who has most. */
+static void end_largest(void)
+{
+	uint32_t id;
+	int dir = cgroup_largest(&id);
+	struct task *task = dir < 0 ? NULL : find(id);
+
+	if (task && task->begun_by == AD_GUEST_RUN && !task->exited && !task->killing) {
+		report_limit(task, AD_GUEST_LIMIT_MEMORY, true);
+		kill_tree(task);
+	} else if (dir >= 0) {
+		cgroup_kill(dir);
+	}
+	if (dir >= 0)
+		close(dir);
+}
+
 bool task_tick(void)
 {
-	bool again = false;
+	bool again;
 
+	if (pressure_hopeless(&all))
+		end_largest();
+	again = all.looking;
 	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
 		if (tasks[i])
 			look_at(tasks[i]);
-		again |= tasks[i] &&
-			 (tasks[i]->killing || tasks[i]->limits.cpu_time_ms || tasks[i]->limits.io);
+		again |= tasks[i] && (tasks[i]->killing || tasks[i]->limits.cpu_time_ms ||
+				      tasks[i]->limits.io || tasks[i]->pressure.looking);
 	}
 	return again;
 }
@@ -555,6 +580,11 @@ static void transfer(struct task *task, const struct ad_guest_msg *msg)
 
 /* ---- what the library says */
 
+int task_boot(void)
+{
+	return pressure_open(&all, cgroup_tasks());
+}
+
 void task_begin(const struct ad_guest_msg *msg)
 {
 	static const struct watch none = { .fd = -1 };
@@ -575,13 +605,16 @@ void task_begin(const struct ad_guest_msg *msg)
 	task->emptied = (struct watch){ .ready = emptied, .fd = -1 };
 	task->fault = (struct watch){ .ready = fault_ready, .fd = -1 };
 	task->reports = (struct watch){ .ready = reports_ready, .fd = -1 };
+	task->pressure.limit = none;
 	if (msg->type == AD_GUEST_RUN)
 		task->limits = msg->u.run.limits;
 	task->stay = msg->type == AD_GUEST_RUN && msg->u.run.flags & AD_GUEST_RUN_STAY;
 	task->cgroup = cgroup_new(task->id, &task->limits);
 	r = task->cgroup < 0 ? task->cgroup : cgroup_events(task->cgroup);
-	if (r >= 0)
+	if (r >= 0) {
 		task->emptied.fd = r;
+		r = task->limits.memory ? pressure_open(&task->pressure, task->cgroup) : 0;
+	}
 	if (msg->type != AD_GUEST_RUN) {
 		if (r < 0)
 			refuse_transfer(task, -r, "control group");

@@ -308,8 +308,6 @@ static void test_limits(void)
 
 static void test_hungry(void)
 {
-	/* Not with a large program: it may do little but read its own pages again for as
-	 * long as it likes, docs/RELIABILITY.md. */
 	const char eat_all[] = "head -c 900000000 /dev/zero | tail -c 900000000 | wc -c";
 	const struct ad_guest_limits none = { 0 };
 	struct vm_task *task =
@@ -330,6 +328,38 @@ static void test_hungry(void)
 	check(!task->limits && strcmp(vm_text(task), "1\n") == 0,
 	      "files that fill the machine are an error, and not its end");
 	check_script("echo alive", "alive\n", "and commands run");
+}
+
+/* A large program reads its own pages again and again, which never ends by itself. */
+static void test_thrashing(void)
+{
+	const char hog[] = "exec python3 -c 'n = []\n"
+			   "while True: n.append(bytearray(1 << 20))'";
+	const char left[] = "python3 -c 'n = []\n"
+			    "while True: n.append(bytearray(1 << 20))' & echo left";
+	const char bystander[] = "while ! [ -e /tmp/over ]; do sleep 0.2; done; echo $?";
+	const struct ad_guest_limits none = { 0 }, memory = { .memory = 96 * MB };
+	struct vm_task *other = vm_begin(&vm, &(struct vm_run){ .script = bystander, .uid = USER });
+	struct vm_task *task;
+
+	check(has_limit(limited(hog, &none), AD_GUEST_LIMIT_MEMORY, true),
+	      "who thrashes is killed, and the limit named");
+	check(has_limit(limited(hog, &memory), AD_GUEST_LIMIT_MEMORY, true),
+	      "also within a limit of its own");
+	task = vm_begin(&vm, &(struct vm_run){
+				     .script = left, .uid = USER, .flags = AD_GUEST_RUN_STAY });
+	vm_wait(&vm, vm_is_exited, task, 10 * VM_SECOND);
+	vm_kill(&vm, task);
+	check(vm_finish(&vm, task) && strcmp(vm_text(task), "left\n") == 0,
+	      "one is left in the background");
+	check_script(
+		"n() { ps -eo stat,comm | grep -c '^[^ZX].* python3$'; }; n; i=0; "
+		"while [ $(n) = 1 ] && [ $i -lt 300 ]; do sleep 0.2; i=$((i + 1)); done; n; true",
+		"1\n0\n", "it is killed as well");
+	check(!other->exited && !other->limits, "but not who was there beside them");
+	vm_script(&vm, "touch /tmp/over");
+	check(vm_finish(&vm, other) && strcmp(vm_text(other), "0\n") == 0,
+	      "which comes to its end");
 }
 
 /* ---- what a command may not */
@@ -496,6 +526,7 @@ int main(int argc, char **argv)
 	test_files();
 	test_limits();
 	test_hungry();
+	test_thrashing();
 	test_end(argv[1]);
 	printf("1..%u\n", count);
 	return bad != 0;

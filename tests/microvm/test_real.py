@@ -397,7 +397,8 @@ def kernel_settings():
         accel = {x["layer"]: x["reason"] for x in run.result["receipt"]["layers"]}["accel"]
         tap.check(random == ("0" if accel == "tcg" else "2"),
                   "addresses are random where that costs nothing", run.story())
-        tap.check(name in ("tsc", "kvm-clock"), "the clock is a counter", run.story())
+        # Which of the first two it is in the first second is chance: they are one counter.
+        tap.check(name in ("tsc", "tsc-early", "kvm-clock"), "the clock is a counter", run.story())
         tap.check(int(shortest) < 3000000, f"a nap takes less than a tick ({shortest} ns)")
 
 
@@ -409,24 +410,41 @@ BOAST = ("import sys; blocks = [bytearray(1 << 20) for _ in range(int(sys.argv[1
 HOG = f"echo kept > kept; python3 -c '{BOAST}' 8; python3 -c '{BOAST}' %d; echo on"
 
 
+# All memory but for 15 MiB, and files that do not fit there read for longer than it takes to
+# find out who thrashes.
+REREADS = """
+import os, time
+
+with open("/sys/fs/cgroup/tasks/memory.max") as file:
+    blocks = [bytearray(1 << 20) for _ in range((int(file.read()) >> 20) - 15)]
+end = time.monotonic() + 9
+while time.monotonic() < end:
+    for path in ("/usr/bin/git", "/usr/bin/python3.11", "/usr/bin/perl"):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 17):
+                pass
+with open("/sys/fs/cgroup/tasks/memory.stat") as file:
+    print(dict(line.split() for line in file)["workingset_refault_file"])
+"""
+
+
 def memory():
     with Place() as place:
         run = place.run(HOG % 300, "--mem", str(64 * MIB))
         run.ended("killed", "memory", "more memory than the limit ends a command",
                   run.stdout == "8\n", run.result.get("limit") == "mem_bytes", run.exit == 137)
-        # It may thrash for longer than that: docs/RELIABILITY.md.
-        run = place.run(HOG % 2000, "--timeout-ms", "20000")
-        tap.check(run.result["status"] in ("killed", "timeout") and run.stdout == "8\n",
-                  "more memory than the machine's, or the time limit, ends a command", run.story())
+        # The kernel by itself may let it thrash for minutes.
+        run = place.run(HOG % 2000, "--timeout-ms", "60000")
+        run.ended("killed", "memory", "more memory than the machine's ends a command",
+                  run.stdout == "8\n", run.result.get("limit") == "mem_bytes")
         tap.check(place.read("kept") == "kept\n", "and not the agent: its work comes back",
                   run.story())
-
-
-def machines_memory():
-    with Place() as place:
-        run = place.run(HOG % 2000, "--timeout-ms", "120000")
-        run.ended("killed", "memory", "more memory than the machine's ends a command",
-                  run.stdout == "8\n")
+        place.write("rereads.py", REREADS)
+        run = place.run("python3 rereads.py")
+        run.ended("ok", "exited", "who has little memory left, but enough, is left alone")
+        refaults = run.stdout.strip()
+        tap.check(refaults.isdecimal() and int(refaults) > 10000,
+                  f"though it reads its files again and again ({refaults} pages)", run.story())
 
 
 # ---- the machine, from outside
@@ -533,7 +551,7 @@ def boots_under_load():
 
 
 CASES = [round_trip, protected_names, read_only, too_large, partial_work, inside,
-         kernel_settings, memory, machines_memory, two_at_once, host_killed, canceled, required_kvm,
+         kernel_settings, memory, two_at_once, host_killed, canceled, required_kvm,
          boots_under_load]
 
 
