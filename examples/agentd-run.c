@@ -1498,6 +1498,8 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 						  .log = run->events ? on_runner_log : NULL,
 						  .log_userdata = run,
 						  .log_level = AGENTD_LOG_DEBUG,
+						  /* There is no next command. */
+						  .sandbox_prewarm = UINT32_MAX,
 						  .microvm_image = options->image,
 						  .net_resolver = options->resolver };
 	struct agentd_exec_opts exec_opts = { .size = sizeof(exec_opts),

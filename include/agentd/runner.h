@@ -49,7 +49,8 @@ struct agentd_runner_opts {
 	uint32_t sandbox_uid;       /**< whom commands run as outside of their sandbox when
 				     *   the host program is root; 0: 65530 */
 	uint32_t sandbox_gid;       /**< the same, their group; 0: 65530 */
-	uint32_t sandbox_prewarm;   /**< sandboxes kept ready, per policy; at most 64 */
+	uint32_t sandbox_prewarm;   /**< sandboxes kept ready, per policy, at most 64; 0: 1,
+				     *   UINT32_MAX: none */
 	uint32_t reserved1;         /**< must be 0 */
 	/* The backend "microvm". */
 	const char *microvm_image;      /**< directory that scripts/build-image made; NULL:

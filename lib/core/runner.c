@@ -278,7 +278,7 @@ static int check_opts(const struct agentd_runner_opts *given, struct agentd_runn
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.log_level %d is not an AGENTD_LOG_* value",
 			       opts->log_level);
-	if (opts->sandbox_prewarm > AD_SANDBOX_PREWARM_MAX)
+	if (opts->sandbox_prewarm > AD_SANDBOX_PREWARM_MAX && opts->sandbox_prewarm != UINT32_MAX)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "agentd_runner_opts.sandbox_prewarm %u is more than %d",
 			       opts->sandbox_prewarm, AD_SANDBOX_PREWARM_MAX);
@@ -307,6 +307,18 @@ static void make_id_prefix(agentd_runner *runner)
 	snprintf(runner->id_prefix, sizeof(runner->id_prefix), "%08x", random);
 }
 
+static uint32_t prewarm(const struct agentd_runner_opts *opts)
+{
+	switch (opts->sandbox_prewarm) {
+	case 0:
+		return AD_SANDBOX_PREWARM;
+	case UINT32_MAX:
+		return 0;
+	default:
+		return opts->sandbox_prewarm;
+	}
+}
+
 static int add_builtins(agentd_runner *runner, const struct agentd_runner_opts *opts,
 			agentd_error **reterr)
 {
@@ -314,7 +326,7 @@ static int add_builtins(agentd_runner *runner, const struct agentd_runner_opts *
 		.launcher = runner->launcher,
 		.uid = opts->sandbox_uid ? opts->sandbox_uid : AD_SANDBOX_UID,
 		.gid = opts->sandbox_gid ? opts->sandbox_gid : AD_SANDBOX_UID,
-		.prewarm = opts->sandbox_prewarm,
+		.prewarm = prewarm(opts),
 		.tmp_bytes = opts->sandbox_tmp_bytes ? opts->sandbox_tmp_bytes :
 						       AD_SANDBOX_TMP_BYTES,
 	};

@@ -16,8 +16,7 @@ enum {
 	/* Between two of them: what one leaves to be cleaned up must not fall on the next. */
 	PAUSE_MS = 2,
 	/* A sandbox is made ready again when nothing has been asked for some time. */
-	REFILL_MS = 40,
-	PREWARM = 2,
+	REFILL_MS = 40
 };
 
 enum subject {
@@ -29,8 +28,8 @@ enum subject {
 	GLIB,
 	PYTHON,
 	HOST,
+	FRESH,
 	SANDBOX,
-	PREWARMED,
 	SESSION,
 	TOOLS,
 	SUBJECTS = TOOLS + TOOL_COUNT
@@ -45,8 +44,8 @@ static const char *const names[TOOLS] = {
 	[GLIB] = "GLib",
 	[PYTHON] = "Python subprocess",
 	[HOST] = "agentd, host",
+	[FRESH] = "agentd, sandbox fresh",
 	[SANDBOX] = "agentd, sandbox",
-	[PREWARMED] = "agentd, sandbox prewarmed",
 	[SESSION] = "agentd, sandbox session",
 };
 
@@ -162,7 +161,7 @@ static void measure_once(int subject, const char *const *argv, struct bench_samp
 		run(subject, argv);
 		bench_sample_since(samples, begin);
 	}
-	if (subject != PREWARMED)
+	if (subject != SANDBOX)
 		return;
 	bench_sleep_ms(REFILL_MS);
 	/* The next one is to find a machine that was as busy as the others did: after such a rest
@@ -261,8 +260,8 @@ int main(int argc, char **argv)
 	bool quick = bench_init(argc, argv);
 
 	bench_runner_open(&runners[HOST], NULL, "host", 0, 1);
+	bench_runner_open(&runners[FRESH], NULL, "sandbox", UINT32_MAX, 1);
 	bench_runner_open(&runners[SANDBOX], NULL, "sandbox", 0, 1);
-	bench_runner_open(&runners[PREWARMED], NULL, "sandbox", PREWARM, 1);
 	bench_runner_open(&runners[SESSION], NULL, "sandbox", 0, 1);
 	bench_runner_use_session(&runners[SESSION]);
 	measure_programs(quick ? 2 : 100, quick ? 2 : SIZE_MAX);

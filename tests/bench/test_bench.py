@@ -33,7 +33,7 @@ def expected():
     """(bench, case, subject, metric) of every row."""
     plain = ("posix_spawn", "posix_spawn, output read", "vfork + exec", "fork + exec")
     for case in ("static true", "/bin/true"):
-        for subject in (*plain, *PEERS, *AGENTD, "agentd, sandbox prewarmed",
+        for subject in (*plain, *PEERS, *AGENTD, "agentd, sandbox fresh",
                         "agentd, sandbox session"):
             yield "latency", case, subject, "start to finish"
     for case in SIZES:

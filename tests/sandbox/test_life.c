@@ -13,6 +13,9 @@
 
 #include "harness.h"
 
+/* Nobody waits for a command. */
+static const uint32_t NONE = UINT32_MAX;
+
 static struct t_world *sandbox_world(uint32_t prewarm)
 {
 	return t_world_new(
@@ -72,7 +75,7 @@ static void expect_works(struct t_world *world)
 
 START_TEST(one_zygote_for_alike)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	pid_t zygotes[8], first;
 
 	expect_works(world);
@@ -88,7 +91,7 @@ END_TEST
 
 START_TEST(zygote_is_killed)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	pid_t zygotes[8], first;
 
 	expect_works(world);
@@ -109,7 +112,7 @@ END_TEST
 START_TEST(zygote_is_killed_early)
 {
 	for (unsigned int moment = 0; moment < 16; moment++) {
-		struct t_world *world = sandbox_world(0);
+		struct t_world *world = sandbox_world(NONE);
 		struct t_run runs[3];
 		pid_t found[8];
 		uint64_t deadline = t_now() + T_MS(t_slack(5000));
@@ -138,7 +141,7 @@ END_TEST
 
 START_TEST(zygote_stops)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	pid_t zygotes[8];
 
 	expect_works(world);
@@ -151,7 +154,7 @@ END_TEST
 
 START_TEST(workdir_is_another)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	char *away = t_format("%s/away", world->dir), *file = t_format("%s/file", world->workdir);
 	struct t_run run;
 
@@ -173,7 +176,7 @@ END_TEST
 
 START_TEST(workdir_is_a_link)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	char *away = t_format("%s/away", world->dir);
 	char *marker = t_format("%s/ran", away);
 	struct t_run run;
@@ -198,7 +201,7 @@ END_TEST
 /* A denied path that comes into being is hidden from the next command. */
 START_TEST(denied_comes_into_being)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	char *path = t_format("%s/secret", world->workdir);
 	agentd_policy *policy = t_policy_none();
 	struct t_run run;
@@ -224,7 +227,7 @@ END_TEST
 START_TEST(cancelled_while_it_is_made)
 {
 	for (int delay = 0; delay < 12; delay += 2) {
-		struct t_world *world = sandbox_world(0);
+		struct t_world *world = sandbox_world(NONE);
 		struct t_run run;
 
 		t_run_init(&run, world);
@@ -246,7 +249,7 @@ END_TEST
 
 START_TEST(reaper_is_killed)
 {
-	struct t_world *world = sandbox_world(0);
+	struct t_world *world = sandbox_world(NONE);
 	pid_t found[8], zygote;
 	struct t_run run;
 
@@ -286,7 +289,7 @@ START_TEST(helper_is_killed)
 	}
 	t_world_expect_dead(world, 5000);
 	/* Another runner's helper clears away the control groups that this one left. */
-	other = sandbox_world(0);
+	other = sandbox_world(NONE);
 	expect_works(other);
 	t_world_free(other);
 	t_world_free(world);
@@ -325,6 +328,17 @@ START_TEST(prewarmed)
 	expect_children(world, 1 + READY - 2, found, T_COUNT(found));
 	for (int i = 0; i < 4; i++)
 		expect_works(world);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(one_by_default)
+{
+	struct t_world *world = sandbox_world(0);
+	pid_t found[2];
+
+	expect_works(world);
+	expect_children(world, 2, found, T_COUNT(found));
 	t_world_free(world);
 }
 END_TEST
@@ -400,8 +414,8 @@ static size_t descriptors_of(pid_t pid)
 START_TEST(many_in_a_row)
 {
 	int count = t_is_small() ? 150 : 1000;
-	struct t_world *world =
-		t_world_new(&(struct t_world_opts){ .backend = "sandbox", .no_log = true });
+	struct t_world *world = t_world_new(&(struct t_world_opts){
+		.backend = "sandbox", .sandbox_prewarm = NONE, .no_log = true });
 	uint64_t own = 0, helper = 0, zygote = 0;
 	size_t descriptors = 0;
 	pid_t found[8];
@@ -452,6 +466,7 @@ int main(void)
 	tcase_add_test(reapers, reaper_is_killed);
 	tcase_add_test(reapers, helper_is_killed);
 	tcase_add_test(reapers, prewarmed);
+	tcase_add_test(reapers, one_by_default);
 	tcase_add_test(many, many_at_once);
 	tcase_add_test(many, many_in_a_row);
 	return t_main("life of sandboxes", cases, T_COUNT(cases));

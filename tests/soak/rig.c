@@ -228,12 +228,13 @@ void party_job_over(struct party *party)
 void party_start(struct job *host)
 {
 	static const enum moment moments[] = { AT_ONCE, IN_STARTED, LATER };
+	static const uint32_t counts[] = { UINT32_MAX, 0, 2 };
 	struct soak *soak = host->soak;
 	struct party *party = calloc(1, sizeof(*party));
 	uint32_t count = rng_range(&host->rng, 2, PARTY_MAX);
 	struct rig_opts opts = { .max_running = rng_range(&host->rng, 1, PARTY_MAX - 1),
 				 .max_queued = 1,
-				 .prewarm = rng_below(&host->rng, 3) };
+				 .prewarm = counts[rng_below(&host->rng, 3)] };
 
 	if (!party)
 		abort();

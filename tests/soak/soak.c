@@ -198,7 +198,9 @@ static void make_mistake(struct soak *soak, struct job *job)
 
 static void retire(struct soak *soak, size_t at)
 {
-	static const struct rig_opts opts = { .max_running = 64, .max_queued = 64 };
+	static const struct rig_opts opts = { .max_running = 64,
+					      .max_queued = 64,
+					      .prewarm = UINT32_MAX };
 	static const struct rig_opts prewarming = { .max_running = 64,
 						    .max_queued = 64,
 						    .prewarm = 2 };

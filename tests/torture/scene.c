@@ -382,7 +382,7 @@ static bool make_runner(struct play *play)
 		.size = sizeof(opts),
 		.event_base = play->base,
 		.helper_path = scene->world->helper,
-		.sandbox_prewarm = scene->prewarm,
+		.sandbox_prewarm = scene->prewarm ? scene->prewarm : UINT32_MAX,
 		.policy = play->policy,
 		.microvm_image = scene->image,
 		.microvm_monitor = scene->monitor,

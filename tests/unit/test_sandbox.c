@@ -115,7 +115,7 @@ START_TEST(defaults)
 
 	set_policy("{}");
 	show();
-	CK_SHOWN("uid 65530 gid 65530 prewarm 0 tmp %u", 1u << 30);
+	CK_SHOWN("uid 65530 gid 65530 prewarm 1 tmp %u", 1u << 30);
 	CK_SHOWN("host_net 0 workdir 7");
 	CK_SHOWN("strict 00000000000010");
 	CK_SHOWN("fds 0");

@@ -122,7 +122,7 @@ pub struct RunnerBuilder {
     helper_path: Option<Result<CString>>,
     max_running: u32,
     max_queued: u32,
-    prewarm: u32,
+    prewarm: Option<u32>,
 }
 
 impl RunnerBuilder {
@@ -156,9 +156,9 @@ impl RunnerBuilder {
         self
     }
 
-    /// Sandboxes that are kept ready, of each policy.
+    /// Sandboxes that are kept ready, of each policy; 1 unless set.
     pub fn sandbox_prewarm(mut self, count: u32) -> Self {
-        self.prewarm = count;
+        self.prewarm = Some(count);
         self
     }
 
@@ -174,7 +174,11 @@ impl RunnerBuilder {
             policy: policy.as_ptr(),
             max_running: self.max_running,
             max_queued: self.max_queued,
-            sandbox_prewarm: self.prewarm,
+            sandbox_prewarm: match self.prewarm {
+                None => 0,
+                Some(0) => u32::MAX,
+                Some(count) => count,
+            },
             helper_path: helper_path.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
             ..Default::default()
         };

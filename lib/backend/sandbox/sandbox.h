@@ -12,6 +12,8 @@
 
 enum {
 	AD_SANDBOX_UID = 65530, /* and the group, unless the runner's options say */
+	/* Commands of an agent come one after the other. */
+	AD_SANDBOX_PREWARM = 1,
 	AD_SANDBOX_PREWARM_MAX = 64
 };
 /* Where the proxy of a network of allowed hosts listens, inside: a port that no command may
