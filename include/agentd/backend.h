@@ -180,9 +180,9 @@ AGENTD_API int32_t agentd_spec_credentials_fd(const agentd_spec *spec);
 /** Id of the session that this is, or is to run in: a UUID in lower case; or NULL. */
 AGENTD_API const char *agentd_spec_session_id(const agentd_spec *spec);
 /** Of a session and its commands: the absolute path of the folder that outlives it, or
- *  NULL, also of a spare. It exists, nobody else uses it while the session lives, and the backend may keep
- *  in it what it likes (the files themselves, or a disk image); backups are made of it
- *  while the session is stopped. agentd_spec_workdir() is then where commands see the
+ *  NULL, also of a spare. It exists, nobody else uses it while the session lives, and the
+ *  backend may keep in it what it likes (the files themselves, or a disk image); backups are
+ *  made of it while the session is stopped. agentd_spec_workdir() is then where commands see the
  *  session's files: the same path. */
 AGENTD_API const char *agentd_spec_volume(const agentd_spec *spec);
 /** What the pool's configuration has for this backend ("vm"), a JSON object; "{}" if there

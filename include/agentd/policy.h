@@ -68,7 +68,8 @@ AGENTD_API int agentd_policy_set_net(agentd_policy *policy, int32_t mode, agentd
  *  ("example.org"), a name with all below it ("*.example.org"), an address or a
  *  CIDR block (IPv4 or IPv6). A bare "*" is refused. Names are compared without
  *  case and trailing dot. An address that is not of the Internet (loopback, private,
- *  link-local, multicast) is reached only where it or its block is allowed, also by a name. Ports first..last inclusive; 0, 0 means every port. */
+ *  link-local, multicast) is reached only where it or its block is allowed, also by a name.
+ *  Ports first..last inclusive; 0, 0 means every port. */
 AGENTD_API int agentd_policy_allow_host(agentd_policy *policy, const char *host_pattern,
 					uint16_t port_first, uint16_t port_last,
 					agentd_error **reterr);
