@@ -280,9 +280,9 @@ static void check_output(struct play *play)
 		      play->bytes[AGENTD_STDOUT], play->bytes[AGENTD_STDERR]);
 }
 
-static size_t remove_names(const struct scene *scene)
+static size_t remove_files(const struct scene *scene, const char *names)
 {
-	char *pattern = t_format("%s/.profile*", scene->world->workdir);
+	char *pattern = t_format("%s/%s", scene->world->workdir, names);
 	glob_t made = { 0 };
 	size_t count;
 
@@ -293,6 +293,17 @@ static size_t remove_names(const struct scene *scene)
 	globfree(&made);
 	free(pattern);
 	return count;
+}
+
+static size_t remove_names(const struct scene *scene)
+{
+	return remove_files(scene, ".profile*");
+}
+
+/* A link that could not be looked at is moved aside like one that was changed. */
+static size_t remove_links(const struct scene *scene)
+{
+	return remove_files(scene, ".bashrc.agentd-denied-*");
 }
 
 /* What the command made there was moved aside, or is at least told of. */
@@ -307,6 +318,8 @@ static void check_names(struct play *play)
 		wrong(play, "a protected name was made, and nobody told");
 	if (remove_names(play->scene) == 0)
 		wrong(play, "no protected name was made");
+	if (remove_links(play->scene) > 0 && play->denied == 0)
+		wrong(play, "a protected link was moved aside, and nobody told");
 	free(profile);
 	arm(play, armed);
 }
@@ -602,8 +615,10 @@ const char *scene_play(struct scene *scene)
 	scene->marked = unlink(scene->marker) == 0;
 	if (scene->volumes)
 		t_remove_tree(scene->volumes);
-	if (scene->names)
+	if (scene->names) {
 		remove_names(scene);
+		remove_links(scene);
+	}
 	if (scene->marked && strcmp(scene->backend, "host") != 0)
 		wrong(&play, "a command ran without a sandbox");
 	return play.wrong ? scene->story : NULL;
