@@ -99,6 +99,12 @@ struct agentd_backend_ops {
 	 *  ends: processes it left behind live on until the session stops. If the session
 	 *  dies under a command, the command fails before the session does.
 	 *
+	 *  A command may come before it is known that the session has died. If surely nothing
+	 *  of it has run, nor will, it fails with AGENTD_ERR_BACKEND and the os_errno ESRCH, by
+	 *  task_start or by agentd_task_failed() before agentd_task_started(), and with nothing
+	 *  attached: the library ends the session, starts it anew, and the command in it. If
+	 *  that fails like this too, it is the command's failure.
+	 *
 	 *  Files below the working directory survive the session: what commands change
 	 *  there is in agentd_spec_volume() once it is closed, also if the session or the
 	 *  host program is killed and the file system had been synced before. */

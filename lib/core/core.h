@@ -157,6 +157,8 @@ struct agentd_exec {
 	int stop_cause; /* AGENTD_CAUSE_*, 0: nobody stopped it */
 	bool killed, exited, task_over, sink_failed, waiting_probe, waiting_session, finishing;
 	bool task_lost;       /* by the backend, and its session with it */
+	bool starts_anew;     /* the step is to acquire the session again */
+	bool started_anew;    /* once is enough */
 	bool placed;          /* counts as active, not as queued */
 	bool deadline_passed; /* after it had exited */
 	bool stdin_closed, stdin_waiting;

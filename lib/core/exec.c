@@ -4,6 +4,8 @@
  * exec_start() only checks and queues; all else happens on the loop:
  *   step: begin -> (backend's probe) -> task_start -> started -> output ... exited
  *         -> drain -> kill of what is left -> closed -> finish -> release
+ * and in a session that was gone before the command began, once: task_start -> failed -> step
+ *         -> another session -> task_start
  * Everything that happens ends in ad_exec_settle(), which looks at the whole state
  * and decides what is next, so that the order of events does not matter. */
 #include "core/core.h"
@@ -633,11 +635,49 @@ static void on_closed(agentd_task *task)
 	ad_exec_settle(exec);
 }
 
+/* r: what the sink answered to a record, not the first. */
+static void check_logged(agentd_exec *exec, int32_t r)
+{
+	if (r == 0)
+		return;
+	exec->sink_failed = true;
+	if (!exec->error)
+		ad_fail(&exec->error, r < 0 ? r : AGENTD_ERR_USER, NULL,
+			"the sink refused a log record");
+	ad_exec_stop(exec, AGENTD_CAUSE_SINK, true);
+}
+
+/* Does err say that the session was gone before the command began (agentd/backend.h, of
+ * session_start)? Then it is started anew, once, unless the command is stopped meanwhile. */
+static bool starts_anew(agentd_exec *exec, const agentd_error *err)
+{
+	struct ad_record record = { .count = 0 };
+
+	if (!exec->lease.entry || exec->started_anew || exec->finishing || exec->stop_cause ||
+	    exec->started_at || exec->pipes || exec->egress ||
+	    agentd_error_code(err) != AGENTD_ERR_BACKEND || agentd_error_os_errno(err) != ESRCH)
+		return false;
+	exec->starts_anew = exec->started_anew = exec->task_lost = true;
+	exec->setup_until = AD_NEVER;
+	ad_defer(&exec->step);
+	ad_record_text(&record, "session_id", exec->context->session_id);
+	ad_record_text(&record, "error", agentd_error_message(err));
+	check_logged(exec, ad_log_both(exec, AGENTD_LOG_WARN, "core",
+				       "The session was gone before the command began; it is "
+				       "started anew",
+				       &record));
+	return true;
+}
+
 static void on_failed(agentd_task *task, agentd_error *err)
 {
 	agentd_exec *exec = exec_of(task);
 	int code = agentd_error_code(err);
 
+	if (starts_anew(exec, err)) {
+		agentd_error_unref(err);
+		return;
+	}
 	exec->task_over = true;
 	exec->task_lost = code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_PROTOCOL;
 	exec->lost_at = exec->setup_until = AD_NEVER;
@@ -667,18 +707,6 @@ static void on_failed(agentd_task *task, agentd_error *err)
 static void on_closed_late(agentd_task *task)
 {
 	ad_defer(&exec_of(task)->step);
-}
-
-/* r: what the sink answered to a record, not the first. */
-static void check_logged(agentd_exec *exec, int32_t r)
-{
-	if (r == 0)
-		return;
-	exec->sink_failed = true;
-	if (!exec->error)
-		ad_fail(&exec->error, r < 0 ? r : AGENTD_ERR_USER, NULL,
-			"the sink refused a log record");
-	ad_exec_stop(exec, AGENTD_CAUSE_SINK, true);
 }
 
 static void on_log(agentd_task *task, int32_t level, const char *message)
@@ -782,7 +810,10 @@ static void start_task(agentd_exec *exec)
 	int r = ad_task_start(&exec->task, exec->plan.backend, &task_listener, &exec->spec, &err);
 
 	if (r < 0) {
-		fail_to_start(exec, r, err);
+		if (starts_anew(exec, err))
+			agentd_error_unref(err);
+		else
+			fail_to_start(exec, r, err);
 		return;
 	}
 	/* Stopped or failed from inside task_start: what follows is on its way. */
@@ -820,19 +851,39 @@ static void session_granted(struct ad_pool_lease *lease, void *session, agentd_e
 	ad_runner_unpin(runner);
 }
 
-/* The pool's own limit of time holds until it has answered. */
-static void acquire(agentd_exec *exec)
+/* The pool's own limit of time holds until it has answered. r, err: of the asking. */
+static void await_session(agentd_exec *exec, int r, agentd_error *err)
 {
-	agentd_error *err = NULL;
-
-	exec->lease.spec = &exec->spec;
-	exec->lease.granted = session_granted;
-	if (ad_pool_acquire(exec->plan.pool, &exec->lease, exec->context->session_id, &err) < 0) {
+	if (r < 0) {
 		fall_back(exec, err);
 		return;
 	}
 	exec->waiting_session = true;
 	exec->setup_until = AD_NEVER;
+}
+
+static void acquire(agentd_exec *exec)
+{
+	agentd_error *err = NULL;
+	int r;
+
+	exec->lease.spec = &exec->spec;
+	exec->lease.granted = session_granted;
+	r = ad_pool_acquire(exec->plan.pool, &exec->lease, exec->context->session_id, &err);
+	await_session(exec, r, err);
+}
+
+static void acquire_again(agentd_exec *exec)
+{
+	agentd_error *err = NULL;
+	int r;
+
+	exec->starts_anew = exec->task_lost = false;
+	exec->spec.session = NULL;
+	ad_task_release(&exec->task);
+	ad_receipt_clear(&exec->receipt);
+	r = ad_pool_acquire_again(&exec->lease, &err);
+	await_session(exec, r, err);
 }
 
 static void launch(agentd_exec *exec)
@@ -949,6 +1000,8 @@ void ad_exec_step(struct ad_defer *defer, void *userdata)
 		begin(exec);
 	else if (exec->waiting_probe && exec->plan.backend->probe != AD_PROBE_PENDING)
 		launch(exec);
+	else if (exec->starts_anew)
+		acquire_again(exec);
 	agentd_exec_unref(exec);
 	ad_runner_unpin(runner);
 }

@@ -854,7 +854,11 @@ static void start_in_supervisor(struct job *job, const struct ad_msg_spawn *spaw
 			session_break(job->in);
 		return;
 	}
-	send_failed(job->id, AD_STAGE_SUPERVISOR, -pid, "");
+	/* Nobody has its end of the socket any more. */
+	if (pid == -EPIPE || pid == -ECONNRESET)
+		send_failed(job->id, AD_STAGE_REQUEST, ESRCH, "");
+	else
+		send_failed(job->id, AD_STAGE_SUPERVISOR, -pid, "");
 	job_free(job, true);
 }
 
@@ -1105,15 +1109,24 @@ static void read_hello(void)
 	}
 }
 
+/* All there is to report was reported. */
+static bool is_over(const struct job *job)
+{
+	return atomic_load(&h.shared.slots[job->slot].over);
+}
+
 /* The supervisor of a command in a session has ended. */
 static void supervisor_ended(struct job *job)
 {
-	if (!atomic_load(&h.shared.slots[job->slot].over)) {
-		/* Its tree is pid 1's of the session now, one among others. */
-		session_break(job->in);
-		send_failed(job->id, AD_STAGE_LOST, 0, "");
+	if (is_over(job)) {
+		job_free(job, false);
+		return;
 	}
-	job_free(job, false);
+	/* Its tree is pid 1's of the session now, one among others; with that it fails. */
+	epoll_ctl(h.ended_fd, EPOLL_CTL_DEL, job->pidfd, NULL);
+	ad_list_remove(&job->by_pid);
+	job->pid = 0;
+	session_break(job->in);
 }
 
 static void read_ended(void)
@@ -1129,10 +1142,21 @@ static void read_ended(void)
 	}
 }
 
+/* The kernel resets a socket whose other end is closed for good with something unread in it. */
+static bool was_reset(int sock)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	return getsockopt(sock, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error == ECONNRESET;
+}
+
 static void session_over(struct job *job, int status)
 {
 	struct ad_msg msg = { .type = AD_MSG_CLOSED, .job = job->id };
 	bool over = WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_SESSION_OVER;
+	/* There is one request at a time, and all of its processes are dead. */
+	bool unread = was_reset(job->session->sock);
 
 	for (struct ad_list *node = h.all.next, *next; node != &h.all; node = next) {
 		struct job *other = AD_CONTAINER_OF(node, struct job, all);
@@ -1140,12 +1164,11 @@ static void session_over(struct job *job, int status)
 		next = node->next;
 		if (other->in != job)
 			continue;
-		if (!other->waiting) {
-			supervisor_ended(other);
-			continue;
-		}
-		send_failed(other->id, AD_STAGE_REQUEST, ESRCH, "");
-		job_free(other, true);
+		if (other->waiting || (unread && !is_over(other)))
+			send_failed(other->id, AD_STAGE_REQUEST, ESRCH, "");
+		else if (!is_over(other))
+			send_failed(other->id, AD_STAGE_LOST, 0, "");
+		job_free(other, other->waiting);
 	}
 	if (!job->session->told)
 		send_failed(job->id, job->killing ? AD_STAGE_REQUEST : AD_STAGE_LOST,

@@ -345,6 +345,20 @@ static void acquire_timeout(struct ad_timer *timer, void *userdata)
 	refuse(lease, err);
 }
 
+/* before: whose turn is after it. */
+static int wait_for(struct ad_pool_entry *entry, struct ad_pool_lease *lease,
+		    struct ad_list *before, agentd_error **reterr)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	if (ad_timer_start(&lease->timer, lease->until > now ? lease->until - now : 0) < 0)
+		return ad_fail_nomem(reterr);
+	lease->entry = entry;
+	ad_list_append(before, &lease->link);
+	ad_defer(&entry->step);
+	return 0;
+}
+
 int ad_pool_acquire(agentd_pool *pool, struct ad_pool_lease *lease, const char *id,
 		    agentd_error **reterr)
 {
@@ -363,12 +377,18 @@ int ad_pool_acquire(agentd_pool *pool, struct ad_pool_lease *lease, const char *
 	if (!entry)
 		return ad_fail_nomem(reterr);
 	ad_timer_init(&lease->timer, pool->host.loop, acquire_timeout, lease);
-	if (ad_timer_start(&lease->timer, pool->config.acquire_timeout_ms * NS_PER_MS) < 0)
-		return ad_fail_nomem(reterr);
-	lease->entry = entry;
-	ad_list_append(&entry->waiting, &lease->link);
-	ad_defer(&entry->step);
-	return 0;
+	lease->until = ad_sys_now_ns() + pool->config.acquire_timeout_ms * NS_PER_MS;
+	return wait_for(entry, lease, &entry->waiting, reterr);
+}
+
+int ad_pool_acquire_again(struct ad_pool_lease *lease, agentd_error **reterr)
+{
+	struct ad_pool_entry *entry = lease->entry;
+
+	ad_pool_release(lease, true);
+	if (!entry || entry->pool->closing)
+		return ad_fail(reterr, AGENTD_ERR_STATE, NULL, "the pool is shutting down");
+	return wait_for(entry, lease, entry->waiting.next, reterr);
 }
 
 void ad_pool_release(struct ad_pool_lease *lease, bool broken)

@@ -65,12 +65,16 @@ struct ad_pool_lease {
 	/* From the loop, once: session to give to the command, or an error (owned). */
 	void (*granted)(struct ad_pool_lease *lease, void *session, agentd_error *err);
 	struct ad_timer timer; /* acquire_timeout_ms */
+	uint64_t until;        /* when they are over */
 };
 
 /* lease->spec, granted are set; the spec stays until then. An error, or granted follows
  * unless the lease is released first. */
 int ad_pool_acquire(agentd_pool *pool, struct ad_pool_lease *lease, const char *id,
 		    agentd_error **reterr);
+/* What was granted is gone and the command has not begun: it is the first to have the session
+ * that is started in its place, within the same acquire_timeout_ms. As ad_pool_acquire(). */
+int ad_pool_acquire_again(struct ad_pool_lease *lease, agentd_error **reterr);
 /* The command is over, or no longer wants it. broken: it has not ended, and the session is
  * killed for it. Idempotent. */
 void ad_pool_release(struct ad_pool_lease *lease, bool broken);

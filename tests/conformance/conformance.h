@@ -38,6 +38,15 @@ int conformance_main(const struct conf_backend *backend, const char *only, bool 
 /* The backends of test_backend.c. */
 int test_backend_add_attach(agentd_runner *runner, agentd_error **reterr);
 int test_backend_add_deliver(agentd_runner *runner, agentd_error **reterr);
+/* What test-attach makes of the next commands in sessions, times of them: their session is
+ * gone, or so they say. */
+struct test_gone {
+	unsigned int times;
+	bool later;   /* task_start has succeeded by then */
+	bool started; /* and so has the command */
+	int code;     /* and ESRCH */
+};
+extern struct test_gone test_gone;
 /* Takes what is written to stdin, and loses it. */
 int test_backend_add_liar(agentd_runner *runner, agentd_error **reterr);
 

@@ -23,6 +23,8 @@
 
 #include "conformance.h"
 
+struct test_gone test_gone;
+
 enum { POLL_MS = 10 };
 
 struct backend {
@@ -402,6 +404,32 @@ static int watch(struct job *job)
 	return r;
 }
 
+static agentd_error *gone(void)
+{
+	return agentd_error_create(test_gone.code, ESRCH, "the session is gone");
+}
+
+static void on_gone(evutil_socket_t fd, short what, void *userdata)
+{
+	struct job *job = userdata;
+
+	(void)fd;
+	(void)what;
+	if (test_gone.started)
+		agentd_task_started(job->task, 0);
+	agentd_task_failed(job->task, gone());
+}
+
+static int find_gone(struct job *job, agentd_error **reterr)
+{
+	test_gone.times--;
+	job->closed = true;
+	if (test_gone.later)
+		return add_timer(&job->on_begin, job->backend->base, 5, false, on_gone, job);
+	*reterr = gone();
+	return test_gone.code;
+}
+
 static int32_t task_start(void *self, agentd_task *task, const agentd_spec *spec, void **ret_state,
 			  agentd_error **reterr)
 {
@@ -417,6 +445,13 @@ static int32_t task_start(void *self, agentd_task *task, const agentd_spec *spec
 			     .stdin_fd = -1 };
 	job->out[0] = (struct stream){ .job = job, .number = AGENTD_STDOUT, .fd = -1 };
 	job->out[1] = (struct stream){ .job = job, .number = AGENTD_STDERR, .fd = -1 };
+	if (job->session && test_gone.times > 0) {
+		r = find_gone(job, reterr);
+		*ret_state = job;
+		if (r < 0)
+			job_free(job);
+		return r;
+	}
 	r = spawn(job, spec, reterr);
 	if (r == 0) {
 		r = watch(job);

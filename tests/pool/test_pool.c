@@ -534,6 +534,290 @@ START_TEST(supervisor_is_killed)
 }
 END_TEST
 
+/* ---- sessions that are gone */
+
+static const char anew[] = "The session was gone before the command began; it is started anew";
+
+/* A warning of it, for the command and the runner. */
+static void expect_anew(const struct place *place, const struct t_run *run, bool wanted)
+{
+	const struct t_log *log = t_logs_find(&run->logs, 0, anew);
+
+	ck_assert_msg(t_logs_count(&run->logs, anew) == wanted, "%s", t_run_story(run));
+	if (!wanted)
+		return;
+	ck_assert_int_eq(log->level, AGENTD_LOG_WARN);
+	ck_assert_str_eq(t_log_field(log, "session_id"), A);
+	ck_assert_uint_gt(t_logs_count(&place->world->logs, anew), 0);
+}
+
+/* As the host sees it: the only one of the helper's children with this number of its own. */
+static pid_t first_of_session(const struct place *place)
+{
+	pid_t pids[8], found = 0;
+	size_t count = t_children(t_world_helper(place->world), pids, T_COUNT(pids));
+
+	ck_assert_uint_le(count, T_COUNT(pids));
+	for (size_t i = 0; i < count; i++) {
+		char *path = t_format("/proc/%d/status", (int)pids[i]);
+		char *status = t_read_file(path, NULL);
+		const char *numbers = status ? strstr(status, "\nNSpid:") : NULL;
+		const char *end = numbers ? strchr(numbers + 1, '\n') : NULL;
+
+		if (end && strncmp(end - 2, "\t1", 2) == 0) {
+			ck_assert_int_eq(found, 0);
+			found = pids[i];
+		}
+		free(status);
+		free(path);
+	}
+	ck_assert_int_gt(found, 0);
+	return found;
+}
+
+static void stop_tree(pid_t pid)
+{
+	pid_t pids[8];
+	size_t count;
+
+	ck_assert_int_eq(kill(pid, SIGSTOP), 0);
+	count = t_children(pid, pids, T_COUNT(pids));
+	for (size_t i = 0; i < count && i < T_COUNT(pids); i++)
+		stop_tree(pids[i]);
+}
+
+/* The helper hears of the death and of the commands at once, in this order. */
+START_TEST(dies_unnoticed)
+{
+	struct place place = open_place("");
+	pid_t helper, first;
+	struct t_run runs[2];
+
+	expect(&place, A, "echo kept >file", "");
+	helper = t_world_helper(place.world);
+	first = first_of_session(&place);
+	ck_assert_int_eq(kill(helper, SIGSTOP), 0);
+	ck_assert_int_eq(kill(first, SIGKILL), 0);
+	while (t_process_state(first) != 'Z')
+		t_sleep_ms(1);
+	start_in(&runs[0], &place, A, "echo 0 >>order", 20000);
+	start_in(&runs[1], &place, A, "echo 1 >>order", 20000);
+	t_world_loop(place.world, 100, &runs[0].finished);
+	ck_assert_int_eq(runs[0].finished, 0);
+	ck_assert_int_eq(kill(helper, SIGCONT), 0);
+	for (size_t i = 0; i < T_COUNT(runs); i++) {
+		t_run_wait(&runs[i]);
+		t_expect_status(&runs[i], AGENTD_STATUS_OK);
+		expect_session(&runs[i], true);
+		expect_anew(&place, &runs[i], i == 0);
+		end_of(&runs[i]);
+	}
+	ck_assert_uint_eq(t_logs_count(&place.world->logs, "A session died"), 1);
+	/* It has not lost its place in the line. */
+	expect(&place, A, "cat file order", "kept\n0\n1\n");
+	close_place(&place);
+}
+END_TEST
+
+/* What has been sent, but not been read by anybody, has not begun either. */
+START_TEST(dies_with_a_request_unread)
+{
+	struct place place = open_place("");
+	struct t_run run;
+	pid_t first;
+
+	expect(&place, A, "echo kept >file", "");
+	/* By now the next one waits. */
+	t_world_loop(place.world, t_slack(100), NULL);
+	first = first_of_session(&place);
+	stop_tree(first);
+	start_in(&run, &place, A, "echo x >>marker; cat file marker", 20000);
+	t_world_loop(place.world, 200, &run.started);
+	ck_assert_int_eq(run.started, 0);
+	ck_assert_int_eq(kill(first, SIGKILL), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	t_expect_out(&run, AGENTD_STDOUT, "kept\nx\n");
+	expect_session(&run, true);
+	expect_anew(&place, &run, true);
+	end_of(&run);
+	close_place(&place);
+}
+END_TEST
+
+/* What has begun is lost with its session, and does not run twice. */
+START_TEST(dies_under_a_command)
+{
+	struct place place = open_place("");
+	struct t_run run;
+	pid_t first;
+
+	expect(&place, A, "echo kept >file", "");
+	first = first_of_session(&place);
+	start_in(&run, &place, A, "echo x >>marker; echo begun; sleep 1000", 20000);
+	while (run.out_len[AGENTD_STDOUT] == 0)
+		t_world_loop(place.world, 1, NULL);
+	ck_assert_int_eq(kill(first, SIGKILL), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_ERROR);
+	t_expect_cause(&run, AGENTD_CAUSE_BACKEND_LOST);
+	expect_anew(&place, &run, false);
+	end_of(&run);
+	expect(&place, A, "cat file marker", "kept\nx\n");
+	close_place(&place);
+}
+END_TEST
+
+/* Nor if nobody has told of its start: its process has read the request, and runs. */
+START_TEST(dies_before_the_start_is_told)
+{
+	struct place place = open_place("");
+	char *marker = t_format("%s/%s/volume/marker", place.root, A);
+	pid_t first, supervisor;
+	struct t_run run;
+
+	expect(&place, A, "echo kept >file", "");
+	first = first_of_session(&place);
+	/* By now the next one waits, and so does its command's process. */
+	t_world_loop(place.world, t_slack(100), NULL);
+	ck_assert_uint_eq(t_children(first, &supervisor, 1), 1);
+	ck_assert_int_eq(kill(supervisor, SIGSTOP), 0);
+	start_in(&run, &place, A, "echo x >>marker; sleep 1000", 20000);
+	while (access(marker, F_OK) < 0)
+		t_world_loop(place.world, 1, NULL);
+	ck_assert_int_eq(run.started, 0);
+	ck_assert_int_eq(kill(first, SIGKILL), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_ERROR);
+	expect_anew(&place, &run, false);
+	end_of(&run);
+	expect(&place, A, "sleep 0.1; cat file marker", "kept\nx\n");
+	free(marker);
+	close_place(&place);
+}
+END_TEST
+
+/* Killed before the command or under it: that has run once, or not at all and says so. */
+START_TEST(dies_at_any_moment)
+{
+	const unsigned int moments = t_is_small() ? 20 : 80;
+	struct place place = open_place("");
+	unsigned int well = 0;
+
+	for (unsigned int moment = 0; moment < moments; moment++) {
+		char *mark = t_format("echo %u >>marker; sleep 0.001", moment);
+		char *count = t_format("grep -cx %u marker || true", moment);
+		struct t_run run, look;
+		uint64_t until;
+		pid_t first;
+
+		expect(&place, A, "echo x >>marker", "");
+		t_world_loop(place.world, moment % 2, NULL);
+		first = first_of_session(&place);
+		if (moment % 4 < 2)
+			ck_assert_int_eq(kill(first, SIGKILL), 0);
+		start_in(&run, &place, A, mark, 20000);
+		until = t_now() + moment * UINT64_C(40000);
+		while (t_now() < until)
+			event_base_loop(place.world->base, EVLOOP_NONBLOCK);
+		if (moment % 4 >= 2)
+			(void)kill(first, SIGKILL);
+		t_run_wait(&run);
+		/* Who looks is not to be the next to be killed. */
+		while (t_process_state(first) && t_process_state(first) != 'Z')
+			t_sleep_ms(1);
+		run_in(&look, &place, A, count);
+		t_expect_status(&look, AGENTD_STATUS_OK);
+		if (agentd_result_status(run.result) == AGENTD_STATUS_OK ||
+		    look.out[AGENTD_STDOUT][0] != '0')
+			t_expect_out(&look, AGENTD_STDOUT, "1\n");
+		well += agentd_result_status(run.result) == AGENTD_STATUS_OK;
+		end_of(&look);
+		end_of(&run);
+		free(count);
+		free(mark);
+	}
+	ck_assert_uint_gt(well, moments / 4);
+	close_place(&place);
+}
+END_TEST
+
+struct gone {
+	struct test_gone gone;
+	bool runs, anew;
+	int cause;
+};
+
+/* What a backend of a third party says. */
+START_TEST(says_it_is_gone)
+{
+	static const struct gone cases[] = {
+		{ { 1, false, false, AGENTD_ERR_BACKEND }, true, true, AGENTD_CAUSE_EXITED },
+		{ { 1, true, false, AGENTD_ERR_BACKEND }, true, true, AGENTD_CAUSE_EXITED },
+		{ { 2, false, false, AGENTD_ERR_BACKEND }, false, true, AGENTD_CAUSE_SPAWN },
+		{ { 2, true, false, AGENTD_ERR_BACKEND }, false, true, AGENTD_CAUSE_SPAWN },
+		{ { 1, true, true, AGENTD_ERR_BACKEND }, false, false, AGENTD_CAUSE_BACKEND_LOST },
+		{ { 1, false, false, AGENTD_ERR_SYSTEM }, false, false, AGENTD_CAUSE_SPAWN },
+		{ { 1, true, false, AGENTD_ERR_SYSTEM }, false, false, AGENTD_CAUSE_SPAWN },
+	};
+	struct place place = open_place("");
+
+	expect(&place, A, "echo 0 >marker", "");
+	for (size_t i = 0; i < T_COUNT(cases); i++) {
+		struct t_run run;
+
+		test_gone = cases[i].gone;
+		run_in(&run, &place, A, "echo x >>marker");
+		t_expect_cause(&run, cases[i].cause);
+		expect_anew(&place, &run, cases[i].anew);
+		if (!cases[i].runs)
+			ck_assert_int_eq(agentd_error_code(agentd_result_error(run.result)),
+					 cases[i].gone.code);
+		ck_assert_uint_eq(test_gone.times, 0);
+		expect_session(&run, true);
+		end_of(&run);
+		expect(&place, A, "grep -c x marker; echo 0 >marker",
+		       cases[i].runs ? "1\n" : "0\n");
+	}
+	close_place(&place);
+}
+END_TEST
+
+static int32_t cancel_it(struct t_run *run, const agentd_log_record *record)
+{
+	if (strcmp(agentd_log_record_message(record), anew) == 0)
+		ck_assert_int_eq(agentd_exec_cancel(run->exec), 0);
+	return 0;
+}
+
+static int32_t refuse_it(struct t_run *run, const agentd_log_record *record)
+{
+	(void)run;
+	return strcmp(agentd_log_record_message(record), anew) == 0 ? -1 : 0;
+}
+
+/* Whoever hears of it may stop the command: then it does not begin. */
+START_TEST(gone_and_stopped)
+{
+	struct place place = open_place("");
+
+	expect(&place, A, "echo 0 >marker", "");
+	for (int i = 0; i < 4; i++) {
+		struct t_run run;
+
+		test_gone = (struct test_gone){ 1, i / 2, false, AGENTD_ERR_BACKEND };
+		prepare_in(&run, &place, A);
+		run.on_log = i % 2 ? refuse_it : cancel_it;
+		ck_assert_int_eq(t_run_start(&run, "echo x >>marker", 20000), 0);
+		t_run_wait(&run);
+		t_expect_cause(&run, i % 2 ? AGENTD_CAUSE_SINK : AGENTD_CAUSE_CANCELED);
+		end_of(&run);
+		expect(&place, A, "grep -c x marker || true", "0\n");
+	}
+	close_place(&place);
+}
+END_TEST
+
 /* ---- the pool */
 
 START_TEST(first_come_first_served)
@@ -2090,9 +2374,9 @@ int main(int argc, char **argv)
 	      *networks = t_case("networks", 120),
 	      *damages = t_case("damages", getenv("AGENTD_TEST_FULL") ? 900 : 300),
 	      *hosts = t_case("hosts", 120), *disks = t_case("disks", 240),
-	      *spares = t_case("spares", 240);
+	      *spares = t_case("spares", 240), *gone = t_case("gone", 120);
 	TCase *cases[] = { sessions, pool,    maintenance, networks, hosts,
-			   killed,   damages, disks,       spares };
+			   killed,   damages, disks,       spares,   gone };
 	enum { WELL = 5 }; /* of the cases, in which nothing is broken */
 	const char *half = argc > 2 ? argv[2] : "";
 
@@ -2130,6 +2414,14 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, protected_names);
 		tcase_add_test(sessions, waiting_process_is_killed);
 		tcase_add_test(sessions, supervisor_is_killed);
+		tcase_add_test(gone, dies_unnoticed);
+		tcase_add_test(gone, dies_with_a_request_unread);
+		tcase_add_test(gone, dies_under_a_command);
+		tcase_add_test(gone, dies_before_the_start_is_told);
+		tcase_add_test(gone, dies_at_any_moment);
+	} else if (!in_machine()) {
+		tcase_add_test(gone, says_it_is_gone);
+		tcase_add_test(gone, gone_and_stopped);
 	}
 	if (in_machine() && all_cases()) {
 		tcase_add_test(spares, spares_and_capacity);

@@ -22,41 +22,13 @@ static struct t_world *sandbox_world(uint32_t prewarm)
 		&(struct t_world_opts){ .backend = "sandbox", .sandbox_prewarm = prewarm });
 }
 
-/* Children of the helper: zygotes, and the first processes of commands. */
-static size_t children(pid_t helper, pid_t *ret, size_t max)
-{
-	DIR *dir = opendir("/proc");
-	struct dirent *entry;
-	size_t count = 0;
-
-	while ((entry = readdir(dir))) {
-		char *path, *stat, *end;
-		int parent = 0;
-
-		if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
-			continue;
-		path = t_format("/proc/%s/stat", entry->d_name);
-		stat = t_read_file(path, NULL);
-		end = stat ? strrchr(stat, ')') : NULL;
-		if (end && sscanf(end, ") %*c %d", &parent) == 1 && parent == helper) {
-			if (count < max)
-				ret[count] = atoi(entry->d_name);
-			count++;
-		}
-		free(stat);
-		free(path);
-	}
-	closedir(dir);
-	return count;
-}
-
-/* Until the helper has so many of them. */
+/* Zygotes, and the first processes of commands: until the helper has so many of them. */
 static void expect_children(struct t_world *world, size_t want, pid_t *ret, size_t max)
 {
 	uint64_t deadline = t_now() + T_MS(t_slack(5000));
 	size_t count;
 
-	while ((count = children(t_world_helper(world), ret, max)) != want && t_now() < deadline)
+	while ((count = t_children(t_world_helper(world), ret, max)) != want && t_now() < deadline)
 		t_world_loop(world, 10, NULL);
 	ck_assert_uint_eq(count, want);
 }
@@ -121,11 +93,11 @@ START_TEST(zygote_is_killed_early)
 			t_run_init(&runs[i], world);
 			ck_assert_int_eq(t_run_start(&runs[i], "echo alive", 20000), 0);
 		}
-		while (children(t_world_helper(world), found, T_COUNT(found)) == 0 &&
+		while (t_children(t_world_helper(world), found, T_COUNT(found)) == 0 &&
 		       t_now() < deadline)
 			t_world_loop(world, 0, NULL);
 		usleep(moment * 500);
-		ck_assert_uint_gt(children(t_world_helper(world), found, T_COUNT(found)), 0);
+		ck_assert_uint_gt(t_children(t_world_helper(world), found, T_COUNT(found)), 0);
 		ck_assert_int_eq(kill(found[0], SIGKILL), 0);
 		for (size_t i = 0; i < T_COUNT(runs); i++) {
 			t_run_wait(&runs[i]);

@@ -77,6 +77,10 @@ void t_fds_expect_same(const struct t_fds *before, const char *when);
 /* Living processes other than this one that carry tag in their environment or
  * arguments, or are called name; either may be NULL. */
 size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, size_t max);
+/* 'S' sleeps, 'Z' is a zombie (proc_pid_stat(5)); 0: there is none. */
+char t_process_state(pid_t pid);
+/* All there are, zombies too. */
+size_t t_children(pid_t parent, pid_t *ret_pids, size_t max);
 /* How many control groups agentd-<pid>-<number> are there? *ret is the path of one, to be
  * freed, or NULL. */
 size_t t_find_cgroups(const pid_t *pids, size_t count, char **ret);

@@ -370,19 +370,22 @@ static bool is_called(const char *pid, const char *name)
 	return same;
 }
 
-static bool is_zombie(const char *pid)
+char t_process_state(pid_t pid)
 {
-	char path[64];
-	char *stat;
-	const char *tail;
-	bool dead;
+	char *path = t_format("/proc/%d/stat", (int)pid), *stat = t_read_file(path, NULL);
+	const char *tail = stat ? strrchr(stat, ')') : NULL;
+	char state = tail && tail[1] ? tail[2] : '\0';
 
-	snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
-	stat = t_read_file(path, NULL);
-	tail = stat ? strrchr(stat, ')') : NULL;
-	dead = !tail || tail[1] == '\0' || tail[2] == 'Z' || tail[2] == 'X';
 	free(stat);
-	return dead;
+	free(path);
+	return state;
+}
+
+static bool is_zombie(pid_t pid)
+{
+	char state = t_process_state(pid);
+
+	return !state || state == 'Z' || state == 'X';
 }
 
 size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, size_t max)
@@ -402,11 +405,39 @@ size_t t_count_processes(const char *tag, const char *name, pid_t *ret_pids, siz
 		    !(name && is_called(entry->d_name, name)))
 			continue;
 		/* Whose parent is not us is not ours to reap. */
-		if (is_zombie(entry->d_name))
+		if (is_zombie(pid))
 			continue;
 		if (count < max)
 			ret_pids[count] = pid;
 		count++;
+	}
+	closedir(proc);
+	return count;
+}
+
+size_t t_children(pid_t parent, pid_t *ret_pids, size_t max)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	size_t count = 0;
+
+	T_CHECK(proc, "/proc: %s", strerror(errno));
+	while ((entry = readdir(proc))) {
+		char *path, *stat, *end;
+		int its = 0;
+
+		if (atoi(entry->d_name) <= 0)
+			continue;
+		path = t_format("/proc/%s/stat", entry->d_name);
+		stat = t_read_file(path, NULL);
+		end = stat ? strrchr(stat, ')') : NULL;
+		if (end && sscanf(end, ") %*c %d", &its) == 1 && its == parent) {
+			if (count < max)
+				ret_pids[count] = atoi(entry->d_name);
+			count++;
+		}
+		free(stat);
+		free(path);
 	}
 	closedir(proc);
 	return count;

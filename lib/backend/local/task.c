@@ -14,6 +14,7 @@
 
 #include "loop/loop.h"
 #include "policy/policy.h"
+#include "proto/helper_msg.h"
 #include "sys/sys.h"
 
 struct local_task {
@@ -132,6 +133,13 @@ static void job_started(struct ad_job *job, int32_t pid, int stdin_fd, int stdou
 		agentd_task_stdin_drained(self->task);
 }
 
+/* The helper says so of a request that nobody has taken, and will. */
+static bool session_is_gone(const struct local_task *self, const struct ad_launch_failure *failure)
+{
+	return agentd_spec_session(self->spec) && failure->stage == AD_STAGE_REQUEST &&
+	       failure->os_errno == ESRCH;
+}
+
 static void job_failed(struct ad_job *job, agentd_error *err,
 		       const struct ad_launch_failure *failure, void *userdata)
 {
@@ -139,8 +147,13 @@ static void job_failed(struct ad_job *job, agentd_error *err,
 
 	(void)job;
 	stdin_close(self);
-	if (failure && self->kind->explain)
+	if (failure && session_is_gone(self, failure)) {
+		agentd_error_unref(err);
+		err = agentd_error_create(AGENTD_ERR_BACKEND, ESRCH,
+					  "the session ended before the command began");
+	} else if (failure && self->kind->explain) {
 		err = self->kind->explain(self->spec, failure, err);
+	}
 	agentd_task_failed(self->task, err);
 }
 
