@@ -228,6 +228,8 @@ bool ad_guest_link_starved(const struct ad_guest_link *link);
  * the next call of any function; *ret_len 0: nothing. Then say how many were sent. */
 const uint8_t *ad_guest_link_peek(struct ad_guest_link *link, size_t *ret_len);
 void ad_guest_link_sent(struct ad_guest_link *link, size_t len);
+/* Is there a message of this type to this task that was not sent whole? */
+bool ad_guest_link_holds(const struct ad_guest_link *link, enum ad_guest_type type, uint32_t id);
 
 /* Send any message but DATA, CREDIT and PONG. False: not allowed now (a task that is
  * over: harmless, it crossed with its end), or broken, or too large. */

@@ -428,6 +428,23 @@ const uint8_t *ad_guest_link_peek(struct ad_guest_link *link, size_t *ret_len)
 	return (const uint8_t *)queue->buf.data + queue->sent;
 }
 
+static bool queue_holds(const struct queue *queue, enum ad_guest_type type, uint32_t id)
+{
+	struct ad_guest_header header;
+
+	for (size_t at = queue->frame; at < queue->buf.len; at += AD_GUEST_HEADER + header.len) {
+		ad_guest_header_decode(&header, (const uint8_t *)queue->buf.data + at);
+		if (header.type == type && header.id == id)
+			return true;
+	}
+	return false;
+}
+
+bool ad_guest_link_holds(const struct ad_guest_link *link, enum ad_guest_type type, uint32_t id)
+{
+	return queue_holds(&link->control, type, id) || queue_holds(&link->data, type, id);
+}
+
 static void tell_writable(struct ad_guest_link *link, const struct ad_guest_place *place,
 			  struct ad_guest_stream_state *state)
 {

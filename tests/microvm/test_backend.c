@@ -1626,6 +1626,8 @@ START_TEST(session_outlives_too_large_a_command)
 }
 END_TEST
 
+static const char anew[] = "The session was gone before the command began; it is started anew";
+
 static const struct fault session_faults[] = {
 	{ "run: die:0\n", SPAWN, AGENTD_ERR_BACKEND, "status 0" },
 	{ "run: started die:0\n", LOST, AGENTD_ERR_BACKEND, "status 0" },
@@ -1661,10 +1663,47 @@ START_TEST(session_fault_in_turn)
 			      t_run_story(&run.run));
 		ck_assert_msg(strstr(error_of(&run), what->text), "\"%s\" wanted: %s", what->text,
 			      t_run_story(&run.run));
+		/* What has been sent to an agent may have begun. */
+		ck_assert_uint_eq(t_logs_count(&run.run.logs, anew), 0);
 		stop_session(pool);
 		expect_over(&run);
 	}
 	agentd_pool_unref(pool);
+}
+END_TEST
+
+/* The machine has died, and the helper cannot tell of it before the next command is there: it
+ * begins in another. */
+START_TEST(session_dies_unnoticed)
+{
+	agentd_pool *pool = add_pool();
+	pid_t helper, pid;
+	struct play run;
+
+	session_play_init(&run, "run: started out:here end exited:0 closed\n");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	ck_assert_uint_eq(t_logs_count(&run.run.logs, anew), 0);
+	helper = t_world_helper(world);
+	/* By then it has nothing of the machine any more. */
+	while (t_process_state(helper) != 'S')
+		t_sleep_ms(1);
+	ck_assert_int_eq(kill(helper, SIGSTOP), 0);
+	ck_assert_uint_eq(t_count_processes(NULL, monitor_name, &pid, 1), 1);
+	ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	while (t_count_processes(NULL, monitor_name, &pid, 1) > 0)
+		t_sleep_ms(1);
+	again(&run);
+	t_world_loop(world, 100, &run.run.finished);
+	ck_assert_int_eq(run.run.finished, 0);
+	ck_assert_int_eq(kill(helper, SIGCONT), 0);
+	expect_in_session(&run);
+	t_expect_out(&run.run, AGENTD_STDOUT, "here");
+	ck_assert_uint_eq(t_logs_count(&run.run.logs, anew), 1);
+	ck_assert_str_eq(t_log_field(t_logs_find(&run.run.logs, 0, anew), "session_id"), ID);
+	stop_session(pool);
+	agentd_pool_unref(pool);
+	expect_over(&run);
 }
 END_TEST
 
@@ -1998,6 +2037,7 @@ static int run_all(void)
 	tcase_add_test(sessions, session_cycles);
 	tcase_add_test(sessions, session_outlives_too_large_a_command);
 	tcase_add_test(sessions, session_fault_in_turn);
+	tcase_add_test(sessions, session_dies_unnoticed);
 	tcase_add_test(sessions, session_hears_of_what_is_over);
 	tcase_add_loop_test(sessions, session_disk_replaced, 0, T_COUNT(disks));
 	tcase_add_test(sessions, session_image_replaced);

@@ -1425,6 +1425,33 @@ START_TEST(control_before_data)
 }
 END_TEST
 
+/* What has left in part has not left. */
+START_TEST(held_until_sent_whole)
+{
+	const struct ad_guest_msg run = { AD_GUEST_RUN, 1,
+					  .u.run = { 0, 1, 1, { 0 }, "/", argv, env } };
+	const struct ad_guest_msg kill = { .type = AD_GUEST_KILL, .id = 1 };
+	struct end host;
+	size_t len, both;
+
+	end_at(&host, HOST, READY);
+	ck_assert(!ad_guest_link_holds(host.link, AD_GUEST_RUN, 1));
+	ck_assert(ad_guest_link_send(host.link, &run));
+	ad_guest_link_peek(host.link, &len);
+	ck_assert(ad_guest_link_send(host.link, &kill));
+	ad_guest_link_peek(host.link, &both);
+	ck_assert_uint_eq(both, len + AD_GUEST_HEADER);
+	ad_guest_link_sent(host.link, len - 1);
+	ck_assert(ad_guest_link_holds(host.link, AD_GUEST_RUN, 1));
+	ck_assert(!ad_guest_link_holds(host.link, AD_GUEST_RUN, 2));
+	ad_guest_link_peek(host.link, &len);
+	ad_guest_link_sent(host.link, 1);
+	ck_assert(!ad_guest_link_holds(host.link, AD_GUEST_RUN, 1));
+	ck_assert(ad_guest_link_holds(host.link, AD_GUEST_KILL, 1));
+	end_free(&host);
+}
+END_TEST
+
 /* Output before STARTED is none, also when the queue is full: nobody waits for room. */
 START_TEST(no_output_before_started)
 {
@@ -1872,6 +1899,7 @@ int main(void)
 	tcase_add_test(tc, windows);
 	tcase_add_test(tc, flood);
 	tcase_add_test(tc, control_before_data);
+	tcase_add_test(tc, held_until_sent_whole);
 	tcase_add_test(tc, no_output_before_started);
 	tcase_add_test(tc, streams_take_turns);
 	tcase_add_test(tc, random_bytes);

@@ -905,6 +905,11 @@ bool machine_send(struct machine *machine, const struct ad_guest_msg *msg)
 	return sent;
 }
 
+bool machine_holds(const struct machine *machine, enum ad_guest_type type, uint32_t id)
+{
+	return ad_guest_link_holds(machine->link, type, id);
+}
+
 size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
 		    const uint8_t *data, size_t len)
 {

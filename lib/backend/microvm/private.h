@@ -146,6 +146,7 @@ const struct ad_buf *machine_hello(const struct machine *machine);
 bool machine_is_up(const struct machine *machine);
 /* As of a link. */
 bool machine_send(struct machine *machine, const struct ad_guest_msg *msg);
+bool machine_holds(const struct machine *machine, enum ad_guest_type type, uint32_t id);
 size_t machine_data(struct machine *machine, uint32_t id, enum ad_guest_stream stream,
 		    const uint8_t *data, size_t len);
 void machine_taken(struct machine *machine, uint32_t id, enum ad_guest_stream stream, size_t len);

@@ -634,8 +634,19 @@ static void lost(struct vm_task *self, agentd_error *err)
 
 void task_lost(struct vm_task *self, const agentd_error *err)
 {
+	/* What was not sent whole is no command. */
+	bool begun = self->phase >= STARTING &&
+		     !machine_holds(self->machine, AD_GUEST_RUN, self->run_id);
+	ad_autobuf struct ad_buf text = { 0 };
+
 	self->closed = true;
-	lost(self, agentd_error_ref((agentd_error *)(uintptr_t)err));
+	if (begun) {
+		lost(self, agentd_error_ref((agentd_error *)(uintptr_t)err));
+		return;
+	}
+	ad_buf_printf(&text, "the session's machine ended before the command began: %s",
+		      agentd_error_message(err));
+	lost(self, agentd_error_create(AGENTD_ERR_BACKEND, ESRCH, text.data));
 }
 
 static void on_died(struct machine *machine, agentd_error *err, void *userdata)
