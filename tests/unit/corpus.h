@@ -7,7 +7,6 @@
 #include <time.h>
 
 #include "unit.h"
-#include "util/util.h"
 
 /* The text of case `name`, of *ret_len bytes, to be freed. */
 static inline char *corpus_file(const char *name, size_t *ret_len)
@@ -27,36 +26,30 @@ static inline char *corpus_file(const char *name, size_t *ret_len)
 	return ad_buf_steal(&buf);
 }
 
-static inline void corpus_repeat(struct ad_buf *buf, const char *text, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		ad_buf_puts(buf, text);
-}
-
 static inline char *corpus_text(const char *name, size_t *ret_len)
 {
 	struct ad_buf buf = { 0 };
 
 	if (strcmp(name, "09_deep_array") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true\",\"x\":");
-		corpus_repeat(&buf, "[", 200000);
-		corpus_repeat(&buf, "]", 200000);
+		unit_repeat(&buf, "[", 200000);
+		unit_repeat(&buf, "]", 200000);
 	} else if (strcmp(name, "10_deep_object") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true\",\"x\":");
-		corpus_repeat(&buf, "{\"a\":", 100000);
+		unit_repeat(&buf, "{\"a\":", 100000);
 		ad_buf_puts(&buf, "1");
-		corpus_repeat(&buf, "}", 100000);
+		unit_repeat(&buf, "}", 100000);
 	} else if (strcmp(name, "11_command_5mib") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true ");
-		corpus_repeat(&buf, "x", 5 << 20);
+		unit_repeat(&buf, "x", 5 << 20);
 		ad_buf_puts(&buf, "\"");
 	} else if (strcmp(name, "53_key_1mib") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true\",\"");
-		corpus_repeat(&buf, "k", 1 << 20);
+		unit_repeat(&buf, "k", 1 << 20);
 		ad_buf_puts(&buf, "\":1");
 	} else if (strcmp(name, "53_key_short_of_1mib") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true\",\"");
-		corpus_repeat(&buf, "k", 1000000);
+		unit_repeat(&buf, "k", 1000000);
 		ad_buf_puts(&buf, "\":1");
 	} else if (strcmp(name, "54_keys_100000") == 0) {
 		ad_buf_puts(&buf, "{\"command\":\"true\"");

@@ -427,8 +427,7 @@ static char *repeat(const char *head, const char *unit, size_t bytes, const char
 	struct ad_buf buf = { 0 };
 
 	ad_buf_puts(&buf, head);
-	while (buf.len < bytes)
-		ad_buf_puts(&buf, unit);
+	unit_repeat(&buf, unit, (bytes - buf.len + strlen(unit) - 1) / strlen(unit));
 	ad_buf_puts(&buf, tail);
 	return ad_buf_steal(&buf);
 }

@@ -13,6 +13,8 @@
 
 #include <agentd/error.h>
 
+#include "util/util.h"
+
 /* The call, which puts its error in `refused`, fails with this code, at this pointer,
  * and says this among others. */
 #define ck_refused(call, want_code, want_pointer, want_text)                                       \
@@ -29,6 +31,20 @@
 		ck_assert_str_eq(agentd_error_pointer(refused), want_pointer);                     \
 		agentd_error_unref(refused);                                                       \
 	} while (0)
+
+/* text, count times. In blocks: under valgrind a call for each byte takes longer than what is
+ * tested with it. */
+static inline void unit_repeat(struct ad_buf *buf, const char *text, size_t count)
+{
+	char block[4096];
+	const size_t len = strlen(text), fit = sizeof(block) / len;
+
+	for (size_t i = 0; i < fit; i++)
+		memcpy(block + i * len, text, len);
+	for (; count > fit; count -= fit)
+		ad_buf_append(buf, block, fit * len);
+	ad_buf_append(buf, block, count * len);
+}
 
 /* Sanitizers and valgrind change what memory and time a call takes. */
 static inline bool unit_instrumented(void)
