@@ -119,6 +119,14 @@ tap.check(
 )
 with open(path("image/vmlinux"), "rb") as file:
     tap.check(file.read() == KERNEL, "the kernel is unpacked")
+small = [name for name in made["files"] if name != "volume.ext4"]
+sums = subprocess.run(["sha256sum", *small], capture_output=True, text=True, check=True, cwd=path("image"))
+tap.check(
+    {name: made["files"][name]["sha256"] for name in small}
+    == {name: digest for digest, name in map(str.split, sums.stdout.splitlines())},
+    "image.json has their SHA-256",
+    sums.stdout.splitlines(),
+)
 tap.check(made["kernel"]["release"] == RELEASE and made["protocol"] == 2, "image.json says what it is")
 names = made["kernel"]["modules"]
 tap.check(
