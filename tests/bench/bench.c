@@ -541,7 +541,13 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 	struct bench_runner *runner = userdata;
 
 	runner->finished++;
-	runner->ok += agentd_result_status(result) == AGENTD_STATUS_OK;
+	if (agentd_result_status(result) == AGENTD_STATUS_OK)
+		runner->ok++;
+	else
+		snprintf(runner->wrong, sizeof(runner->wrong), "a command ended as %s/%s %s",
+			 agentd_status_name(agentd_result_status(result)),
+			 agentd_cause_name(agentd_result_cause(result)),
+			 agentd_error_message(agentd_result_error(result)));
 	agentd_exec_unref(exec);
 	if (runner->to_start > 0) {
 		runner->to_start--;

@@ -119,6 +119,7 @@ struct bench_runner {
 	agentd_sink *sink;
 	unsigned int to_start; /* one more whenever one has finished */
 	unsigned int started, finished, ok;
+	char wrong[200]; /* what the last one was that is not ok; empty: none */
 	uint64_t bytes;
 };
 
