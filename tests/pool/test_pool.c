@@ -612,7 +612,8 @@ START_TEST(dies_unnoticed)
 		expect_anew(&place, &runs[i], i == 0);
 		end_of(&runs[i]);
 	}
-	ck_assert_uint_eq(t_logs_count(&place.world->logs, "A session died"), 1);
+	/* None, if the command's failure is heard of first, for which it is stopped. */
+	ck_assert_uint_le(t_logs_count(&place.world->logs, "A session died"), 1);
 	/* It has not lost its place in the line. */
 	expect(&place, A, "cat file order", "kept\n0\n1\n");
 	close_place(&place);
