@@ -436,7 +436,10 @@ START_TEST(orphans_are_reaped)
 	t_run_wait(&run);
 	t_expect_status(&run, AGENTD_STATUS_OK);
 	t_expect_out(&run, AGENTD_STDOUT, "cycles 400\n");
-	ck_assert_uint_eq(run.total[AGENTD_STDERR], 0);
+	/* Bash tries again where a busy machine has kept us from reaping in time, and says so. What
+	 * it gives up is another matter. */
+	ck_assert_msg(!strstr((const char *)run.out[AGENTD_STDERR], "fork: Resource"), "%s",
+		      t_run_story(&run));
 	t_run_free(&run);
 	t_world_free(world);
 }
