@@ -62,8 +62,8 @@ typedef void (*agentd_probe_fn)(agentd_probe *probe, const agentd_error *err, vo
 
 /** Look at this machine: less than a second (0.8 s measured where a fork(2) takes
  *  1.3 ms), 3 s where limits do not hold; at most 30 s. Runs commands of this library's own
- *  helper in a private directory of /tmp, which is removed. On failure fn is never called, on success it is once; with
- *  opts->event_base NULL before this returns. opts may be NULL.
+ *  helper in a private directory of /tmp, which is removed. On failure fn is never called, on
+ *  success it is once; with opts->event_base NULL before this returns. opts may be NULL.
  *
  *  Errors: INVALID, ABI, NOTFOUND (helper), SYSTEM, NOMEM. */
 AGENTD_API int agentd_probe_start(const struct agentd_probe_opts *opts, agentd_probe_fn fn,
