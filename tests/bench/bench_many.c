@@ -271,6 +271,12 @@ struct many {
 	char why[200]; /* they did not all wait */
 };
 
+static void until_started(struct bench_runner *runner, unsigned int count, uint64_t until)
+{
+	while (runner->started < count && runner->finished == 1 && bench_now_ns() < until)
+		event_base_loop(runner->base, EVLOOP_ONCE);
+}
+
 static void many_commands(const char *backend, unsigned int many, uint32_t flags, struct many *ret)
 {
 	uint64_t before, with, helper, helper_with, begin, launched, done;
@@ -285,13 +291,10 @@ static void many_commands(const char *backend, unsigned int many, uint32_t flags
 	begin = bench_now_ns();
 	for (unsigned int i = 0; i < many; i++) {
 		bench_runner_start(&runner, flags);
-		while (i + 1 >= runner.started - 1 + STARTING_MAX && runner.finished == 1 &&
-		       bench_now_ns() - begin < LAUNCH_MAX_NS)
-			event_base_loop(runner.base, EVLOOP_ONCE);
+		if (i >= STARTING_MAX)
+			until_started(&runner, 1 + i - STARTING_MAX, begin + LAUNCH_MAX_NS);
 	}
-	while (runner.started < 1 + many && runner.finished == 1 &&
-	       bench_now_ns() - begin < LAUNCH_MAX_NS)
-		event_base_loop(runner.base, EVLOOP_ONCE);
+	until_started(&runner, 1 + many, begin + LAUNCH_MAX_NS);
 	launched = bench_now_ns();
 	with = private_bytes("/proc/self/smaps_rollup");
 	helper_with = helper_bytes();
