@@ -212,6 +212,7 @@ struct slot {
 	_Atomic uint32_t limit_wanted;   /* 1 + enum ad_msg_limit that was exceeded */
 	_Atomic uint32_t kill_wanted;
 	_Atomic uint32_t kill_seen;     /* the order to kill has arrived */
+	_Atomic uint32_t command_waits; /* of a session: for a supervisor */
 	_Atomic uint32_t over;          /* all there is to report was reported */
 	_Atomic uint64_t io_reaped;     /* written by what it reaped */
 	struct cgroup_counters counted; /* valid after SUPERVISOR_DONE */

@@ -862,6 +862,13 @@ static void start_in_supervisor(struct job *job, const struct ad_msg_spawn *spaw
 	job_free(job, true);
 }
 
+/* It makes its next supervisor when it has time. */
+static void hurry_session(const struct job *session)
+{
+	atomic_store(&h.shared.slots[session->slot].command_waits, 1);
+	ring(session);
+}
+
 static void start_in_session(struct job *job, const struct ad_msg_spawn *spawn,
 			     struct ad_sys_msg *from, bool memory_file)
 {
@@ -881,6 +888,8 @@ static void start_in_session(struct job *job, const struct ad_msg_spawn *spawn,
 		}
 		if (!wait_for_template(job, from, memory_file))
 			error = ENOMEM;
+		else
+			hurry_session(session);
 	}
 	if (error) {
 		send_failed(job->id, AD_STAGE_REQUEST, error, "");
@@ -1044,16 +1053,25 @@ static void resume_all(void)
 /* ---- what happens in sessions */
 
 /* Whoever waited longest. */
-static void resume_in(const struct job *session)
+static struct job *first_waiting_in(const struct job *session)
 {
 	for (struct ad_list *node = h.all.next; node != &h.all; node = node->next) {
 		struct job *job = AD_CONTAINER_OF(node, struct job, all);
 
-		if (job->waiting && job->in == session) {
-			resume(job);
-			return;
-		}
+		if (job->waiting && job->in == session)
+			return job;
 	}
+	return NULL;
+}
+
+static void resume_in(const struct job *session)
+{
+	struct job *job = first_waiting_in(session);
+
+	if (job)
+		resume(job);
+	if (job && first_waiting_in(session))
+		hurry_session(session);
 }
 
 static void session_started(struct job *job)

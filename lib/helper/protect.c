@@ -345,6 +345,22 @@ bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 	return ok;
 }
 
+void protect_rehearse(const struct sandbox *sandbox)
+{
+	const struct ad_profile *profile = &sandbox->spec->profile;
+	struct protection protection = { 0 };
+	struct fault fault;
+	struct guard guard = { .protection = &protection, .fault = &fault };
+
+	for (size_t i = 0; writable_root(sandbox, i, &guard.root); i++) {
+		for (size_t j = 0; guard.root && j < profile->name_count; j++)
+			add_late(&guard, profile->names[j], NULL);
+	}
+	for (size_t i = 0; i < protection.count; i++)
+		free(protection.late[i].name);
+	free(protection.late);
+}
+
 /* ---- afterwards */
 
 static bool same_link(int dir, const char *name, const char *link)
@@ -416,8 +432,8 @@ static bool set_right(int root, const struct late *late)
 	return right;
 }
 
-void protect_end(struct protection *protection, void (*told)(const char *path, void *userdata),
-		 void *userdata)
+void protect_end(const struct protection *protection,
+		 void (*told)(const char *path, void *userdata), void *userdata)
 {
 	const char *open_root = NULL;
 	int root = -1;
@@ -437,11 +453,7 @@ void protect_end(struct protection *protection, void (*told)(const char *path, v
 			snprintf(path, sizeof(path), "%s/%s", late->root, late->name);
 			told(path, userdata);
 		}
-		free(late->name);
-		free(late->link);
 	}
 	if (root >= 0)
 		close(root);
-	free(protection->late);
-	*protection = (struct protection){ 0 };
 }

@@ -227,6 +227,7 @@ static const struct request_content *stand_by(const struct reaper *reaper, struc
 
 	if (!put_up_rules(reaper->sandbox, job, true, &fault) || !supervise_stand_by(job, &standby))
 		return NULL;
+	protect_rehearse(reaper->sandbox);
 	return request_ready(sock) ? request_wait(sock, job, reaper->shared) : NULL;
 }
 

@@ -118,10 +118,12 @@ struct protection {
 /* Before the command: what is there is made read-only, with mounts in our namespace. */
 bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		   struct fault *fault);
+/* Ahead of that: nothing but that the memory it will take is at hand. */
+void protect_rehearse(const struct sandbox *sandbox);
 /* When nothing of it is alive: what has appeared is moved aside, and told is called with
- * its path. */
-void protect_end(struct protection *protection, void (*told)(const char *path, void *userdata),
-		 void *userdata);
+ * its path. Who calls this is about to end, and nothing is freed. */
+void protect_end(const struct protection *protection,
+		 void (*told)(const char *path, void *userdata), void *userdata);
 
 /* ---- landlock.c */
 
@@ -279,6 +281,10 @@ void warm_close_ours(void);
 void warm_want(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
 	       size_t wanted);
 /* Of one that waits: everything is the caller's now. */
+/* A command came at `asked` and another one comes now, which is noted there: when is what waits
+ * for the next to be made? */
+uint64_t warm_due(uint64_t *asked);
+
 struct warm_one {
 	pid_t pid;
 	int sock; /* it waits for its request there */

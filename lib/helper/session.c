@@ -33,8 +33,9 @@ struct session {
 	int sock;     /* requests */
 	int taken[2]; /* a byte from each supervisor whose command has started */
 	int signal_fd;
-	pid_t waiting; /* the supervisor that has no command yet */
-	int network;   /* listening socket that the first of them hands over, or -1 */
+	pid_t waiting;          /* the supervisor that has no command yet; 0: there is none */
+	uint64_t taken_at, due; /* when the last one got one, and when the next is to be made */
+	int network;            /* listening socket that the first of them hands over, or -1 */
 	bool stopping;
 };
 
@@ -98,7 +99,7 @@ static bool add_supervisor(struct session *session)
 
 /* ---- pid 1 */
 
-/* The supervisor that waited has a command now: there is to be another one. */
+/* The supervisor that waited has a command now. */
 static void hear_of_taken(struct session *session)
 {
 	char byte;
@@ -106,8 +107,22 @@ static void hear_of_taken(struct session *session)
 	if (read(session->taken[0], &byte, 1) != 1)
 		return;
 	session->waiting = 0;
-	if (!session->stopping && !add_supervisor(session))
+	session->due = warm_due(&session->taken_at);
+}
+
+/* There is to be another one: in how many milliseconds? -1: there is, or it is too late. */
+static int keep_one(struct session *session)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	if (session->waiting > 0 || session->stopping)
+		return -1;
+	if (session->due > now && !atomic_load(&session->job->slot->command_waits))
+		return (int)((session->due - now + MS - 1) / MS);
+	atomic_store(&session->job->slot->command_waits, 0);
+	if (!add_supervisor(session))
 		_exit(SUPERVISOR_LOST);
+	return -1;
 }
 
 /* Supervisors and orphans. False: none is left. */
@@ -185,7 +200,7 @@ static _Noreturn void live(struct session *session)
 			{ .fd = session->taken[0], .events = POLLIN },
 		};
 
-		if (poll(fds, AD_COUNT(fds), -1) < 0)
+		if (poll(fds, AD_COUNT(fds), keep_one(session)) < 0)
 			continue;
 		if (fds[1].revents)
 			end(session);

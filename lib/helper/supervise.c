@@ -31,7 +31,11 @@ static const uint64_t give_up_ns = 5000 * MS;
 static const uint64_t pause_min_ns = 1 * MS, pause_max_ns = 50 * MS;
 static const uint64_t patience_ns = 1000 * MS;
 
-enum { BLOCK_SIZE = 512 }; /* of ru_oublock, whatever the file system's are */
+enum {
+	BLOCK_SIZE = 512, /* of ru_oublock, whatever the file system's are */
+	/* A few paths in a row. */
+	STACK_USED = 6 * 4096
+};
 
 struct state {
 	const struct supervise *job;
@@ -179,8 +183,20 @@ static bool adopt(const struct supervise *job)
 		prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0);
 }
 
+/* A page costs a fault at its first use: what the start and the end of a command will use is
+ * used before somebody waits. */
+static void use_pages(void)
+{
+	volatile uint8_t stack[STACK_USED];
+
+	for (size_t i = 0; i < sizeof(stack); i += 4096)
+		stack[i] = 0;
+	(void)ad_sys_now_ns(); /* the vDSO's */
+}
+
 static bool make_standby(struct supervise *job, struct standby *standby)
 {
+	use_pages();
 	if (prepare(job, standby) != AD_STAGE_COUNT || !adopt(job))
 		return false;
 	job->standby = standby;

@@ -12,8 +12,12 @@
 
 #define MS UINT64_C(1000000)
 
-/* To keep more than one is for bursts, and can wait until the commands have begun. */
+/* The making of the next one takes a processor from the command that was just started, from
+ * its supervisor and from the host program: it waits until a short one is over. Nor is more than
+ * one needed before. */
 static const uint64_t pause_ns = 20 * MS;
+/* Where commands follow each other so closely, the next one is asked for before that. */
+static const uint64_t burst_ns = 50 * MS;
 
 enum { WANTED_MAX = 64 };
 
@@ -24,7 +28,8 @@ struct kind {
 	struct ad_msg_limits limits; /* of the last command */
 	bool cgroups;
 	size_t wanted;
-	uint64_t due; /* UINT64_MAX: there are enough */
+	uint64_t asked; /* when that was */
+	uint64_t due;   /* UINT64_MAX: there are enough */
 };
 
 struct warm {
@@ -259,6 +264,15 @@ void warm_made(const struct template *template, pid_t pid, uint32_t net)
 	}
 }
 
+uint64_t warm_due(uint64_t *asked)
+{
+	uint64_t now = ad_sys_now_ns();
+	bool burst = now - *asked < burst_ns;
+
+	*asked = now;
+	return now + (burst ? 0 : pause_ns);
+}
+
 static size_t count_of(const struct template *template)
 {
 	size_t count = 0;
@@ -276,6 +290,7 @@ void warm_want(struct template *template, const struct ad_msg_limits *limits, bo
 {
 	struct kind *kind = find_kind(template);
 	size_t count = count_of(template);
+	uint64_t due;
 
 	if (!kind && wanted > 0) {
 		kind = calloc(1, sizeof(*kind));
@@ -290,8 +305,9 @@ void warm_want(struct template *template, const struct ad_msg_limits *limits, bo
 	kind->limits = *limits;
 	kind->cgroups = cgroups;
 	kind->wanted = wanted < WANTED_MAX ? wanted : WANTED_MAX;
+	due = warm_due(&kind->asked);
 	if (count < kind->wanted)
-		kind->due = ad_sys_now_ns() + (count ? pause_ns : 0);
+		kind->due = count ? kind->asked + pause_ns : due;
 }
 
 uint64_t warm_next(void)

@@ -122,6 +122,22 @@ void bench_sleep_ms(unsigned int ms)
 	nanosleep(&pause, NULL);
 }
 
+void bench_order(int *order, int count)
+{
+	for (int i = 0; i < count; i++)
+		order[i] = i;
+}
+
+void bench_shuffle(int *order, int count)
+{
+	for (int i = count - 1; i > 0; i--) {
+		int other = rand() % (i + 1), kept = order[i];
+
+		order[i] = order[other];
+		order[other] = kept;
+	}
+}
+
 void bench_sample(struct bench_samples *samples, double value)
 {
 	if (samples->count == samples->room) {

@@ -32,6 +32,11 @@ void bench_exit(void);
 uint64_t bench_now_ns(void);
 void bench_sleep_ms(unsigned int ms);
 
+/* 0 to count - 1. */
+void bench_order(int *order, int count);
+/* In another order each time, so that nobody always comes after the same, or after a rest. */
+void bench_shuffle(int *order, int count);
+
 struct bench_samples {
 	double *values;
 	size_t count, room;

@@ -135,28 +135,16 @@ static void print(const char *where, int subject, const char *metric, struct ben
 		bench_print(&row, samples);
 }
 
-/* In another order each time, so that nobody always comes after the same. */
-static void shuffle(int *order)
-{
-	for (int i = SUBJECTS - 1; i > 0; i--) {
-		int other = rand() % (i + 1), kept = order[i];
-
-		order[i] = order[other];
-		order[other] = kept;
-	}
-}
-
 static void measure(const char *where, const char *const *argv, int times)
 {
 	struct bench_samples total[SUBJECTS] = { 0 }, more[SUBJECTS] = { 0 };
 	int order[SUBJECTS];
 
-	for (int subject = 0; subject < SUBJECTS; subject++)
-		order[subject] = subject;
+	bench_order(order, SUBJECTS);
 	for (int i = -times / 20 - 1; i < times; i++) {
 		double took[SUBJECTS] = { 0 };
 
-		shuffle(order);
+		bench_shuffle(order, SUBJECTS);
 		for (int j = 0; j < SUBJECTS; j++) {
 			int subject = order[j];
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How long does a command take from start to finish, beside other ways to run it? One of
- * each in turn, so that what else the machine does falls on all.
+ * each in turn, in another order each time, so that what else the machine does falls on all.
  *
  *     bench_latency [--quick]
  */
@@ -15,8 +15,9 @@
 enum {
 	/* Between two of them: what one leaves to be cleaned up must not fall on the next. */
 	PAUSE_MS = 2,
-	/* A sandbox is made ready again when nothing has been asked for some time. */
-	REFILL_MS = 40
+	/* After all of them: a sandbox is made ready again when its commands pause. Whoever comes
+	 * first after a rest takes a tenth to a third longer. */
+	REST_MS = 60
 };
 
 enum subject {
@@ -161,28 +162,28 @@ static void measure_once(int subject, const char *const *argv, struct bench_samp
 		run(subject, argv);
 		bench_sample_since(samples, begin);
 	}
-	if (subject != SANDBOX)
-		return;
-	bench_sleep_ms(REFILL_MS);
-	/* The next one is to find a machine that was as busy as the others did: after such a rest
-	 * whatever comes first takes a third longer. */
-	bench_run_program(argv, BENCH_SPAWN);
 }
 
 static void measure(const char *where, const char *const *argv, const bool *taken, int times)
 {
 	const int warm_up = times / 20 + 1;
 	struct bench_samples samples[SUBJECTS] = { 0 };
+	int order[SUBJECTS];
 
+	bench_order(order, SUBJECTS);
 	for (int subject = HOST; subject <= SESSION; subject++)
 		bench_runner_set_argv(&runners[subject], argv);
 	for (int i = -warm_up; i < times; i++) {
-		for (int subject = 0; subject < SUBJECTS; subject++) {
+		bench_shuffle(order, SUBJECTS);
+		for (int j = 0; j < SUBJECTS; j++) {
+			int subject = order[j];
+
 			if (taken[subject] && !why_not(subject))
 				measure_once(subject, argv, &samples[subject]);
 			if (i == -1)
 				samples[subject].count = 0;
 		}
+		bench_sleep_ms(REST_MS);
 	}
 	for (int subject = 0; subject < SUBJECTS; subject++) {
 		const struct bench_row row = { .bench = "latency",
