@@ -56,7 +56,7 @@ struct ad_job {
 	enum job_state state;
 	bool merge_stderr, stdin_open, sandboxed, networked, session;
 	uint32_t layers_wanted; /* 1 << enum ad_layer: not without */
-	bool kill_unsent;
+	bool kill_unsent, all_dead;
 	uint64_t killed_at; /* 0: not */
 	const struct ad_job_events *events;
 	void *userdata;
@@ -588,6 +588,7 @@ static bool on_ended(struct ad_job *job, const struct ad_msg *msg)
 		return false;
 	if (exits && !WIFEXITED(status) && !WIFSIGNALED(status))
 		return false;
+	job->all_dead = closes;
 	if (exits) {
 		job->state = JOB_EXITED;
 		job->events->exited(job, status, msg->u.ended.at_ns, job->userdata);
@@ -969,7 +970,7 @@ int ad_job_kill(struct ad_job *job)
 {
 	int saved = errno;
 
-	if (!job->launcher || job->launcher->lost)
+	if (!job->launcher || job->launcher->lost || job->all_dead)
 		return 0;
 	send_kill(job);
 	if (!job->killed_at) {
