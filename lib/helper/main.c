@@ -862,7 +862,7 @@ static void start_in_supervisor(struct job *job, const struct ad_msg_spawn *spaw
 	job_free(job, true);
 }
 
-/* It makes its next supervisor when it has time. */
+/* Else it makes its next supervisor when the command before has had its time. */
 static void hurry_session(const struct job *session)
 {
 	atomic_store(&h.shared.slots[session->slot].command_waits, 1);

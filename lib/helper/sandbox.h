@@ -280,11 +280,10 @@ void warm_close_ours(void);
  * like it. Keep so many ready. */
 void warm_want(struct template *template, const struct ad_msg_limits *limits, bool cgroups,
 	       size_t wanted);
-/* Of one that waits: everything is the caller's now. */
 /* A command came at `asked` and another one comes now, which is noted there: when is what waits
  * for the next to be made? */
 uint64_t warm_due(uint64_t *asked);
-
+/* Of one that waits: everything is the caller's now. */
 struct warm_one {
 	pid_t pid;
 	int sock; /* it waits for its request there */
