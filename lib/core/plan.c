@@ -61,13 +61,14 @@ static int choose_backend(agentd_runner *runner, const struct ad_context_state *
 	ad_autobuf struct ad_buf names = { 0 }, text = { 0 };
 	int code = AGENTD_ERR_DENIED, r;
 
-	names_of(&runner->registry, &names);
 	if (context->backend) {
 		r = ad_registry_find(&runner->registry, context->backend, &plan->backend);
-		if (r == AGENTD_ERR_NOTFOUND)
+		if (r == AGENTD_ERR_NOTFOUND) {
+			names_of(&runner->registry, &names);
 			return ad_fail(reterr, AGENTD_ERR_NOTFOUND, "/backend",
 				       "no backend is called \"%s\"; this runner has: %s",
 				       context->backend, names.data ? names.data : "");
+		}
 		if (r < 0)
 			return r;
 		if (plan->backend->ops.isolation >= plan->min_isolation)
@@ -84,6 +85,7 @@ static int choose_backend(agentd_runner *runner, const struct ad_context_state *
 		if (plan->backend)
 			return 0;
 		code = AGENTD_ERR_UNSUPPORTED;
+		names_of(&runner->registry, &names);
 		ad_buf_printf(
 			&text,
 			"the policies ask for isolation \"%s\" and no usable backend gives it; "

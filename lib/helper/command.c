@@ -7,10 +7,10 @@
  *   cgroup       entered with the helper's rights;
  *   sandbox      the cgroup namespace, rooted where we are now; then the filters, which
  *                allow none of this any more;
- *   gate         if it was made ahead of its command, it stands still until there is one, of
- *                which it is told by its supervisor, or hears itself;
+ *   rlimits      only ever lowered: first those of every command;
+ *   gate         if it was made ahead of its command, it stands still until it hears of one;
  *   stdio        0 to 2 in place, nothing else left open;
- *   rlimits      only ever lowered;
+ *   rlimits      this command's;
  *   credentials  the host's of now: from here on nothing is done with more;
  *   workdir      with the command's own rights;
  *   exec         signals unblocked last, the death signal after the last change of
@@ -52,12 +52,20 @@ AD_SYS_NO_SANITIZE static int failed(struct command *command, enum ad_msg_stage 
 	return 1;
 }
 
+/* Those of every command. */
+AD_SYS_NO_SANITIZE static int set_common_rlimits(const struct command *command)
+{
+	if (ad_sys_lower_limit(RLIMIT_CORE, 0) < 0)
+		return -1;
+	if (command->sandbox && ad_sys_lower_limit(RLIMIT_SIGPENDING, SIGNALS_PENDING_MAX) < 0)
+		return -1;
+	return 0;
+}
+
 AD_SYS_NO_SANITIZE static int set_rlimits(const struct command *command)
 {
 	const struct ad_msg_limits *limits = command->limits;
 
-	if (ad_sys_lower_limit(RLIMIT_CORE, 0) < 0)
-		return -1;
 	if (limits->file && ad_sys_lower_limit(RLIMIT_FSIZE, limits->file) < 0)
 		return -1;
 	if (limits->open_files && ad_sys_lower_limit(RLIMIT_NOFILE, limits->open_files) < 0)
@@ -69,8 +77,6 @@ AD_SYS_NO_SANITIZE static int set_rlimits(const struct command *command)
 	if (command->memory_rlimit && ad_sys_lower_limit(RLIMIT_DATA, command->memory_rlimit) < 0)
 		return -1;
 	if (command->nproc_rlimit && ad_sys_lower_limit(RLIMIT_NPROC, command->nproc_rlimit) < 0)
-		return -1;
-	if (command->sandbox && ad_sys_lower_limit(RLIMIT_SIGPENDING, SIGNALS_PENDING_MAX) < 0)
 		return -1;
 	return 0;
 }
@@ -243,18 +249,27 @@ AD_SYS_NO_SANITIZE static int close_others(const struct command *command)
 	return ad_sys_close_range(first, ~0u);
 }
 
-/* The supervisor is about to close its copy of our end, and closes the other one if there
- * is to be no command. */
+AD_SYS_NO_SANITIZE static bool say_at_gate(const struct command *command)
+{
+	const char byte = 0;
+
+	return write(command->gate_inner, &byte, 1) == 1;
+}
+
+/* The supervisor is about to close its copy of our end. */
 AD_SYS_NO_SANITIZE static bool wait_at_gate(struct command *command)
 {
-	char byte = 0;
+	close(command->gate);
+	return say_at_gate(command) && command->learn(command);
+}
+
+bool command_ask(struct command *command)
+{
+	char byte;
 	ssize_t n;
 
-	close(command->gate);
-	if (write(command->gate_inner, &byte, 1) != 1)
+	if (!say_at_gate(command))
 		return false;
-	if (command->learn)
-		return command->learn(command);
 	do {
 		n = read(command->gate_inner, &byte, 1);
 	} while (n < 0 && errno == EINTR);
@@ -268,12 +283,14 @@ AD_SYS_NO_SANITIZE static int child(void *arg)
 
 	if (syscall(SYS_setsid) < 0)
 		return failed(command, AD_STAGE_SESSION, errno);
-	if (command->learn && !tie_to_supervisor(command))
+	if (command->gate >= 0 && !tie_to_supervisor(command))
 		return 1;
 	if (command->cgroup && enter_cgroups(command) < 0)
 		return failed(command, AD_STAGE_CGROUP, errno);
 	if (command->sandbox && confine(command) != 0)
 		return 1;
+	if (set_common_rlimits(command) < 0)
+		return failed(command, AD_STAGE_RLIMIT, errno);
 	if (command->gate >= 0 && !wait_at_gate(command))
 		return command->stage == AD_STAGE_COUNT ? failed(command, AD_STAGE_LOST, 0) : 1;
 	/* The sources are >= 3: no target is a source still needed. */
@@ -398,50 +415,37 @@ void command_dismiss(struct command *command)
 
 /* Its end of the gate closes by execve, or with it. Until then it is on the stack that we gave
  * it, so that nothing else ends this. */
-static void await_execve(const struct command *command)
+bool command_await(struct command *command)
 {
 	char byte;
+	ssize_t n = 0;
 
-	while (read(command->gate, &byte, 1) != 0)
+	while (command->gate >= 0 && (n = read(command->gate, &byte, 1)) < 0)
 		;
-}
-
-void command_await(struct command *command)
-{
-	if (command->gate < 0)
-		return;
-	await_execve(command);
-	if (command->news == COMMAND_UNKNOWN)
+	if (n == 0 && command->news == COMMAND_UNKNOWN)
 		command_dismiss(command);
+	return n == 0;
 }
 
-/* -1: it is dead. */
-static pid_t open_gate(struct command *command)
+bool command_go_on(struct command *command)
 {
-	pid_t pid = command->waiting;
-	char byte = 0;
+	const char byte = 0;
 
-	if (pid <= 0)
-		return -1;
-	if (!command->learn) {
-		if (send(command->gate, &byte, 1, MSG_NOSIGNAL) != 1)
-			return -1;
-		await_execve(command);
-	}
-	command->waiting = 0;
-	close(ad_steal_fd(&command->gate));
-	return pid;
+	/* If it is dead, that is what it waits for next. */
+	(void)send(command->gate, &byte, 1, MSG_NOSIGNAL);
+	return command_await(command);
 }
 
 pid_t command_start(struct command *command, uint32_t *ret_stage)
 {
-	pid_t pid = open_gate(command);
+	pid_t pid = command->waiting;
 
 	*ret_stage = AD_STAGE_FORK;
-	if (pid < 0) {
-		command_dismiss(command);
+	command->waiting = 0;
+	if (pid > 0)
+		close(ad_steal_fd(&command->gate));
+	else
 		pid = clone_child(command, CLONE_VFORK);
-	}
 	child_gone(command);
 	if (pid < 0 || command->stage == AD_STAGE_COUNT)
 		return pid;

@@ -137,9 +137,9 @@ struct command {
 	 * own; gate -1: there is none. */
 	pid_t waiting;
 	int gate, gate_inner;
-	/* How the child itself comes to know the rest (NULL: it is let through when we do): when
-	 * that begins, news is COMMAND_COMING, and COMMAND_KNOWN when all is there. False: there
-	 * will be no command, or stage and error tell why not. */
+	/* How the child itself comes to know the rest: when that begins, news is COMMAND_COMING,
+	 * and COMMAND_KNOWN when all is there. False: there will be no command, or stage and
+	 * error tell why not. */
 	bool (*learn)(struct command *command);
 	enum { COMMAND_UNKNOWN, COMMAND_COMING, COMMAND_KNOWN } news;
 	void *stack; /* a child's */
@@ -168,8 +168,13 @@ struct machine_command {
  * command_start() begins anew, and has the reason. */
 void command_stand_by(struct command *command);
 /* Wait until that process has learned what the command is, and runs it or could not. If it
- * died before there was a command, it is as if there had been none. */
-void command_await(struct command *command);
+ * died before there was a command, it is as if there had been none. False: it asks for what it
+ * has no right to do, and waits. */
+bool command_await(struct command *command);
+/* It is done: the same again. */
+bool command_go_on(struct command *command);
+/* In that process: ask for that. False: it will never be done. */
+bool command_ask(struct command *command);
 /* End that process. */
 void command_dismiss(struct command *command);
 /* Start it; its pid, or a negative errno with *ret_stage set. */
@@ -259,12 +264,17 @@ struct supervise {
 	bool in_session;
 	struct protection *protection;
 	int helper_pidfd, landlock;
-	int network; /* listening socket that the library is to have, or -1 */
-	int taken;   /* where to write a byte once the command has started, or not; or -1 */
+	uint64_t files_limit; /* of its private files, as it is */
+	int network;          /* listening socket that the library is to have, or -1 */
+	int taken; /* where to write a byte once the command has started, or not; or -1 */
 	/* What is left to do when the command is known, in whatever process hears of it; NULL:
-	 * nothing. 0 or a negative errno. */
+	 * nothing. 0, a negative errno, or SUPERVISE_ASK: it takes the supervisor's rights. */
 	int (*begin)(struct supervise *job, const struct request_content *content);
+	/* With those. Ends with supervise_failed() if it must. */
+	void (*begin_with_rights)(struct supervise *job, const struct request_content *content);
 };
+
+enum { SUPERVISE_ASK = 1 };
 
 #define SIGNAL_ORDER (SIGRTMIN)
 #define SIGNAL_HELPER_DIED (SIGRTMIN + 1)
@@ -277,13 +287,10 @@ enum {
 	SUPERVISOR_SESSION_OVER = 4 /* a session's pid 1; the helper reports it */
 };
 
-/* Before spawn, enforcement, set_ids and protection are known. False: it could not; there is
- * no use in waiting. */
-bool supervise_stand_by(struct supervise *job, struct standby *standby);
-/* The same where nothing is to be done between the request, which comes by sock, and the
- * command: its process waits for that itself. */
-bool supervise_stand_by_at(struct supervise *job, struct standby *standby, int sock,
-			   const struct helper_shared *shared);
+/* Before spawn, enforcement and set_ids are known: the command's process waits for the request
+ * at sock. False: it could not; there is no use in waiting. */
+bool supervise_stand_by(struct supervise *job, struct standby *standby, int sock,
+			const struct helper_shared *shared);
 /* Wait for the request at sock, and put into job what is known by now. NULL: there will be
  * no command. What is returned stays until the process ends. */
 const struct request_content *supervise_await(struct supervise *job, int sock,

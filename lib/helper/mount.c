@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,6 +27,17 @@ int mount_copy(int dir, const char *path, uint64_t attributes)
 		return -error;
 	}
 	return fd;
+}
+
+uint64_t mount_id(int dir, const char *path)
+{
+	struct statx st;
+
+	return statx(dir, path, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_MNT_ID,
+		     &st) == 0 &&
+			       (st.stx_mask & STATX_MNT_ID) ?
+		       st.stx_mnt_id :
+		       0;
 }
 
 int mount_set(int fd, uint64_t attributes)

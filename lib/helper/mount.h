@@ -10,6 +10,9 @@
 /* A detached, private copy of the tree at dir/path (path NULL: dir itself), with these
  * MOUNT_ATTR_* set on all of it. A descriptor. */
 int mount_copy(int dir, const char *path, uint64_t attributes);
+/* Of the mount that path, which is not followed if it is a link, is in; path "": dir itself. 0 with
+ * errno if there is nothing, or the kernel (before 5.8) does not tell. */
+uint64_t mount_id(int dir, const char *path);
 /* Set attributes on what fd is the root of. */
 int mount_set(int fd, uint64_t attributes);
 /* Show what fd is the root of with the ids of a user namespace. */

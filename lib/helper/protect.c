@@ -38,13 +38,17 @@ struct late {
 	char *link;       /* where the symbolic link led; NULL: nothing was there */
 };
 
+/* What was there on the way to the names. */
+struct known {
+	char *path;
+	uint64_t mount; /* its id, being mounted on itself by now; 0: nothing is there */
+};
+
 struct guard {
 	struct protection *protection;
 	const struct sandbox *sandbox;
 	const char *root;
 	int root_fd;
-	char **mounted; /* what is mounted on itself by now */
-	size_t mounted_count;
 	struct fault *fault;
 };
 
@@ -72,29 +76,71 @@ static bool add_late(struct guard *guard, const char *name, const char *link)
 	protection->late = late;
 	late += protection->count++;
 	*late = (struct late){ .root = guard->root, .name = strdup(name) };
-	if (link)
+	if (link) {
 		late->link = strdup(link);
+		protection->unsure = true;
+	}
 	return late->name && (late->link || !link) ? true : guard_fault(guard, ENOMEM, name);
 }
 
-static bool is_mounted(const struct guard *guard, const char *path)
+static bool is_known(const struct guard *guard, const char *path, bool mounted)
 {
-	for (size_t i = 0; i < guard->mounted_count; i++) {
-		if (strcmp(guard->mounted[i], path) == 0)
+	const struct protection *protection = guard->protection;
+
+	for (size_t i = 0; i < protection->known_count; i++) {
+		const struct known *known = &protection->known[i];
+
+		if ((known->mount != 0) == mounted && strcmp(known->path, path) == 0)
 			return true;
 	}
 	return false;
 }
 
-static bool note_mounted(struct guard *guard, const char *path)
+static bool note(struct guard *guard, const char *path, uint64_t mount)
 {
-	char **grown = reallocarray(guard->mounted, guard->mounted_count + 1, sizeof(*grown));
+	struct protection *protection = guard->protection;
+	struct known *grown = reallocarray(protection->known, protection->known_count + 1,
+					   sizeof(*grown));
 
 	if (!grown)
-		return false;
-	guard->mounted = grown;
-	grown[guard->mounted_count] = strdup(path);
-	return grown[guard->mounted_count++] != NULL;
+		return guard_fault(guard, ENOMEM, path);
+	protection->known = grown;
+	grown += protection->known_count++;
+	*grown = (struct known){ .path = strdup(path), .mount = mount };
+	return grown->path ? true : guard_fault(guard, ENOMEM, path);
+}
+
+static void path_of(const struct guard *guard, const char *name, char ret[static PATH_MAX])
+{
+	snprintf(ret, PATH_MAX, "%s%s%s", guard->root, name[0] ? "/" : "", name);
+}
+
+static bool note_absent(struct guard *guard, const char *name)
+{
+	char path[PATH_MAX];
+
+	path_of(guard, name, path);
+	return is_known(guard, path, false) || note(guard, path, 0);
+}
+
+/* Of what has another name by now, a command may find that it still is read-only. */
+static void forget(struct protection *protection)
+{
+	for (size_t i = protection->known_count; i-- > 0;) {
+		const struct known *known = &protection->known[i];
+
+		if (known->mount && mount_id(AT_FDCWD, known->path) == known->mount)
+			umount2(known->path, MNT_DETACH | UMOUNT_NOFOLLOW);
+	}
+	for (size_t i = 0; i < protection->count; i++) {
+		free(protection->late[i].name);
+		free(protection->late[i].link);
+	}
+	for (size_t i = 0; i < protection->known_count; i++)
+		free(protection->known[i].path);
+	free(protection->late);
+	free(protection->known);
+	*protection = (struct protection){ 0 };
 }
 
 /* ---- mounts */
@@ -103,19 +149,22 @@ static bool note_mounted(struct guard *guard, const char *path)
 static bool mount_on_itself(struct guard *guard, int fd, const char *name, uint64_t attributes)
 {
 	char path[PATH_MAX];
+	uint64_t mount;
 	int copy, r;
 
-	snprintf(path, sizeof(path), "%s/%s", guard->root, name);
-	if (is_mounted(guard, path))
+	path_of(guard, name, path);
+	if (is_known(guard, path, true))
 		return true;
 	copy = mount_copy(fd, NULL, attributes);
 	if (copy < 0)
 		return guard_fault(guard, -copy, name);
 	r = mount_attach(copy, fd);
+	mount = mount_id(copy, "");
 	close(copy);
 	if (r < 0)
 		return guard_fault(guard, -r, name);
-	return note_mounted(guard, path) ? true : guard_fault(guard, ENOMEM, name);
+	guard->protection->unsure |= mount == 0;
+	return note(guard, path, mount);
 }
 
 /* ---- the way to a name */
@@ -149,6 +198,8 @@ static enum met walk(struct guard *guard, const char *name, char at[static PATH_
 		}
 		snprintf(at + have, PATH_MAX - have, "%s%.*s", have ? "/" : "", (int)len, rest);
 		*ret_fd = fd = open_beneath(guard->root_fd, at, O_PATH | O_NOFOLLOW);
+		if (fd == -ENOENT && !note_absent(guard, at))
+			return MET_ERROR;
 		if (fd == -ENOENT)
 			return last ? MET_MISSING : MET_NOTHING;
 		if (fd < 0 || fstat(fd, &st) < 0) {
@@ -198,7 +249,7 @@ static bool protect_where_it_is(struct guard *guard, const char *name)
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/%s", guard->root, name);
+	path_of(guard, name, path);
 	fd = open(path, O_PATH | O_CLOEXEC);
 	/* It leads nowhere. */
 	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
@@ -220,8 +271,6 @@ static bool protect_where_it_is(struct guard *guard, const char *name)
 		other.root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		ok = other.root_fd >= 0 ? protect_name(&other, real + len + 1) :
 					  guard_fault(guard, errno, name);
-		guard->mounted = other.mounted;
-		guard->mounted_count = other.mounted_count;
 		if (other.root_fd >= 0)
 			close(other.root_fd);
 	}
@@ -317,9 +366,13 @@ static bool protect_root(struct guard *guard)
 	bool ok;
 
 	guard->root_fd = open(guard->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (guard->root_fd < 0 && errno == ENOENT)
+		return note_absent(guard, "");
 	/* A file, or a link to what another entry shows. */
-	if (guard->root_fd < 0 && (errno == ENOTDIR || errno == ENOENT))
+	if (guard->root_fd < 0 && errno == ENOTDIR) {
+		guard->protection->unsure = true;
 		return true;
+	}
 	if (guard->root_fd < 0)
 		return guard_fault(guard, errno, "");
 	ok = pin_all(guard);
@@ -335,30 +388,25 @@ bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 	struct guard guard = { .protection = protection, .sandbox = sandbox, .fault = fault };
 	bool ok = true;
 
+	forget(protection);
 	for (size_t i = 0; ok && writable_root(sandbox, i, &guard.root); i++) {
 		if (guard.root)
 			ok = protect_root(&guard);
 	}
-	for (size_t i = 0; i < guard.mounted_count; i++)
-		free(guard.mounted[i]);
-	free(guard.mounted);
 	return ok;
 }
 
-void protect_rehearse(const struct sandbox *sandbox)
+bool protect_holds(const struct protection *protection)
 {
-	const struct ad_profile *profile = &sandbox->spec->profile;
-	struct protection protection = { 0 };
-	struct fault fault;
-	struct guard guard = { .protection = &protection, .fault = &fault };
+	for (size_t i = 0; i < protection->known_count && !protection->unsure; i++) {
+		const struct known *known = &protection->known[i];
 
-	for (size_t i = 0; writable_root(sandbox, i, &guard.root); i++) {
-		for (size_t j = 0; guard.root && j < profile->name_count; j++)
-			add_late(&guard, profile->names[j], NULL);
+		errno = 0;
+		if (mount_id(AT_FDCWD, known->path) != known->mount ||
+		    (known->mount == 0 && errno != ENOENT))
+			return false;
 	}
-	for (size_t i = 0; i < protection.count; i++)
-		free(protection.late[i].name);
-	free(protection.late);
+	return !protection->unsure;
 }
 
 /* ---- afterwards */

@@ -87,15 +87,25 @@ static bool private_files(const struct sandbox *sandbox, struct fault *fault)
 }
 
 /* What is in there is memory. A cgroup would count it, a watchdog does not. */
-static bool limit_files(const struct sandbox *sandbox, uint64_t memory, struct fault *fault)
+static uint64_t limit_of_files(const struct supervise *job)
 {
+	uint64_t memory = job->enforcement.memory_rlimit,
+		 most = job->sandbox->spec->profile.tmp_bytes;
+
+	return memory && memory < most ? memory : most;
+}
+
+static bool limit_files(struct supervise *job, struct fault *fault)
+{
+	uint64_t limit = limit_of_files(job);
 	char options[48];
 
-	if (memory == 0 || memory >= sandbox->spec->profile.tmp_bytes)
+	if (limit == job->files_limit)
 		return true;
-	snprintf(options, sizeof(options), "size=%" PRIu64, memory);
+	snprintf(options, sizeof(options), "size=%" PRIu64, limit);
 	if (mount(NULL, "/run", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options) < 0)
 		return mount_fault(fault, "/run");
+	job->files_limit = limit;
 	return true;
 }
 
@@ -206,16 +216,34 @@ static bool put_up_rules(const struct sandbox *sandbox, struct supervise *job, b
 					      -job->landlock, "landlock");
 }
 
-static bool confine(const struct sandbox *sandbox, struct supervise *job, int token,
-		    struct fault *fault)
+/* What is the command's own. apart: see landlock_make(). */
+static bool confine(struct supervise *job, int token, bool apart, struct fault *fault)
 {
 	int r = token < 0 ? 0 : reaper_put_token(token);
 
 	if (r < 0)
 		return fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
-	return limit_files(sandbox, job->enforcement.memory_rlimit, fault) &&
-	       protect_begin(job->protection, sandbox, fault) &&
-	       put_up_rules(sandbox, job, !(job->spawn->flags & AD_SPAWN_SESSION), fault);
+	return limit_files(job, fault) && protect_begin(job->protection, job->sandbox, fault) &&
+	       put_up_rules(job->sandbox, job, apart, fault);
+}
+
+static void confine_or_fail(struct supervise *job, const struct request_content *content)
+{
+	bool apart = !(job->spawn->flags & AD_SPAWN_SESSION);
+	struct fault fault;
+
+	if (!confine(job, content->token, apart, &fault))
+		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
+}
+
+/* ---- ahead of its command: all of this for what is there now, and what the last one was like */
+
+static int check(struct supervise *job, const struct request_content *content)
+{
+	bool as_expected = content->token < 0 && limit_of_files(job) == job->files_limit &&
+			   protect_holds(job->protection);
+
+	return as_expected ? 0 : SUPERVISE_ASK;
 }
 
 /* What went wrong now may go well when there is a command, in another one. */
@@ -225,10 +253,13 @@ static const struct request_content *stand_by(const struct reaper *reaper, struc
 	static struct standby standby;
 	struct fault fault;
 
-	if (!put_up_rules(reaper->sandbox, job, true, &fault) || !supervise_stand_by(job, &standby))
-		return NULL;
-	protect_rehearse(reaper->sandbox);
-	return request_ready(sock) ? request_wait(sock, job, reaper->shared) : NULL;
+	job->begin = check;
+	job->begin_with_rights = confine_or_fail;
+	return confine(job, -1, true, &fault) &&
+			       supervise_stand_by(job, &standby, sock, reaper->shared) &&
+			       request_ready(sock) ?
+		       supervise_await(job, sock, reaper->shared) :
+		       NULL;
 }
 
 void reaper_run(const struct reaper *reaper)
@@ -237,7 +268,6 @@ void reaper_run(const struct reaper *reaper)
 	struct fault fault = { 0 };
 	struct protection protection = { 0 };
 	struct request_content own;
-	const struct request_content *content = &own;
 	struct supervise job = {
 		.spawn = &own.spawn,
 		.slot = &reaper->shared->slots[request->slot],
@@ -248,6 +278,7 @@ void reaper_run(const struct reaper *reaper)
 		.sandbox = reaper->sandbox,
 		.protection = &protection,
 		.helper_pidfd = reaper->shared->helper_pidfd,
+		.files_limit = reaper->sandbox->spec->profile.tmp_bytes,
 		.landlock = -1,
 		.network = -1,
 		.taken = -1,
@@ -258,15 +289,16 @@ void reaper_run(const struct reaper *reaper)
 		_exit(SUPERVISOR_LOST);
 	prepared = prepare(reaper, &job.network, &fault);
 	if (own.ahead >= 0) {
-		content = prepared ? stand_by(reaper, &job, own.ahead) : NULL;
 		/* The helper is gone, or nobody needs us. */
-		if (!content)
+		if (!prepared || !stand_by(reaper, &job, own.ahead))
 			_exit(SUPERVISOR_LOST);
 		close(own.ahead);
-	}
-	if (!prepared || !confine(reaper->sandbox, &job, content->token, &fault))
-		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
-	if (content->session < 0)
 		supervise(&job);
-	session_run(&job, request->slot, reaper->shared, content->session);
+	}
+	if (!prepared)
+		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
+	confine_or_fail(&job, &own);
+	if (own.session < 0)
+		supervise(&job);
+	session_run(&job, request->slot, reaper->shared, own.session);
 }

@@ -111,15 +111,20 @@ int view_point(int root, const char *path, bool directory);
 /* ---- protect.c */
 
 struct late;
+struct known;
 struct protection {
 	struct late *late; /* what is to be looked at afterwards */
 	size_t count;
+	struct known *known; /* by what it can be told whether all is as it was */
+	size_t known_count;
+	bool unsure; /* it cannot */
 };
-/* Before the command: what is there is made read-only, with mounts in our namespace. */
+/* Before the command: what is there is made read-only, with mounts in our namespace. Again:
+ * anew, for what is there then. */
 bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		   struct fault *fault);
-/* Ahead of that: nothing but that the memory it will take is at hand. */
-void protect_rehearse(const struct sandbox *sandbox);
+/* Would that be the same now? Takes no right, and nothing but system calls. */
+bool protect_holds(const struct protection *protection);
 /* When nothing of it is alive: what has appeared is moved aside, and told is called with
  * its path. Who calls this is about to end, and nothing is freed. */
 void protect_end(const struct protection *protection,
@@ -150,8 +155,8 @@ struct request {
 	bool net_free; /* of a zygote, only this: net may be used again */
 	uint32_t net;
 	uint32_t slot;
-	bool ahead; /* a reaper whose command is not known yet: nothing follows, and it will hear
-		     * of that by the descriptor */
+	bool ahead; /* a reaper whose command is not known yet, but likely to be enforced like this:
+		     * nothing follows, and it will hear of that by the descriptor */
 	bool has_leaf, spawn_fd, credentials, set_ids;
 	bool session;  /* a session: its end of struct session's socket comes too */
 	uint8_t tasks; /* descriptors of struct cgroup_entry */

@@ -74,7 +74,7 @@ static _Noreturn void wait_for_request(const struct session *session)
 	close(session->signal_fd);
 	close(session->taken[0]);
 	/* What is missing then is told when it is needed. */
-	(void)supervise_stand_by_at(&job, &standby, session->sock, session->shared);
+	(void)supervise_stand_by(&job, &standby, session->sock, session->shared);
 	if (ad_sys_send(session->shared->sessions, &hello, sizeof(hello), &session->network,
 			session->network >= 0, 0) < 0)
 		_exit(SUPERVISOR_LOST);

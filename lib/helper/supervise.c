@@ -185,30 +185,20 @@ static bool adopt(const struct supervise *job)
 
 /* A page costs a fault at its first use: what the start and the end of a command will use is
  * used before somebody waits. */
-static void use_pages(void)
+static void use_stack(void)
 {
 	volatile uint8_t stack[STACK_USED];
 
 	for (size_t i = 0; i < sizeof(stack); i += 4096)
 		stack[i] = 0;
+}
+
+static void use_pages(void)
+{
+	use_stack();
+	/* Not malloc(3), whose result is not used: the compiler knows that one. */
+	free(reallocarray(NULL, 32, sizeof(char *)));
 	(void)ad_sys_now_ns(); /* the vDSO's */
-}
-
-static bool make_standby(struct supervise *job, struct standby *standby)
-{
-	use_pages();
-	if (prepare(job, standby) != AD_STAGE_COUNT || !adopt(job))
-		return false;
-	job->standby = standby;
-	return true;
-}
-
-bool supervise_stand_by(struct supervise *job, struct standby *standby)
-{
-	if (!make_standby(job, standby))
-		return false;
-	command_stand_by(&standby->command);
-	return true;
 }
 
 /* What the command is. 0 or a negative errno. */
@@ -242,6 +232,7 @@ static bool learn(struct command *command)
 	struct pollfd request = { .fd = standby->sock, .events = POLLIN };
 	int r;
 
+	use_stack();
 	while (poll(&request, 1, -1) < 0 && errno == EINTR)
 		;
 	command->news = COMMAND_COMING;
@@ -251,6 +242,11 @@ static bool learn(struct command *command)
 	command->news = COMMAND_KNOWN;
 	command->stage = AD_STAGE_VIEW;
 	r = job->begin ? job->begin(job, standby->content) : 0;
+	if (r == SUPERVISE_ASK) {
+		if (!command_ask(command))
+			return false;
+		r = 0;
+	}
 	if (r == 0) {
 		command->stage = AD_STAGE_REQUEST;
 		r = describe(job);
@@ -261,11 +257,13 @@ static bool learn(struct command *command)
 	return r == 0;
 }
 
-bool supervise_stand_by_at(struct supervise *job, struct standby *standby, int sock,
-			   const struct helper_shared *shared)
+bool supervise_stand_by(struct supervise *job, struct standby *standby, int sock,
+			const struct helper_shared *shared)
 {
-	if (!make_standby(job, standby))
+	use_pages();
+	if (prepare(job, standby) != AD_STAGE_COUNT || !adopt(job))
 		return false;
+	job->standby = standby;
 	standby->job = job;
 	standby->sock = sock;
 	standby->shared = shared;
@@ -279,20 +277,25 @@ const struct request_content *supervise_await(struct supervise *job, int sock,
 {
 	struct standby *standby = job->standby;
 	const struct request_content *content;
+	int r;
 
-	if (standby && standby->command.learn) {
-		command_await(&standby->command);
+	if (standby) {
+		bool through = command_await(&standby->command);
+
+		while (!through) {
+			job->begin_with_rights(job, standby->content);
+			through = command_go_on(&standby->command);
+		}
 		/* If it died in between, there is no telling whose command that was. */
 		if (standby->command.news != COMMAND_UNKNOWN)
 			return standby->command.news == COMMAND_KNOWN ? standby->content : NULL;
 	}
 	content = request_wait(sock, job, shared);
-	if (content && job->begin) {
-		int r = job->begin(job, content);
-
-		if (r < 0)
-			fail(job, AD_STAGE_VIEW, -r, SANDBOX_TOKEN);
-	}
+	r = content && job->begin ? job->begin(job, content) : 0;
+	if (r < 0)
+		fail(job, AD_STAGE_VIEW, -r, SANDBOX_TOKEN);
+	if (r == SUPERVISE_ASK)
+		job->begin_with_rights(job, content);
 	return content;
 }
 
@@ -397,6 +400,16 @@ static void tell_moved(const char *path, void *userdata)
 	report_denied(userdata, AD_MSG_DENIED_PATH, path);
 }
 
+/* Who was just told of the end is to run now. The kernel counts on a sender to sleep soon and
+ * makes its reader wait for this processor, even if another one is idle; but to end, with all
+ * namespaces, takes 150 us without a break. */
+static void make_way(void)
+{
+	const struct timespec moment = { .tv_nsec = 1 };
+
+	nanosleep(&moment, NULL);
+}
+
 static _Noreturn void finish(struct state *state, bool report_exit, bool survivors)
 {
 	const struct supervise *job = state->job;
@@ -436,6 +449,7 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 		protect_end(job->protection, tell_moved, state);
 	report(&msg, NULL, 0);
 	atomic_store(&job->slot->over, 1);
+	make_way();
 	_exit(survivors ? SUPERVISOR_SURVIVORS : SUPERVISOR_DONE);
 }
 
@@ -649,6 +663,8 @@ void supervise(struct supervise *job)
 	start(&state);
 	/* Who waits for a command is in the helper's session, by which it is known. */
 	setsid();
+	/* There may be none yet, but the page they come by is at hand from here on. */
+	take_orders(&state);
 	for (;;) {
 		wait_for_events(&state);
 		reap(&state);

@@ -180,7 +180,7 @@ static _Noreturn void wait_on_host(const struct leaf *leaf, int sock)
 		.taken = -1,
 	};
 
-	if (!supervise_stand_by_at(&job, &standby, sock, w.shared) || !request_ready(sock) ||
+	if (!supervise_stand_by(&job, &standby, sock, w.shared) || !request_ready(sock) ||
 	    !supervise_await(&job, sock, w.shared)) {
 		command_dismiss(&standby.command);
 		_exit(SUPERVISOR_LOST);
@@ -200,14 +200,18 @@ static pid_t fork_on_host(const struct leaf *leaf, int sock)
 	return pid;
 }
 
-static bool ask_zygote(struct template *template, const struct leaf *leaf, int sock)
+static bool ask_zygote(const struct kind *kind, const struct leaf *leaf, int sock)
 {
-	struct request request = { .ahead = true };
+	bool counted = leaf && leaf->means[CG_MEMORY] != AD_MSG_MEANS_NONE;
+	struct request request = {
+		.ahead = true,
+		.enforcement.memory_rlimit = counted ? 0 : kind->limits.memory,
+	};
 	struct cgroup_entry entry;
 	int fds[CG_COUNT + 2] = { sock };
 	size_t fd_count = 1;
 	bool ok = request_add_leaf(&request, leaf, &entry, fds, &fd_count) == 0 &&
-		  template_clone_ahead(template, &request, fds, fd_count) == 0;
+		  template_clone_ahead(kind->template, &request, fds, fd_count) == 0;
 
 	cgroup_close_entry(&entry);
 	return ok;
@@ -221,7 +225,7 @@ static bool make_with(struct kind *kind, struct leaf *leaf, const int pair[2])
 		return false;
 	if (!kind->template)
 		warm->one.pid = fork_on_host(leaf, pair[1]);
-	else if (!ask_zygote(kind->template, leaf, pair[1]))
+	else if (!ask_zygote(kind, leaf, pair[1]))
 		warm->one.pid = -1;
 	if (warm->one.pid < 0)
 		warm_free(warm);

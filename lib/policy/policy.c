@@ -627,7 +627,7 @@ static int check_net(const agentd_policy *policy, const agentd_policy *ceiling,
 int ad_policy_within(const agentd_policy *policy, const agentd_policy *ceiling,
 		     agentd_error **reterr)
 {
-	int r = check_paths(policy, ceiling, reterr);
+	int r = policy == ceiling ? 0 : check_paths(policy, ceiling, reterr);
 
 	return r < 0 ? r : check_net(policy, ceiling, reterr);
 }

@@ -315,6 +315,64 @@ START_TEST(one_by_default)
 }
 END_TEST
 
+/* What the host does to protected names before one is made ready, and while it waits. */
+static const struct {
+	const char *before, *meanwhile, *command, *out;
+	const char *holds; /* afterwards, outside */
+} names[] = {
+	{ ":", ":", "echo x > .profile; echo x > free && echo wrote", "wrote\n",
+	  "test ! -e .profile && test -e free" },
+	{ "mkdir -p .git/hooks", ":",
+	  "echo x > .git/hooks/a || echo refused; mkdir .git/b && echo made", "refused\nmade\n",
+	  "test ! -e .git/hooks/a && test -d .git/b" },
+	{ ":", "mkdir -p .git/hooks", "echo x > .git/hooks/a || echo refused", "refused\n",
+	  "test ! -e .git/hooks/a" },
+	{ "mkdir .git", "mkdir .git/hooks", "echo x > .git/hooks/a || echo refused", "refused\n",
+	  "test ! -e .git/hooks/a" },
+	{ "mkdir -p .git/hooks", "mv .git old; mkdir -p .git/hooks",
+	  "echo x > .git/hooks/a || echo refused", "refused\n", "test ! -e .git/hooks/a" },
+	{ "mkdir -p .git/hooks; echo old > .git/config", "echo new > .git/c; mv .git/c .git/config",
+	  "cat .git/config; echo x > .git/config || echo refused", "new\nrefused\n",
+	  "test new = \"$(cat .git/config)\"" },
+	/* all of it is the command's own then */
+	{ "mkdir -p .git/hooks", "rm -r .git",
+	  "mkdir -p .git/hooks; echo own > .git/hooks/a && echo made", "made\n",
+	  "test own = \"$(cat .git/hooks/a)\"" },
+	{ "mkdir .git", "rmdir .git; ln -s other .git; mkdir -p other/hooks",
+	  "echo x > other/hooks/a || echo refused; rm .git; ln -s elsewhere .git", "refused\n",
+	  "test other = \"$(readlink .git)\" && test ! -e other/hooks/a" },
+	{ "ln -s other .git; mkdir -p other/hooks", "rm .git; mkdir -p .git/hooks",
+	  "echo x > .git/hooks/a || echo refused; echo x > other/hooks/a && echo wrote",
+	  "refused\nwrote\n", "test ! -e .git/hooks/a && test -e other/hooks/a" },
+};
+
+static void in_workdir(const struct t_world *world, const char *script)
+{
+	char *command = t_format("cd '%s' && { %s; }", world->workdir, script);
+
+	ck_assert_msg(system(command) == 0, "%s", command); /* NOLINT(cert-env33-c): made here */
+	free(command);
+}
+
+START_TEST(names_change_meanwhile)
+{
+	struct t_world *world = sandbox_world(0);
+	pid_t found[2];
+	struct t_run run;
+
+	in_workdir(world, names[_i].before);
+	expect_works(world);
+	expect_children(world, 2, found, T_COUNT(found));
+	t_world_loop(world, t_slack(100), NULL);
+	in_workdir(world, names[_i].meanwhile);
+	t_run(&run, world, names[_i].command, 20000);
+	t_expect_out(&run, AGENTD_STDOUT, names[_i].out);
+	t_run_free(&run);
+	in_workdir(world, names[_i].holds);
+	t_world_free(world);
+}
+END_TEST
+
 /* ---- many */
 
 START_TEST(many_at_once)
@@ -439,6 +497,7 @@ int main(void)
 	tcase_add_test(reapers, helper_is_killed);
 	tcase_add_test(reapers, prewarmed);
 	tcase_add_test(reapers, one_by_default);
+	tcase_add_loop_test(reapers, names_change_meanwhile, 0, T_COUNT(names));
 	tcase_add_test(many, many_at_once);
 	tcase_add_test(many, many_in_a_row);
 	return t_main("life of sandboxes", cases, T_COUNT(cases));
