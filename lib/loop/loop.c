@@ -11,6 +11,10 @@
 
 #include "loop/private.h"
 
+/* What deferred calls defer is called in the same turn of the event base, this often: a start in a
+ * session takes three, and a turn some 10 us. */
+enum { ROUNDS = 4 };
+
 struct ad_loop {
 	struct event_base *base;
 	/* Readable when there are posts, or deferred calls left for this turn. As
@@ -120,7 +124,7 @@ static void detach_all(struct ad_list *list)
 		ad_list_remove(list->next);
 }
 
-static void run_defers(struct ad_loop *loop)
+static void run_round(struct ad_loop *loop)
 {
 	while (!ad_list_empty(&loop->defers)) {
 		struct ad_list *link = loop->defers.next;
@@ -134,6 +138,12 @@ static void run_defers(struct ad_loop *loop)
 		ad_list_remove(&defer->link);
 		defer->fn(defer, defer->userdata);
 	}
+}
+
+static void run_defers(struct ad_loop *loop)
+{
+	for (int round = 0; round < ROUNDS && !ad_list_empty(&loop->defers); round++)
+		run_round(loop);
 	loop->deferring = !ad_list_empty(&loop->defers);
 	/* libevent runs what is activated now before it looks at descriptors again:
 	 * a chain of deferred calls would starve them. Nor may this fail. */
