@@ -355,6 +355,15 @@ static pid_t clone_child(struct command *command, uint64_t flags)
 	return pid;
 }
 
+/* Nobody waits there any more. */
+static void gate_gone(struct command *command)
+{
+	command->waiting = 0;
+	close(ad_steal_fd(&command->gate));
+	if (command->waiting_fd >= 0)
+		close(ad_steal_fd(&command->waiting_fd));
+}
+
 /* It has its own memory, or is dead. */
 static void child_gone(struct command *command)
 {
@@ -364,12 +373,13 @@ static void child_gone(struct command *command)
 }
 
 /* Until the child waits at the gate. False: it never will. That cannot be seen there: its
- * end is ours too while the table of descriptors is shared. */
-static bool has_come_to_gate(const struct command *command)
+ * end is ours too while the table of descriptors is shared. It may have the pidfd as well, and
+ * to close the last one takes 10 to 50 us: we keep it until it has closed its own. */
+static bool has_come_to_gate(struct command *command)
 {
 	struct pollfd fds[] = {
 		{ .fd = command->gate, .events = POLLIN },
-		{ .fd = ad_sys_pidfd(command->waiting), .events = POLLIN },
+		{ .fd = command->waiting_fd = ad_sys_pidfd(command->waiting), .events = POLLIN },
 	};
 	char byte;
 
@@ -377,7 +387,6 @@ static bool has_come_to_gate(const struct command *command)
 		return false;
 	while (poll(fds, AD_COUNT(fds), -1) < 0 && errno == EINTR)
 		;
-	close(fds[1].fd);
 	return recv(command->gate, &byte, 1, MSG_DONTWAIT) == 1;
 }
 
@@ -406,10 +415,9 @@ void command_dismiss(struct command *command)
 		kill(command->waiting, SIGKILL);
 	while (command->waiting > 0 && waitpid(command->waiting, NULL, 0) < 0 && errno == EINTR)
 		;
-	command->waiting = 0;
-	close(ad_steal_fd(&command->gate));
 	if (command->listener >= 0)
 		close(ad_steal_fd(&command->listener));
+	gate_gone(command);
 	child_gone(command);
 }
 
@@ -441,9 +449,8 @@ pid_t command_start(struct command *command, uint32_t *ret_stage)
 	pid_t pid = command->waiting;
 
 	*ret_stage = AD_STAGE_FORK;
-	command->waiting = 0;
 	if (pid > 0)
-		close(ad_steal_fd(&command->gate));
+		gate_gone(command);
 	else
 		pid = clone_child(command, CLONE_VFORK);
 	child_gone(command);

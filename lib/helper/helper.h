@@ -136,6 +136,7 @@ struct command {
 	/* A child that stands still until the rest is known, our end of what it waits at and its
 	 * own; gate -1: there is none. */
 	pid_t waiting;
+	int waiting_fd; /* pidfd; or -1 */
 	int gate, gate_inner;
 	/* How the child itself comes to know the rest: when that begins, news is COMMAND_COMING,
 	 * and COMMAND_KNOWN when all is there. False: there will be no command, or stage and

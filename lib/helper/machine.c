@@ -64,6 +64,7 @@ pid_t machine_start(const struct ad_msg_spawn *spawn, const struct leaf *leaf, b
 		.parent = getpid(),
 		.machine = &machine,
 		.landlock = landlock,
+		.waiting_fd = -1,
 		.gate = -1,
 	};
 	struct pipes pipes;

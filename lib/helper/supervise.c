@@ -154,6 +154,7 @@ static uint32_t prepare(const struct supervise *job, struct standby *standby)
 		.cgroup = job->entry,
 		.sandbox = job->sandbox,
 		.landlock = job->landlock,
+		.waiting_fd = -1,
 		.gate = -1,
 		.listener = -1,
 	};
