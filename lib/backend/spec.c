@@ -121,11 +121,13 @@ const char *agentd_spec_protected_at(const agentd_spec *spec, size_t i)
 int32_t agentd_spec_protection(const agentd_spec *spec, const char *layer)
 {
 	int32_t strictest = AGENTD_PROTECTION_OFF;
+	int index;
 
 	if (!spec || !layer)
 		return AGENTD_PROTECTION_REQUIRED;
+	index = ad_policy_layer(layer);
 	for (size_t p = 0; p < AD_COUNT(spec->policy); p++) {
-		int32_t one = ad_policy_protection(spec->policy[p], layer);
+		int32_t one = ad_policy_protection(spec->policy[p], index);
 
 		if (one < strictest) /* REQUIRED < DEGRADABLE < OFF */
 			strictest = one;

@@ -265,7 +265,7 @@ int agentd_policy_deny_host(agentd_policy *policy, const char *host_pattern, age
 	return r < 0 ? r : add_host(policy, host_pattern, 0, 0, true, reterr);
 }
 
-static int layer_index(const char *layer)
+int ad_policy_layer(const char *layer)
 {
 	for (int i = 0; i < AD_POLICY_LAYER_COUNT; i++) {
 		if (strcmp(ad_policy_layers[i], layer) == 0)
@@ -283,7 +283,7 @@ int agentd_policy_set_protection(agentd_policy *policy, const char *layer, int32
 		return r;
 	if (!layer)
 		return fail_null(reterr, "layer");
-	index = layer_index(layer);
+	index = ad_policy_layer(layer);
 	if (index < 0)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "there is no protection layer \"%s\"", layer);
@@ -440,12 +440,10 @@ bool ad_policy_discard_unfinished(const agentd_policy *policy)
 	return or_defaults(policy)->discard_unfinished;
 }
 
-/* A layer nobody can set is required. */
-int32_t ad_policy_protection(const agentd_policy *policy, const char *layer)
+/* A layer that nobody can set is required. */
+int32_t ad_policy_protection(const agentd_policy *policy, int layer)
 {
-	int index = layer_index(layer);
-
-	return index < 0 ? AGENTD_PROTECTION_REQUIRED : or_defaults(policy)->protection[index];
+	return layer < 0 ? AGENTD_PROTECTION_REQUIRED : or_defaults(policy)->protection[layer];
 }
 
 bool ad_policy_env_any(const agentd_policy *policy)

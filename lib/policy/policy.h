@@ -50,6 +50,7 @@ void ad_limits_merge(const struct agentd_limits *const *layers, size_t count, si
 
 enum { AD_POLICY_LAYER_COUNT = 14 };
 extern const char *const ad_policy_layers[AD_POLICY_LAYER_COUNT];
+int ad_policy_layer(const char *layer); /* its index, or -1 */
 
 /* ---- policy: read access for core; frozen policies only. NULL is a policy of
  * nothing but defaults. */
@@ -71,7 +72,7 @@ int32_t ad_policy_min_isolation(const agentd_policy *policy);
 int32_t ad_policy_net(const agentd_policy *policy);
 bool ad_policy_require_kvm(const agentd_policy *policy);
 bool ad_policy_discard_unfinished(const agentd_policy *policy);
-int32_t ad_policy_protection(const agentd_policy *policy, const char *layer);
+int32_t ad_policy_protection(const agentd_policy *policy, int layer); /* -1: required */
 bool ad_policy_env_any(const agentd_policy *policy); /* whether it lets any name through */
 bool ad_policy_env_allowed(const agentd_policy *policy, const char *name);
 size_t ad_policy_path_count(const agentd_policy *policy);

@@ -232,8 +232,10 @@ START_TEST(test_defaults)
 		ck_assert_int_eq(ad_policy_net(p), AGENTD_NET_NONE);
 		ck_assert(!ad_policy_require_kvm(p));
 		ck_assert(!ad_policy_discard_unfinished(p));
-		ck_assert_int_eq(ad_policy_protection(p, "landlock"), AGENTD_PROTECTION_REQUIRED);
-		ck_assert_int_eq(ad_policy_protection(p, "nonesuch"), AGENTD_PROTECTION_REQUIRED);
+		ck_assert_int_eq(ad_policy_protection(p, ad_policy_layer("landlock")),
+				 AGENTD_PROTECTION_REQUIRED);
+		ck_assert_int_eq(ad_policy_protection(p, ad_policy_layer("nonesuch")),
+				 AGENTD_PROTECTION_REQUIRED);
 		ck_assert(!ad_policy_env_allowed(p, "PATH"));
 		ck_assert_uint_eq(ad_policy_path_count(p), 0);
 		ck_assert_ptr_null(ad_policy_path_at(p, 0));
@@ -280,7 +282,8 @@ START_TEST(test_setters)
 	ck_assert(ad_policy_host_at(policy, 1)->deny);
 	ck_assert_int_eq(agentd_policy_set_protection(policy, "idmap", AGENTD_PROTECTION_OFF, NULL),
 			 0);
-	ck_assert_int_eq(ad_policy_protection(policy, "idmap"), AGENTD_PROTECTION_OFF);
+	ck_assert_int_eq(ad_policy_protection(policy, ad_policy_layer("idmap")),
+			 AGENTD_PROTECTION_OFF);
 	ck_assert_int_eq(agentd_policy_protect_name(policy, ".envrc", NULL), 0);
 	ck_assert_int_eq(agentd_policy_protect_name(policy, ".envrc", NULL), 0);
 	ck_assert_uint_eq(ad_policy_protected_count(policy), 11);
