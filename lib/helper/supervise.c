@@ -440,7 +440,7 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 		usage->memory_peak = (uint64_t)rusage.ru_maxrss * 1024;
 	usage->survivors = survivors ? count_survivors(state) : 0;
 	/* It is this command's, not that of what it left behind, or of the next. */
-	if (job->in_session)
+	if (job->in_session && (job->spawn->flags & AD_SPAWN_CREDENTIALS))
 		unlink(SANDBOX_TOKEN);
 	/* Nobody is left to connect. The library may hold it a while longer, and the network
 	 * is to be as it was for the next command. */
@@ -571,10 +571,11 @@ static void take_signals(struct state *state)
 	bool died = false;
 	ssize_t n;
 
-	while ((n = read(state->standby->signal_fd, infos, sizeof(infos))) > 0) {
-		for (size_t i = 0; i < (size_t)n / sizeof(infos[0]); i++)
+	do {
+		n = read(state->standby->signal_fd, infos, sizeof(infos));
+		for (ssize_t i = 0; i < n / (ssize_t)sizeof(infos[0]); i++)
 			died |= infos[i].ssi_signo == (uint32_t)SIGNAL_HELPER_DIED;
-	}
+	} while (n == (ssize_t)sizeof(infos));
 	take_orders(state);
 	/* Anybody may send a signal. */
 	if (died && !state->job->sandbox && getppid() != state->job->helper)
