@@ -31,17 +31,24 @@
 
 #include "helper/mount.h"
 
-/* To be looked at in the end: a path below a root where there was nothing, or a link. */
+/* To be looked at in the end: a path below a root where there was nothing, or a link. Texts by
+ * where they are in protection.text. */
 struct late {
 	const char *root; /* a writable directory of the view */
-	char *name;       /* below it */
-	char *link;       /* where the symbolic link led; NULL: nothing was there */
+	size_t name;      /* below it */
+	size_t link;      /* where the symbolic link led; NO_TEXT: nothing was there */
 };
 
 /* What was there on the way to the names. */
 struct known {
-	char *path;
+	size_t path;
 	uint64_t mount; /* its id, being mounted on itself by now; 0: nothing is there */
+};
+
+#define NO_TEXT SIZE_MAX
+enum {
+	ENTRIES_MIN = 16,
+	TEXT_MIN = PATH_MAX /* so that twice as much has room for another path */
 };
 
 struct guard {
@@ -60,6 +67,33 @@ static bool guard_fault(const struct guard *guard, int error, const char *name)
 
 /* ---- bookkeeping */
 
+/* The array with room for one more, or NULL. */
+static void *with_room(void *array, size_t count, size_t size)
+{
+	bool full = count == 0 || (count >= ENTRIES_MIN && (count & (count - 1)) == 0);
+
+	return full ? reallocarray(array, count ? 2 * count : ENTRIES_MIN, size) : array;
+}
+
+/* Copies of their own, on free pieces of memory that lie apart, would cost a page fault each. */
+static size_t keep_text(struct protection *protection, const char *text)
+{
+	size_t size = strlen(text) + 1, at = protection->text_len;
+
+	if (at + size > protection->text_cap) {
+		size_t cap = protection->text_cap ? 2 * protection->text_cap : (size_t)TEXT_MIN;
+		char *grown = realloc(protection->text, cap);
+
+		if (!grown)
+			return NO_TEXT;
+		protection->text = grown;
+		protection->text_cap = cap;
+	}
+	memcpy(protection->text + at, text, size);
+	protection->text_len += size;
+	return at;
+}
+
 static bool add_late(struct guard *guard, const char *name, const char *link)
 {
 	struct protection *protection = guard->protection;
@@ -67,20 +101,25 @@ static bool add_late(struct guard *guard, const char *name, const char *link)
 
 	for (size_t i = 0; i < protection->count; i++) {
 		late = &protection->late[i];
-		if (strcmp(late->root, guard->root) == 0 && strcmp(late->name, name) == 0)
+		if (strcmp(late->root, guard->root) == 0 &&
+		    strcmp(protection->text + late->name, name) == 0)
 			return true;
 	}
-	late = reallocarray(protection->late, protection->count + 1, sizeof(*late));
+	late = with_room(protection->late, protection->count, sizeof(*late));
 	if (!late)
 		return guard_fault(guard, ENOMEM, name);
 	protection->late = late;
-	late += protection->count++;
-	*late = (struct late){ .root = guard->root, .name = strdup(name) };
-	if (link) {
-		late->link = strdup(link);
-		protection->unsure = true;
-	}
-	return late->name && (late->link || !link) ? true : guard_fault(guard, ENOMEM, name);
+	late += protection->count;
+	*late = (struct late){
+		.root = guard->root,
+		.name = keep_text(protection, name),
+		.link = link ? keep_text(protection, link) : NO_TEXT,
+	};
+	if (late->name == NO_TEXT || (link && late->link == NO_TEXT))
+		return guard_fault(guard, ENOMEM, name);
+	protection->count++;
+	protection->unsure |= link != NULL;
+	return true;
 }
 
 static bool is_known(const struct guard *guard, const char *path, bool mounted)
@@ -90,7 +129,8 @@ static bool is_known(const struct guard *guard, const char *path, bool mounted)
 	for (size_t i = 0; i < protection->known_count; i++) {
 		const struct known *known = &protection->known[i];
 
-		if ((known->mount != 0) == mounted && strcmp(known->path, path) == 0)
+		if ((known->mount != 0) == mounted &&
+		    strcmp(protection->text + known->path, path) == 0)
 			return true;
 	}
 	return false;
@@ -99,15 +139,17 @@ static bool is_known(const struct guard *guard, const char *path, bool mounted)
 static bool note(struct guard *guard, const char *path, uint64_t mount)
 {
 	struct protection *protection = guard->protection;
-	struct known *grown = reallocarray(protection->known, protection->known_count + 1,
-					   sizeof(*grown));
+	struct known *known = with_room(protection->known, protection->known_count, sizeof(*known));
 
-	if (!grown)
+	if (!known)
 		return guard_fault(guard, ENOMEM, path);
-	protection->known = grown;
-	grown += protection->known_count++;
-	*grown = (struct known){ .path = strdup(path), .mount = mount };
-	return grown->path ? true : guard_fault(guard, ENOMEM, path);
+	protection->known = known;
+	known += protection->known_count;
+	*known = (struct known){ .path = keep_text(protection, path), .mount = mount };
+	if (known->path == NO_TEXT)
+		return guard_fault(guard, ENOMEM, path);
+	protection->known_count++;
+	return true;
 }
 
 static void path_of(const struct guard *guard, const char *name, char ret[static PATH_MAX])
@@ -128,18 +170,14 @@ static void forget(struct protection *protection)
 {
 	for (size_t i = protection->known_count; i-- > 0;) {
 		const struct known *known = &protection->known[i];
+		const char *path = protection->text + known->path;
 
-		if (known->mount && mount_id(AT_FDCWD, known->path) == known->mount)
-			umount2(known->path, MNT_DETACH | UMOUNT_NOFOLLOW);
+		if (known->mount && mount_id(AT_FDCWD, path) == known->mount)
+			umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
 	}
-	for (size_t i = 0; i < protection->count; i++) {
-		free(protection->late[i].name);
-		free(protection->late[i].link);
-	}
-	for (size_t i = 0; i < protection->known_count; i++)
-		free(protection->known[i].path);
 	free(protection->late);
 	free(protection->known);
+	free(protection->text);
 	*protection = (struct protection){ 0 };
 }
 
@@ -402,7 +440,7 @@ bool protect_holds(const struct protection *protection)
 		const struct known *known = &protection->known[i];
 
 		errno = 0;
-		if (mount_id(AT_FDCWD, known->path) != known->mount ||
+		if (mount_id(AT_FDCWD, protection->text + known->path) != known->mount ||
 		    (known->mount == 0 && errno != ENOENT))
 			return false;
 	}
@@ -456,24 +494,24 @@ static bool as_before(int dir, const char *name, const char *link)
 }
 
 /* False: something was wrong, or could not be looked at. */
-static bool set_right(int root, const struct late *late)
+static bool set_right(int root, const char *path, const char *link)
 {
 	char parent[PATH_MAX];
-	const char *slash = strrchr(late->name, '/'), *name = slash ? slash + 1 : late->name;
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
 	int dir = root;
 	bool right;
 
 	if (slash) {
-		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - late->name), late->name);
+		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
 		dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
 		if (dir < 0)
 			return dir == -ENOENT || dir == -ENOTDIR;
 	}
-	right = as_before(dir, name, late->link);
+	right = as_before(dir, name, link);
 	if (!right) {
 		move_aside(dir, name);
-		if (late->link)
-			put_back(late->link, dir, name);
+		if (link)
+			put_back(link, dir, name);
 	}
 	if (dir != root)
 		close(dir);
@@ -487,7 +525,9 @@ void protect_end(const struct protection *protection,
 	int root = -1;
 
 	for (size_t i = 0; i < protection->count; i++) {
-		struct late *late = &protection->late[i];
+		const struct late *late = &protection->late[i];
+		const char *name = protection->text + late->name;
+		const char *link = late->link == NO_TEXT ? NULL : protection->text + late->link;
 		char path[PATH_MAX];
 
 		/* Those of one root are beside each other. */
@@ -497,8 +537,8 @@ void protect_end(const struct protection *protection,
 			open_root = late->root;
 			root = open(open_root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		}
-		if (root < 0 || !set_right(root, late)) {
-			snprintf(path, sizeof(path), "%s/%s", late->root, late->name);
+		if (root < 0 || !set_right(root, name, link)) {
+			snprintf(path, sizeof(path), "%s/%s", late->root, name);
 			told(path, userdata);
 		}
 	}

@@ -118,6 +118,8 @@ struct protection {
 	struct known *known; /* by what it can be told whether all is as it was */
 	size_t known_count;
 	bool unsure; /* it cannot */
+	char *text;  /* of both */
+	size_t text_len, text_cap;
 };
 /* Before the command: what is there is made read-only, with mounts in our namespace. Again:
  * anew, for what is there then. */
