@@ -16,6 +16,7 @@
 enum {
 	TIMEOUT_MS = 8000, /* of the command */
 	LATE_MS = 20000,   /* a helper that does not answer is given up after 15 s */
+	READY_MS = 60,     /* the helper makes the next one after 20, and that takes 2 */
 	HELPERS_MAX = 65536,
 	PIDS_MAX = 16, /* of what is left */
 };
@@ -463,6 +464,20 @@ static void run_command(struct play *play)
 	let_go(play);
 }
 
+static void start_over(struct play *play)
+{
+	play->started = play->exited = play->finished = play->denied = 0;
+	memset(play->bytes, 0, sizeof(play->bytes));
+}
+
+static void run_again(struct play *play)
+{
+	start_over(play);
+	t_sleep_ms(READY_MS);
+	tell(play, "; again");
+	run_command(play);
+}
+
 static void on_probe(agentd_probe *probe, const agentd_error *err, void *userdata)
 {
 	struct play *play = userdata;
@@ -552,8 +567,7 @@ static void run_next(struct play *play)
 	int fds = 0;
 
 	arm(play, false);
-	play->started = play->exited = play->finished = play->denied = 0;
-	memset(play->bytes, 0, sizeof(play->bytes));
+	start_over(play);
 	scene->refused = false;
 	tell(play, "; next");
 	run_command(play);
@@ -601,6 +615,8 @@ const char *scene_play(struct scene *scene)
 		run_probe(&play);
 	else if (play.base && set_up(&play)) {
 		run_command(&play);
+		if (scene->again)
+			run_again(&play);
 		out_of_errors = scene->fault && scene->fault->out_of_errors;
 		if (scene->in_helper && !out_of_errors)
 			run_next(&play);

@@ -15,6 +15,7 @@ struct scene {
 	bool kill;           /* the command has to be killed */
 	bool probe;          /* no command, but what the machine can do */
 	bool names;          /* the working directory is writable, but for a protected link */
+	bool again;          /* another command, when one is kept ready for it */
 	/* The fault is one of the helper's: over when the command is, and the same runner
 	 * then has to start another one. */
 	bool in_helper;

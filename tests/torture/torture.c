@@ -51,15 +51,17 @@ enum { SAMPLE_SCENES = 5 };
 static const struct scene scenes[] = {
 	{ .name = "host", .backend = "host" },
 	{ .name = "sandbox", .backend = "sandbox" },
-	{ .name = "sandbox-kill", .backend = "sandbox", .kill = true },
+	{ .name = "prewarm", .backend = "sandbox", .prewarm = 1, .again = true },
 	{ .name = "session", .backend = "sandbox", .session = true },
 	{ .name = "machine-session", .backend = "microvm", .session = true },
+	{ .name = "sandbox-kill", .backend = "sandbox", .kill = true },
 	{ .name = "machine", .backend = "microvm" },
 	{ .name = "host-kill", .backend = "host", .kill = true },
 	{ .name = "own-loop", .backend = "host", .own_loop = true },
-	{ .name = "prewarm", .backend = "sandbox", .prewarm = 1 },
+	{ .name = "host-again", .backend = "host", .again = true },
 	{ .name = "probe", .backend = "host", .probe = true },
 	{ .name = "names", .backend = "sandbox", .names = true },
+	{ .name = "names-again", .backend = "sandbox", .names = true, .prewarm = 1, .again = true },
 };
 
 static const struct kind kinds[] = {
