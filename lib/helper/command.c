@@ -249,26 +249,21 @@ AD_SYS_NO_SANITIZE static int close_others(const struct command *command)
 	return ad_sys_close_range(first, ~0u);
 }
 
-AD_SYS_NO_SANITIZE static bool say_at_gate(const struct command *command)
-{
-	const char byte = 0;
-
-	return write(command->gate_inner, &byte, 1) == 1;
-}
-
 /* The supervisor is about to close its copy of our end. */
 AD_SYS_NO_SANITIZE static bool wait_at_gate(struct command *command)
 {
+	const char byte = 0;
+
 	close(command->gate);
-	return say_at_gate(command) && command->learn(command);
+	return write(command->gate_inner, &byte, 1) == 1 && command->learn(command);
 }
 
-bool command_ask(struct command *command)
+bool command_ask(const struct command *command, int fd)
 {
-	char byte;
+	char byte = 0;
 	ssize_t n;
 
-	if (!say_at_gate(command))
+	if (ad_sys_send(command->gate_inner, &byte, 1, &fd, fd >= 0, 0) < 0)
 		return false;
 	do {
 		n = read(command->gate_inner, &byte, 1);
@@ -426,13 +421,15 @@ void command_dismiss(struct command *command)
 bool command_await(struct command *command)
 {
 	char byte;
-	ssize_t n = 0;
+	struct ad_sys_msg in = { .data = &byte, .cap = 1 };
+	int r = 0;
 
-	while (command->gate >= 0 && (n = read(command->gate, &byte, 1)) < 0)
+	while (command->gate >= 0 && (r = ad_sys_recv(command->gate, &in, 0)) < 0)
 		;
-	if (n == 0 && command->news == COMMAND_UNKNOWN)
+	command->handed = in.fd_count > 0 ? in.fds[0] : -1;
+	if (r == 0 && command->news == COMMAND_UNKNOWN)
 		command_dismiss(command);
-	return n == 0;
+	return r == 0;
 }
 
 bool command_go_on(struct command *command)

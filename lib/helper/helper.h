@@ -143,6 +143,7 @@ struct command {
 	 * error tell why not. */
 	bool (*learn)(struct command *command);
 	enum { COMMAND_UNKNOWN, COMMAND_COMING, COMMAND_KNOWN } news;
+	int handed;  /* with what it asked for last, or -1 */
 	void *stack; /* a child's */
 	/* Come back through shared memory. */
 	uint32_t stage, index;
@@ -174,8 +175,9 @@ void command_stand_by(struct command *command);
 bool command_await(struct command *command);
 /* It is done: the same again. */
 bool command_go_on(struct command *command);
-/* In that process: ask for that. False: it will never be done. */
-bool command_ask(struct command *command);
+/* In that process, whose descriptors are its own: ask for that, with one of them (-1: none), which
+ * becomes the supervisor's command->handed. False: it will never be done. */
+bool command_ask(const struct command *command, int fd);
 /* End that process. */
 void command_dismiss(struct command *command);
 /* Start it; its pid, or a negative errno with *ret_stage set. */
@@ -271,8 +273,8 @@ struct supervise {
 	/* What is left to do when the command is known, in whatever process hears of it; NULL:
 	 * nothing. 0, a negative errno, or SUPERVISE_ASK: it takes the supervisor's rights. */
 	int (*begin)(struct supervise *job, const struct request_content *content);
-	/* With those. Ends with supervise_failed() if it must. */
-	void (*begin_with_rights)(struct supervise *job, const struct request_content *content);
+	/* With those; takes the token (-1: none). Ends with supervise_failed() if it must. */
+	void (*begin_with_rights)(struct supervise *job, int token);
 };
 
 enum { SUPERVISE_ASK = 1 };

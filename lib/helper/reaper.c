@@ -227,12 +227,12 @@ static bool confine(struct supervise *job, int token, bool apart, struct fault *
 	       put_up_rules(job->sandbox, job, apart, fault);
 }
 
-static void confine_or_fail(struct supervise *job, const struct request_content *content)
+static void confine_or_fail(struct supervise *job, int token)
 {
 	bool apart = !(job->spawn->flags & AD_SPAWN_SESSION);
 	struct fault fault;
 
-	if (!confine(job, content->token, apart, &fault))
+	if (!confine(job, token, apart, &fault))
 		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
 }
 
@@ -297,7 +297,7 @@ void reaper_run(const struct reaper *reaper)
 	}
 	if (!prepared)
 		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
-	confine_or_fail(&job, &own);
+	confine_or_fail(&job, own.token);
 	if (own.session < 0)
 		supervise(&job);
 	session_run(&job, request->slot, reaper->shared, own.session);

@@ -244,7 +244,7 @@ static bool learn(struct command *command)
 	command->stage = AD_STAGE_VIEW;
 	r = job->begin ? job->begin(job, standby->content) : 0;
 	if (r == SUPERVISE_ASK) {
-		if (!command_ask(command))
+		if (!command_ask(command, standby->content->token))
 			return false;
 		r = 0;
 	}
@@ -284,7 +284,11 @@ const struct request_content *supervise_await(struct supervise *job, int sock,
 		bool through = command_await(&standby->command);
 
 		while (!through) {
-			job->begin_with_rights(job, standby->content);
+			int token = standby->command.handed;
+
+			if (token < 0 && standby->content->token >= 0)
+				fail(job, AD_STAGE_VIEW, EMFILE, SANDBOX_TOKEN);
+			job->begin_with_rights(job, token);
 			through = command_go_on(&standby->command);
 		}
 		/* If it died in between, there is no telling whose command that was. */
@@ -296,7 +300,7 @@ const struct request_content *supervise_await(struct supervise *job, int sock,
 	if (r < 0)
 		fail(job, AD_STAGE_VIEW, -r, SANDBOX_TOKEN);
 	if (r == SUPERVISE_ASK)
-		job->begin_with_rights(job, content);
+		job->begin_with_rights(job, content->token);
 	return content;
 }
 

@@ -354,21 +354,85 @@ static void in_workdir(const struct t_world *world, const char *script)
 	free(command);
 }
 
+static void expect_one_ready(struct t_world *world)
+{
+	pid_t found[2];
+
+	expect_children(world, 2, found, T_COUNT(found));
+	t_world_loop(world, t_slack(100), NULL);
+}
+
 START_TEST(names_change_meanwhile)
 {
 	struct t_world *world = sandbox_world(0);
-	pid_t found[2];
 	struct t_run run;
 
 	in_workdir(world, names[_i].before);
 	expect_works(world);
-	expect_children(world, 2, found, T_COUNT(found));
-	t_world_loop(world, t_slack(100), NULL);
+	expect_one_ready(world);
 	in_workdir(world, names[_i].meanwhile);
 	t_run(&run, world, names[_i].command, 20000);
 	t_expect_out(&run, AGENTD_STDOUT, names[_i].out);
 	t_run_free(&run);
 	in_workdir(world, names[_i].holds);
+	t_world_free(world);
+}
+END_TEST
+
+/* A token is there for its command only, and for one that another was made ready before. */
+START_TEST(tokens_come_late)
+{
+	static const char *const tokens[] = { "first", NULL, "second", "third", NULL };
+	struct t_world *world = sandbox_world(0);
+
+	expect_works(world);
+	for (size_t i = 0; i < T_COUNT(tokens); i++) {
+		struct t_run run;
+
+		expect_one_ready(world);
+		ck_assert_int_eq(agentd_context_set_credentials(world->ctx, tokens[i], 0, NULL), 0);
+		t_run(&run, world, "cat /run/credentials/token || echo none", 20000);
+		t_expect_out(&run, AGENTD_STDOUT, tokens[i] ? tokens[i] : "none\n");
+		t_run_free(&run);
+	}
+	t_world_free(world);
+}
+END_TEST
+
+/* Private files are memory: how many blocks of /tmp is a command given? */
+static char *blocks_of_tmp(struct t_world *world, uint64_t memory)
+{
+	struct agentd_limits limits = { .size = sizeof(limits), .mem_bytes = memory };
+	const struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits };
+	struct t_run run;
+	char *ret;
+
+	t_run_init(&run, world);
+	run.exec_opts = &opts;
+	ck_assert_int_eq(t_run_start(&run, "stat -f -c %b /tmp", 20000), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	ret = t_format("%s", (const char *)run.out[AGENTD_STDOUT]);
+	t_run_free(&run);
+	return ret;
+}
+
+/* One that was kept ready has what a fresh one has, whatever the last command's limits were. */
+START_TEST(limits_come_late)
+{
+	static const uint64_t memory[] = { 64 << 20, 64 << 20, 32 << 20, 0, 64 << 20 };
+	struct t_world *world = sandbox_world(0), *fresh = sandbox_world(NONE);
+
+	for (size_t i = 0; i < T_COUNT(memory); i++) {
+		char *want = blocks_of_tmp(fresh, memory[i]);
+		char *is = blocks_of_tmp(world, memory[i]);
+
+		ck_assert_str_eq(is, want);
+		free(is);
+		free(want);
+		expect_one_ready(world);
+	}
+	t_world_free(fresh);
 	t_world_free(world);
 }
 END_TEST
@@ -497,6 +561,8 @@ int main(void)
 	tcase_add_test(reapers, helper_is_killed);
 	tcase_add_test(reapers, prewarmed);
 	tcase_add_test(reapers, one_by_default);
+	tcase_add_test(reapers, tokens_come_late);
+	tcase_add_test(reapers, limits_come_late);
 	tcase_add_loop_test(reapers, names_change_meanwhile, 0, T_COUNT(names));
 	tcase_add_test(many, many_at_once);
 	tcase_add_test(many, many_in_a_row);
