@@ -117,6 +117,7 @@ static struct {
 	struct helper_shared shared;
 	uint16_t free_slots[SLOTS_MAX];
 	size_t free_count;
+	uint32_t attempts;
 	struct outgoing *out, **out_tail;
 	struct proc_table table;
 	/* watchdog */
@@ -687,6 +688,15 @@ static pid_t ask_session(struct session *session, const struct request *request,
 	return pid;
 }
 
+/* After a failure: none. */
+static void grant(const struct job *job, uint32_t attempt)
+{
+	struct slot *slot = &h.shared.slots[job->slot];
+
+	atomic_store(&slot->granted, attempt);
+	ad_sys_futex_wake(&slot->granted);
+}
+
 static pid_t start_anew(struct job *job, struct request *request, const struct ad_sys_msg *from,
 			size_t fd_count, int session_sock)
 {
@@ -701,9 +711,14 @@ static pid_t start_anew(struct job *job, struct request *request, const struct a
 	memcpy(fds, from->fds, fd_count * sizeof(fds[0]));
 	if (request->session)
 		fds[fd_count++] = session_sock;
+	if (++h.attempts == NO_ATTEMPT)
+		h.attempts = 1;
+	request->attempt = h.attempts;
+	atomic_store(&h.shared.slots[job->slot].granted, 0);
 	r = request_add_leaf(request, job->leaf, &entry, fds, &fd_count);
 	if (r == 0)
 		r = template_clone(job->template, request, from, fds, fd_count, &job->net);
+	grant(job, r > 0 ? request->attempt : NO_ATTEMPT);
 	cgroup_close_entry(&entry);
 	return r;
 }

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,11 @@
 /* A tmpfs needs about 1 KiB of kernel memory for a file: with one for every 4 KiB of
  * its size, empty files take no more than a quarter of it. */
 enum { BYTES_PER_INODE = 4096, INODES_MIN = 1024 };
+
+#define MS UINT64_C(1000000)
+
+/* It is granted within 5 s (clone_max in template.c) or never. */
+static const uint64_t grant_max_ns = 6000 * MS, grant_look_ns = 100 * MS;
 
 static bool mount_fault(struct fault *fault, const char *what)
 {
@@ -262,6 +268,22 @@ static const struct request_content *stand_by(const struct reaper *reaper, struc
 		       NULL;
 }
 
+/* False: the helper never heard of us, or is gone. */
+static bool is_granted(const struct slot *slot, uint32_t attempt, int helper_pidfd)
+{
+	uint64_t until = ad_sys_now_ns() + grant_max_ns;
+	uint32_t granted;
+
+	while ((granted = atomic_load(&slot->granted)) == 0 && ad_sys_now_ns() < until) {
+		struct pollfd helper = { .fd = helper_pidfd, .events = POLLIN };
+
+		ad_sys_futex_wait(&slot->granted, 0, grant_look_ns);
+		if (poll(&helper, 1, 0) > 0)
+			return false;
+	}
+	return granted == attempt;
+}
+
 void reaper_run(const struct reaper *reaper)
 {
 	const struct request *request = reaper->request->data;
@@ -295,6 +317,8 @@ void reaper_run(const struct reaper *reaper)
 		close(own.ahead);
 		supervise(&job);
 	}
+	if (!is_granted(job.slot, request->attempt, job.helper_pidfd))
+		_exit(SUPERVISOR_LOST);
 	if (!prepared)
 		supervise_failed(&job, fault.stage, fault.index, fault.error, fault.text);
 	confine_or_fail(&job, own.token);

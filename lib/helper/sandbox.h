@@ -160,12 +160,17 @@ struct request {
 	bool ahead; /* a reaper whose command is not known yet, but likely to be enforced like this:
 		     * nothing follows, and it will hear of that by the descriptor */
 	bool has_leaf, spawn_fd, credentials, set_ids;
-	bool session;  /* a session: its end of struct session's socket comes too */
+	bool session; /* a session: its end of struct session's socket comes too */
+	/* Of a zygote, for a command: the reaper waits until it is granted in the slot. The
+	 * zygote may die when it has made it and before that is heard, and another is asked: a
+	 * command is not to run twice. Never 0. */
+	uint32_t attempt;
 	uint8_t tasks; /* descriptors of struct cgroup_entry */
 	bool v2_procs;
 	struct leaf leaf;
 	struct enforcement enforcement;
 };
+#define NO_ATTEMPT UINT32_MAX
 enum { REQUEST_MAX = sizeof(struct request) + AD_MSG_INLINE_MAX };
 
 /* With the control groups to enter (NULL: none), whose descriptors are added to fds; *ret_entry,

@@ -26,6 +26,10 @@ int ad_sys_pass_creds(int sock);
 /* A descriptor for the calling process or another one, close-on-exec, >= 3. */
 int ad_sys_pidfd(pid_t pid);
 int ad_sys_pidfd_signal(int pidfd, int signo);
+/* futex(2), between processes. Returns when somebody woke us, when *word is not expected, after
+ * timeout_ns, or for nothing. */
+void ad_sys_futex_wait(const _Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns);
+void ad_sys_futex_wake(const _Atomic uint32_t *word);
 int ad_sys_close_range(unsigned int first, unsigned int last);
 int ad_sys_set_nonblock(int fd);
 /* Memory file of exactly len bytes (a copy of data), sealed against every change. */

@@ -325,6 +325,22 @@ static void check_names(struct play *play)
 	arm(play, armed);
 }
 
+/* A command is run once, or not at all. */
+static void check_runs(struct play *play, off_t most)
+{
+	bool armed = play->scene->fault && play->scene->fault->armed;
+	struct stat st;
+	char *path;
+
+	arm(play, false);
+	path = t_format("%s/runs", play->scene->world->workdir);
+	if (stat(path, &st) == 0 && st.st_size > most)
+		wrong(play, "it ran %d times more than it should have", (int)(st.st_size - most));
+	unlink(path);
+	free(path);
+	arm(play, armed);
+}
+
 static void check_result(struct play *play)
 {
 	agentd_status status = agentd_result_status(play->result);
@@ -334,6 +350,7 @@ static void check_result(struct play *play)
 
 	tell(play, "; %s/%s %d %s", agentd_status_name(status), agentd_cause_name(cause),
 	     agentd_result_signal(play->result), agentd_error_message(err));
+	check_runs(play, 1);
 	if (play->finished != 1)
 		wrong(play, "finished came %d times", play->finished);
 	if (play->started > 1 || play->exited > play->started)
@@ -626,6 +643,7 @@ const char *scene_play(struct scene *scene)
 	agentd_context_unref(play.ctx);
 	agentd_policy_unref(play.policy);
 	loop_close(&play);
+	check_runs(&play, 0);
 	if (play.late)
 		wrong(&play, "it took more than %d s", LATE_MS / 1000);
 	scene->marked = unlink(scene->marker) == 0;
