@@ -436,9 +436,11 @@ bool command_go_on(struct command *command)
 {
 	const char byte = 0;
 
-	/* If it is dead, that is what it waits for next. */
-	(void)send(command->gate, &byte, 1, MSG_NOSIGNAL);
-	return command_await(command);
+	if (send(command->gate, &byte, 1, MSG_NOSIGNAL) == 1)
+		return command_await(command);
+	/* It is dead, or would wait for ever. */
+	command_dismiss(command);
+	return true;
 }
 
 pid_t command_start(struct command *command, uint32_t *ret_stage)

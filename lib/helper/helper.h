@@ -173,7 +173,8 @@ void command_stand_by(struct command *command);
  * died before there was a command, it is as if there had been none. False: it asks for what it
  * has no right to do, and waits. */
 bool command_await(struct command *command);
-/* It is done: the same again. */
+/* It is done: the same again. If that process cannot be told, it is ended: command_start() makes
+ * another. */
 bool command_go_on(struct command *command);
 /* In that process, whose descriptors are its own: ask for that, with one of them (-1: none), which
  * becomes the supervisor's command->handed. False: it will never be done. */

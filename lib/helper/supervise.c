@@ -311,7 +311,7 @@ static void start(struct state *state)
 	struct command *command = &state->standby->command;
 	uint32_t stage;
 
-	if (command->news == COMMAND_UNKNOWN) {
+	if (!command->argv) {
 		int r = describe(job);
 
 		if (r < 0)
