@@ -223,7 +223,8 @@ struct slot {
 	_Atomic uint32_t kill_seen;     /* the order to kill has arrived */
 	_Atomic uint32_t command_waits; /* of a session: for a supervisor */
 	_Atomic uint32_t over;          /* all there is to report was reported */
-	/* The struct request.attempt of the reaper that is to run the command; others end. */
+	/* The struct request.attempt of the reaper that is to run the command, others end;
+	 * NO_ATTEMPT: there is none; 0: it is not known yet. */
 	_Atomic uint32_t granted;
 	_Atomic uint64_t io_reaped;     /* written by what it reaped */
 	struct cgroup_counters counted; /* valid after SUPERVISOR_DONE */

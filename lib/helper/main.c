@@ -295,6 +295,7 @@ static struct job *job_new(uint32_t id)
 	ad_list_append(&h.all, &job->all);
 	job->slot = h.free_slots[--h.free_count];
 	memset(&h.shared.slots[job->slot], 0, sizeof(*h.shared.slots));
+	atomic_store(&h.shared.slots[job->slot].granted, NO_ATTEMPT);
 	return job;
 }
 

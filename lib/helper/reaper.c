@@ -24,10 +24,8 @@
  * its size, empty files take no more than a quarter of it. */
 enum { BYTES_PER_INODE = 4096, INODES_MIN = 1024 };
 
-#define MS UINT64_C(1000000)
-
-/* It is granted within 5 s (clone_max in template.c) or never. */
-static const uint64_t grant_max_ns = 6000 * MS, grant_look_ns = 100 * MS;
+/* Somebody else's slot by now, or no helper, is not told of. */
+static const uint64_t grant_look_ns = 100000000;
 
 static bool mount_fault(struct fault *fault, const char *what)
 {
@@ -271,10 +269,9 @@ static const struct request_content *stand_by(const struct reaper *reaper, struc
 /* False: the helper never heard of us, or is gone. */
 static bool is_granted(const struct slot *slot, uint32_t attempt, int helper_pidfd)
 {
-	uint64_t until = ad_sys_now_ns() + grant_max_ns;
 	uint32_t granted;
 
-	while ((granted = atomic_load(&slot->granted)) == 0 && ad_sys_now_ns() < until) {
+	while ((granted = atomic_load(&slot->granted)) == 0) {
 		struct pollfd helper = { .fd = helper_pidfd, .events = POLLIN };
 
 		ad_sys_futex_wait(&slot->granted, 0, grant_look_ns);
