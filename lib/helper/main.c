@@ -689,7 +689,7 @@ static pid_t ask_session(struct session *session, const struct request *request,
 	return pid;
 }
 
-/* After a failure: none. */
+/* NO_ATTEMPT: it failed. */
 static void grant(const struct job *job, uint32_t attempt)
 {
 	struct slot *slot = &h.shared.slots[job->slot];

@@ -209,9 +209,10 @@ static bool prepare(const struct reaper *reaper, int *ret_network, struct fault 
 	return private_mounts(reaper->sandbox, fault);
 }
 
-static bool put_up_rules(const struct sandbox *sandbox, struct supervise *job, bool apart,
-			 struct fault *fault)
+static bool put_up_rules(struct supervise *job, bool apart, struct fault *fault)
 {
+	const struct sandbox *sandbox = job->sandbox;
+
 	if (sandbox->landlock_abi == 0 || job->landlock >= 0)
 		return true;
 	job->landlock = landlock_make(sandbox, apart);
@@ -228,7 +229,7 @@ static bool confine(struct supervise *job, int token, bool apart, struct fault *
 	if (r < 0)
 		return fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
 	return limit_files(job, fault) && protect_begin(job->protection, job->sandbox, fault) &&
-	       put_up_rules(job->sandbox, job, apart, fault);
+	       put_up_rules(job, apart, fault);
 }
 
 static void confine_or_fail(struct supervise *job, int token)

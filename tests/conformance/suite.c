@@ -93,8 +93,8 @@ static uint64_t limit_ms(uint64_t ms)
 	return conf->features & CONF_COSTLY ? ms * 10 : t_slack(ms);
 }
 
-/* How long a command may take until it has shown a first sign: a machine boots
-   before it, on a processor that others use. */
+/* How long a command may take until it has shown a first sign: a machine boots before it, on a
+ * processor that others use. */
 static uint64_t first_sign_ms(void)
 {
 	return conf->features & CONF_COSTLY ? 60000 : t_slack(10000);
