@@ -11,6 +11,7 @@
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
+#include <malloc.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
@@ -30,7 +31,6 @@ enum {
 	 * rest of a start, and so does to end one. */
 	IDLE_NETS_MAX = 64,
 	CAPABILITIES_MAX = 64,
-	SORTS_ALL = 1 << 20, /* more than there is */
 };
 
 struct net {
@@ -502,13 +502,11 @@ static void next_request(struct zygote *zygote)
 	ad_sys_msg_close(&in);
 }
 
-/* The C library sorts what was freed only when somebody wants more than it finds at
- * once. If that were each reaper anew, it would be for a copy of every page with a free
- * piece on it, some twenty of them. */
-static void sort_memory(void)
+/* What the making took, five times what is left, would stay until the end, and each reaper
+ * copy its tables. */
+static void give_back_memory(void)
 {
-	/* Not malloc(3), whose result is not used: the compiler knows that one. */
-	free(reallocarray(NULL, 1, SORTS_ALL));
+	malloc_trim(0);
 }
 
 void zygote_run(const struct template_spec *spec, int sock, const struct helper_shared *shared)
@@ -527,7 +525,7 @@ void zygote_run(const struct template_spec *spec, int sock, const struct helper_
 	}
 	/* Changes of ids clear it, so it is set now. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-	sort_memory();
+	give_back_memory();
 	msg.say = ZYGOTE_READY;
 	msg.layers = zygote.sandbox.layers;
 	say(&zygote, &msg);
