@@ -4,12 +4,16 @@
 import asyncio
 import concurrent.futures
 import os
+import signal
+import sys
 import threading
 import time
 
 import pytest
 
 import agentd
+
+SESSION = "3fa9c1d2-0b1c-4c5e-9f0a-7d6e5f4a3b2c"
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +75,157 @@ def test_what_cannot_start_raises(runner):
     assert caught.value.code == -7 and "paper" in str(caught.value)
 
 
-@pytest.mark.parametrize("timeout", [0, -1])
-def test_bad_timeout(runner, ctx, timeout):
+@pytest.mark.parametrize("options, error", [
+    ({"timeout": 0}, ValueError),
+    ({"timeout": -1}, ValueError),
+    ({"grace": 0}, ValueError),
+    ({"limits": {"mem_bytes": 0}}, ValueError),
+    ({"limits": {"pids_max": 1 << 32}}, ValueError),
+    ({"limits": {"mem_bytes": "much"}}, ValueError),
+    ({"limits": {"memory": 1}}, TypeError),
+    ({"limits": {"size": 1}}, TypeError),
+    ({"priority": 1}, TypeError),
+])
+def test_bad_option(runner, ctx, options, error):
+    with pytest.raises(error) as caught:
+        runner.run("true", context=ctx, **options)
+    name = list(options.get("limits", options))[0]
+    assert name in str(caught.value)
+
+
+def test_bad_runner_option():
+    for members in ({"speed": 1}, {"event_base": 1}, {"reserved0": 1}):
+        with pytest.raises(TypeError):
+            agentd.Runner(agentd.Policy.none(), **members)
     with pytest.raises(ValueError):
-        runner.run("true", timeout=timeout, context=ctx)
+        agentd.Runner(agentd.Policy.none(), max_running=-1)
+
+
+def test_limits(runner, ctx):
+    result = runner.run("head -c 5000 /dev/zero", context=ctx, limits={"output_bytes": 1000})
+    assert result.ok and len(result.stdout) == 1000
+    assert result.document["metrics"]["dropped_bytes"] == 4000
+
+
+def test_stdin(runner, ctx):
+    for data in (b"", b"a line\n", bytes(range(256)) * 4096):
+        assert runner.run("cat", context=ctx, stdin=data).stdout == data
+    # Nobody reads all of it.
+    assert runner.run("head -c 3", context=ctx, stdin=b"x" * (4 << 20)).stdout == b"xxx"
+    assert runner.run("cat", context=ctx).stdout == b""
+
+
+def test_merged_output_is_in_order(runner, ctx):
+    result = runner.run("echo a; echo b >&2; echo c", context=ctx, merge_stderr=True)
+    assert (result.stdout, result.stderr) == (b"a\nb\nc\n", b"")
+
+
+def test_grace(runner, ctx):
+    execution = runner.start(
+        "trap '' TERM; echo ready; sleep 60; :", context=ctx, grace=2.5, stream=True
+    )
+    assert next(iter(execution)) == (agentd.STDOUT, b"ready\n")
+    begin = time.monotonic()
+    execution.cancel()
+    assert execution.wait(30).cause == "canceled"
+    assert time.monotonic() - begin >= 2.4
+
+
+def test_signal(runner, ctx):
+    execution = runner.start("echo ready; exec sleep 60", context=ctx, stream=True)
+    pieces = iter(execution)
+    next(pieces)
+    execution.signal(signal.SIGUSR1)
+    assert execution.wait(30).signal == signal.SIGUSR1
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.signal(signal.SIGUSR1)
+    assert caught.value.code == -3
+
+
+def test_explain(runner, ctx):
+    document = runner.explain("true", context=ctx)
+    assert document["backend"] == "host" and "GREETING" in document["env"]
+
+
+def test_log():
+    records = []
+    policy = agentd.Policy.none()
+    context = agentd.Context(policy=policy, workdir="/", backend="host", env={"HOME": "/"})
+    with agentd.Runner(policy, log=records.append) as runner:
+        assert runner.run("exit 3", context=context).exit_code == 3
+    assert {record.level for record in records} <= {agentd.LOG_WARN, agentd.LOG_INFO}
+    assert all(record.component and record.message for record in records)
+    assert any(record.fields.get("exit_code") == "3" for record in records)
+
+
+def test_log_that_raises(monkeypatch):
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(args.exc_type))
+
+    def fails(record):
+        raise KeyError(record.message)
+
+    policy = agentd.Policy.none()
+    context = agentd.Context(policy=policy, workdir="/", backend="host")
+    with agentd.Runner(policy, log=fails) as runner:
+        assert runner.run(["/bin/true"], context=context).ok
+    assert raised and set(raised) == {KeyError}
+
+
+def test_sessions(tmp_path):
+    policy = agentd.Policy.system()
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    context = agentd.Context(policy=policy, workdir=workdir, session=SESSION)
+    document = {"enabled": True, "backend": "sandbox", "volume_root": str(tmp_path / "volumes")}
+    with agentd.Runner(policy) as runner:
+        # The control: without a pool it is a sandbox in the working directory.
+        result = runner.run("echo lost >note", context=context)
+        if result.cause == "isolation":
+            pytest.skip(f"SKIP-CANNOT: {result.document['error']}")
+        assert result.ok and (workdir / "note").read_text() == "lost\n"
+        pool = agentd.Pool(runner, document)
+        with pytest.raises(agentd.AgentdError) as caught:
+            pool.stop(SESSION)
+        assert caught.value.code == -7
+        script = "ls; echo hello >note; sleep 60 & echo $! >pid"
+        result = runner.run(script, context=context)
+        assert result.ok and result.stdout == b"", result.document
+        alive = "cat note; test -e /proc/$(cat pid) && echo alive"
+        assert runner.run(alive, context=context).stdout == b"hello\nalive\n"
+        assert [one["id"] for one in pool.document["sessions"]] == [SESSION]
+        pool.maintain()
+        assert runner.run(alive, context=context).stdout == b"hello\nalive\n"
+        pool.stop(SESSION)
+        assert runner.run(alive, context=context).stdout == b"hello\n"
+
+        async def stop():
+            await pool.maintain_async()
+            await pool.stop_async(SESSION)
+
+        asyncio.run(stop())
+        assert runner.run(alive, context=context).stdout == b"hello\n"
+    with pytest.raises(agentd.AgentdError) as caught:
+        pool.stop(SESSION)
+    assert caught.value.code == -3
+
+
+def test_bad_pool(runner):
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.Pool(runner, {"enabled": True, "volume_roof": "/"})
+    assert caught.value.code == -1 and caught.value.pointer == "/volume_roof"
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.Context(session="no uuid")
+    assert caught.value.code == -1 and "no uuid" in str(caught.value)
+
+
+def test_pool_inside_a_callback_is_refused(runner, ctx):
+    def pools(stream, data):
+        agentd.Pool(runner, {})
+
+    with pytest.raises(agentd.AgentdError) as caught:
+        runner.run("echo a", context=ctx, on_output=pools)
+    assert caught.value.code == -4
 
 
 def test_bad_command(runner, ctx):

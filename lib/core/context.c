@@ -505,8 +505,9 @@ int agentd_context_set_session(agentd_context *ctx, const char *id, const char *
 
 	if (r == 0 && id && !ad_pool_id_fold(id, folded))
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
-			       "session id is not a UUID: 36 hexadecimal digits and dashes are "
-			       "wanted");
+			       "session id is not a UUID of 36 hexadecimal digits and dashes: "
+			       "\"%s\"",
+			       id);
 	if (r == 0 && domain)
 		r = check_tag("domain", domain, 1, TAG_MAX, reterr);
 	if (r == 0 && profile)

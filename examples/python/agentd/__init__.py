@@ -22,7 +22,7 @@ import json
 import os
 import threading
 import weakref
-from ctypes import byref, c_char_p, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Sequence, Union
 
@@ -30,11 +30,13 @@ from . import _lib
 from ._lib import LIB as _c
 
 __all__ = [
-    "AgentdError", "Context", "Execution", "Policy", "Result", "Runner",
-    "STDERR", "STDOUT", "run", "run_async", "version",
+    "AgentdError", "Context", "Execution", "LogRecord", "Policy", "Pool", "Result", "Runner",
+    "LOG_DEBUG", "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
+    "run", "run_async", "version",
 ]
 
 STDOUT, STDERR = 1, 2
+LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG = 0, 1, 2, 3
 READ, WRITE, EXEC = 1, 2, 4
 ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
 
@@ -42,6 +44,7 @@ Command = Union[str, Sequence[str]]
 OutputFn = Callable[[int, bytes], None]
 
 _ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
+_STDIN_OPEN, _MERGE_STDERR = 1, 2
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 # Bytes that wait for an iterator before the command has to.
 _WINDOW = 1 << 20
@@ -57,6 +60,16 @@ class AgentdError(Exception):
         self.os_errno = os_errno  #: errno of the system call that failed, or 0
 
 
+def _error(err: Union[int, c_void_p]) -> AgentdError:
+    """Of an error object."""
+    return AgentdError(
+        _c.agentd_error_message(err).decode(errors="replace"),
+        _c.agentd_error_code(err),
+        _c.agentd_error_pointer(err).decode(errors="replace"),
+        _c.agentd_error_os_errno(err),
+    )
+
+
 def _try(function: Any, *args: Any) -> int:
     """Call function(*args, reterr)."""
     err = c_void_p()
@@ -66,12 +79,7 @@ def _try(function: Any, *args: Any) -> int:
     if not err:
         raise AgentdError(_c.agentd_strerror(code).decode(), code)
     try:
-        raise AgentdError(
-            _c.agentd_error_message(err).decode(errors="replace"),
-            code,
-            _c.agentd_error_pointer(err).decode(errors="replace"),
-            _c.agentd_error_os_errno(err),
-        )
+        raise _error(err)
     finally:
         _c.agentd_error_unref(err)
 
@@ -82,11 +90,45 @@ def _new(function: Any, *args: Any) -> c_void_p:
     return ret
 
 
+def _json(function: Any, *args: Any) -> bytes:
+    """The text that function(*args, ret, ret_len, reterr) makes."""
+    text, length = c_void_p(), c_size_t()
+    _try(function, *args, byref(text), byref(length))
+    try:
+        return ctypes.string_at(text.value or 0, length.value)
+    finally:
+        _c.agentd_free(text)
+
+
 def _text(value: Union[str, os.PathLike[str]]) -> bytes:
     data = os.fsencode(value)
     if b"\0" in data:
         raise ValueError(f"embedded null character: {value!r}")
     return data
+
+
+def _milliseconds(name: str, seconds: Optional[float]) -> int:
+    """0, which stands for a default, only for None."""
+    if seconds is None:
+        return 0
+    if not seconds > 0:
+        raise ValueError(f"{name} is not above 0: {seconds}")
+    return max(1, int(seconds * 1000))
+
+
+def _set_member(struct: ctypes.Structure, kind: str, name: str, value: Any) -> None:
+    """Of a struct of options, in which 0 stands for a default."""
+    types = {field[0]: field[1] for field in struct._fields_[1:]}
+    settable = types.get(name) in (c_char_p, c_uint32, c_uint64)
+    if not settable or name.startswith("reserved"):
+        raise TypeError(f"there is no {kind} {name!r}")
+    if types[name] is c_char_p:
+        setattr(struct, name, _text(value))
+        return
+    most = (1 << 8 * ctypes.sizeof(types[name])) - 1
+    if not isinstance(value, int) or not 0 < value <= most:
+        raise ValueError(f"{kind} {name} is not a number from 1 to {most}: {value!r}")
+    setattr(struct, name, value)
 
 
 def version() -> str:
@@ -136,7 +178,8 @@ class Policy:
 
 
 class Context:
-    """Where and as whom commands run. `document` has the members of agentd_context(5)."""
+    """Where and as whom commands run. `document` has the members of agentd_context(5);
+    `session`, a UUID, names a session of the runner's Pool."""
 
     def __init__(
         self,
@@ -146,6 +189,7 @@ class Context:
         workdir: Union[str, os.PathLike[str], None] = None,
         backend: Optional[str] = None,
         env: Optional[Mapping[str, str]] = None,
+        session: Optional[str] = None,
     ) -> None:
         if document is None:
             self._ptr = _new(_c.agentd_context_new)
@@ -160,6 +204,8 @@ class Context:
             _try(_c.agentd_context_set_backend, self._ptr, _text(backend))
         for name, value in (env or {}).items():
             _try(_c.agentd_context_set_env, self._ptr, _text(name), _text(value))
+        if session is not None:
+            _try(_c.agentd_context_set_session, self._ptr, _text(session), None, None)
 
     def __del__(self) -> None:
         if hasattr(self, "_ptr"):
@@ -186,17 +232,10 @@ class Result:
     @functools.cached_property
     def document(self) -> Mapping[str, Any]:
         """All of docs/result.schema.json; parsed when it is asked for, as few do."""
-        document: Mapping[str, Any] = json.loads(self._json)
-        return document
+        return _object(self._json)
 
 
 def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
-    text, length = c_void_p(), c_size_t()
-    _try(_c.agentd_result_to_json, ptr, byref(text), byref(length))
-    try:
-        document = ctypes.string_at(text.value or 0, length.value)
-    finally:
-        _c.agentd_free(text)
     exit_code: int = _c.agentd_result_exit_code(ptr)
     return Result(
         status=_c.agentd_status_name(_c.agentd_result_status(ptr)).decode(),
@@ -206,8 +245,36 @@ def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
         backend=_c.agentd_result_backend(ptr).decode(),
         stdout=b"".join(kept[STDOUT]),
         stderr=b"".join(kept[STDERR]),
-        _json=document,
+        _json=_json(_c.agentd_result_to_json, ptr),
     )
+
+
+def _answer(
+    future: concurrent.futures.Future[Any],
+    result: Any = None,
+    failure: Optional[BaseException] = None,
+) -> None:
+    """Unless it was cancelled, as asyncio does with one that nobody waits for any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(result)
+
+
+def _object(text: bytes) -> Mapping[str, Any]:
+    document: Mapping[str, Any] = json.loads(text)
+    return document
+
+
+def _params(command: Command, timeout: Optional[float]) -> c_void_p:
+    """A reference of the caller's."""
+    timeout_ms = _milliseconds("timeout", timeout)
+    if isinstance(command, str):
+        return _new(_c.agentd_params_new_shell, _text(command), timeout_ms)
+    argv = (c_char_p * (len(command) + 1))(*map(_text, command), None)
+    return _new(_c.agentd_params_new_argv, argv, timeout_ms)
 
 
 # Executions that the library may still call for, by the userdata of their sink.
@@ -225,16 +292,51 @@ def _on_finished(_exec: int, result: int, number: int) -> None:
     _alive.pop(number)._finished(result)
 
 
+@_lib.DRAINED_FN
+def _on_drained(_exec: int, number: int) -> None:
+    _alive[number]._feed()
+
+
 _sink_ops = _lib.SinkOps(
-    size=ctypes.sizeof(_lib.SinkOps), output=_on_output, finished=_on_finished
+    size=ctypes.sizeof(_lib.SinkOps),
+    output=_on_output,
+    stdin_drained=_on_drained,
+    finished=_on_finished,
 )
+
+
+class _Options:
+    """What a command is started with."""
+
+    def __init__(
+        self,
+        limits: Optional[Mapping[str, int]],
+        stdin: Optional[bytes],
+        merge_stderr: bool,
+        grace: Optional[float],
+    ) -> None:
+        self.stdin = stdin
+        self._limits = _lib.Limits(size=ctypes.sizeof(_lib.Limits))
+        for name, value in (limits or {}).items():
+            _set_member(self._limits, "limit", name, value)
+        self.raw = _lib.ExecOpts(
+            size=ctypes.sizeof(_lib.ExecOpts),
+            flags=(_STDIN_OPEN if stdin is not None else 0)
+            | (_MERGE_STDERR if merge_stderr else 0),
+            limits=ctypes.pointer(self._limits),
+            grace_ms=_milliseconds("grace", grace),
+        )
 
 
 class Execution:
     """One command. Made by Runner.start()."""
 
-    def __init__(self, runner: Runner, on_output: Optional[OutputFn], stream: bool) -> None:
+    def __init__(
+        self, runner: Runner, options: _Options, on_output: Optional[OutputFn], stream: bool
+    ) -> None:
         self._runner = runner
+        self._options = options
+        self._fed = 0
         self._on_output = on_output
         self._stream = stream
         self._kept: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
@@ -256,14 +358,27 @@ class Execution:
         _alive[number] = self
         try:
             _try(
-                _c.agentd_exec_start, self._runner._ptr, context._ptr, params, sink, None,
-                byref(self._exec),
+                _c.agentd_exec_start, self._runner._ptr, context._ptr, params, sink,
+                byref(self._options.raw), byref(self._exec),
             )
         except BaseException:
             del _alive[number]
             raise
         finally:
             _c.agentd_sink_unref(sink)
+        if self._options.stdin is not None:
+            self._feed()
+
+    def _feed(self) -> None:
+        """What it takes now of its input."""
+        stdin, taken = self._options.stdin or b"", c_size_t()
+        start = ctypes.cast(c_char_p(stdin), c_void_p).value or 0
+        while self._fed < len(stdin):
+            rest = len(stdin) - self._fed
+            if _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken)) < 0:
+                return  # until it takes more, or nobody reads it
+            self._fed += taken.value
+        _c.agentd_exec_close_stdin(self._exec)
 
     def _output(self, stream: int, data: bytes) -> int:
         if self._on_output is not None:
@@ -333,11 +448,21 @@ class Execution:
         """End it now."""
         self._call(_c.agentd_exec_kill)
 
+    def signal(self, number: int) -> None:
+        """Deliver a signal to its process group. AgentdError before it runs and after it
+        has ended."""
+
+        def send() -> None:
+            if not self._exec:
+                raise AgentdError("the command is not running", _ERR_STATE)
+            _try(_c.agentd_exec_signal, self._exec, number)
+
+        self._runner._call(send)
+
     def wait(self, timeout: Optional[float] = None) -> Result:
         """How it ended; TimeoutError (of concurrent.futures) if it has not by then. An
         exception of on_output is raised here."""
-        if threading.current_thread() is self._runner._thread:
-            raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+        self._runner._refuse_in_callback()
         return self._future.result(timeout)
 
     async def wait_async(self) -> Result:
@@ -415,29 +540,73 @@ class Execution:
             self._call(lambda _exec: self._resume())
 
 
+@dataclass(frozen=True)
+class LogRecord:
+    """What a runner does."""
+
+    level: int  #: LOG_*
+    component: str
+    message: str
+    fields: Mapping[str, str]
+
+
+LogFn = Callable[[LogRecord], None]
+
+
+def _log_fn(log: Optional[LogFn]) -> Any:
+    """NULL for None. What log raises is reported by sys.unraisablehook."""
+    if log is None:
+        return _lib.LOG_FN()
+
+    def text(data: bytes) -> str:
+        return data.decode(errors="replace")
+
+    def on_log(record: int, _userdata: int) -> None:
+        log(LogRecord(
+            level=_c.agentd_log_record_level(record),
+            component=text(_c.agentd_log_record_component(record)),
+            message=text(_c.agentd_log_record_message(record)),
+            fields={
+                text(_c.agentd_log_record_field_key(record, i)):
+                text(_c.agentd_log_record_field_value(record, i))
+                for i in range(_c.agentd_log_record_field_count(record))
+            },
+        ))
+
+    return _lib.LOG_FN(on_log)
+
+
 class Runner:
-    """The engine, with a thread of its own. Close it, or use it in a `with` statement."""
+    """The engine, with a thread of its own. Close it, or use it in a `with` statement.
+
+    `log` is called on that thread with a LogRecord for all that the runner does, up to
+    `log_level`. What else there is are members of struct agentd_runner_opts by name, such as
+    helper_path, max_running or microvm_image.
+    """
 
     def __init__(
         self,
         policy: Optional[Policy] = None,
         *,
-        helper_path: Optional[str] = None,
-        max_running: int = 0,
-        max_queued: int = 0,
+        log: Optional[LogFn] = None,
+        log_level: int = LOG_INFO,
+        **members: Union[int, str, os.PathLike[str], None],
     ) -> None:
         self._closed = True
         self._gone = False
         self._lock = threading.Lock()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
+        self._awaited: set[concurrent.futures.Future[Any]] = set()
         self._policy = policy if policy is not None else Policy.system()
         self._opts = _lib.RunnerOpts(
             size=ctypes.sizeof(_lib.RunnerOpts),
             policy=self._policy._ptr,
-            max_running=max_running,
-            max_queued=max_queued,
-            helper_path=None if helper_path is None else _text(helper_path),
+            log=_log_fn(log),
+            log_level=log_level,
         )
+        for name, value in members.items():
+            if value is not None:
+                _set_member(self._opts, "option", name, value)
         self._ptr = c_void_p()
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(
@@ -473,6 +642,8 @@ class Runner:
         with self._lock:
             _c.agentd_loop_unref(self._loop)
             self._loop = c_void_p()
+        for future in list(self._awaited):
+            _answer(future, failure=AgentdError("the runner is closed", _ERR_STATE))
 
     def _post(self, call: Callable[[], None]) -> None:
         with self._lock:
@@ -480,6 +651,36 @@ class Runner:
                 raise AgentdError("the runner is closed", _ERR_STATE)
             self._calls.append(call)
             _c.agentd_loop_wakeup(self._loop)
+
+    def _refuse_in_callback(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+
+    def _ask(
+        self, call: Callable[[concurrent.futures.Future[Any]], None]
+    ) -> concurrent.futures.Future[Any]:
+        """A future that call(future), made on the thread, answers now or later."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def ask() -> None:
+            try:
+                call(future)
+            except BaseException as failure:
+                _answer(future, failure=failure)
+
+        self._awaited.add(future)
+        future.add_done_callback(self._awaited.discard)
+        try:
+            self._post(ask)
+        except BaseException:
+            self._awaited.discard(future)
+            raise
+        return future
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """What function() returns, called on the thread."""
+        self._refuse_in_callback()
+        return self._ask(lambda future: _answer(future, function())).result()
 
     def close(self, grace: float = 2.0) -> None:
         """End what runs, after a grace in seconds, and the thread. Idempotent."""
@@ -492,8 +693,7 @@ class Runner:
         def shutdown() -> None:
             _c.agentd_runner_shutdown(self._ptr, int(grace * 1000), done, None)
 
-        if threading.current_thread() is self._thread:
-            raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+        self._refuse_in_callback()
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -501,33 +701,35 @@ class Runner:
                 _c.agentd_loop_wakeup(self._loop)
         self._thread.join()
 
+    def _context(self, context: Optional[Context]) -> Context:
+        return context or Context(policy=self._policy, workdir=os.getcwd())
+
     def start(
         self,
         command: Command,
         *,
         timeout: Optional[float] = None,
         context: Optional[Context] = None,
+        limits: Optional[Mapping[str, int]] = None,
+        stdin: Optional[bytes] = None,
+        merge_stderr: bool = False,
+        grace: Optional[float] = None,
         on_output: Optional[OutputFn] = None,
         stream: bool = False,
     ) -> Execution:
         """Start a script (str) or a program with its arguments (a sequence). timeout is in
-        seconds; None: the library's 30. Output is kept for the result, or goes to
-        on_output(stream, bytes) on the runner's thread, or with stream=True to an iterator.
-        What cannot be started for reasons of the library is raised by Execution.wait().
+        seconds; None: the library's 30. limits: members of struct agentd_limits, such as
+        mem_bytes. stdin else is empty; with merge_stderr standard error is part of standard
+        output; grace is from SIGTERM to SIGKILL, in seconds, else 2. Output is kept for the
+        result, or goes to on_output(stream, bytes) on the runner's thread, or with stream=True
+        to an iterator. What cannot be started for reasons of the library is raised by
+        Execution.wait().
         """
         if on_output is not None and stream:
             raise ValueError("on_output and stream exclude each other")
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout is not above 0: {timeout}")
-        if context is None:
-            context = Context(policy=self._policy, workdir=os.getcwd())
-        timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
-        if isinstance(command, str):
-            params = _new(_c.agentd_params_new_shell, _text(command), timeout_ms)
-        else:
-            argv = (c_char_p * (len(command) + 1))(*map(_text, command), None)
-            params = _new(_c.agentd_params_new_argv, argv, timeout_ms)
-        execution = Execution(self, on_output, stream)
+        options = _Options(limits, stdin, merge_stderr, grace)
+        params = _params(command, timeout)
+        execution = Execution(self, options, on_output, stream)
 
         def begin() -> None:
             try:
@@ -541,40 +743,115 @@ class Runner:
                 _c.agentd_params_unref(params)
 
         try:
+            context = self._context(context)
             self._post(begin)
-        except AgentdError:
+        except BaseException:
             _c.agentd_params_unref(params)
             raise
         return execution
 
-    def run(
-        self,
-        command: Command,
-        *,
-        timeout: Optional[float] = None,
-        context: Optional[Context] = None,
-        on_output: Optional[OutputFn] = None,
-    ) -> Result:
-        """Start and wait."""
-        execution = self.start(command, timeout=timeout, context=context, on_output=on_output)
+    def run(self, command: Command, **options: Any) -> Result:
+        """Start and wait; the options are those of start()."""
+        execution = self.start(command, **options)
         try:
             return execution.wait()
         except KeyboardInterrupt:
             execution.cancel()
             raise
 
-    async def run_async(
+    async def run_async(self, command: Command, **options: Any) -> Result:
+        """Start and wait, without blocking asyncio's loop; the options are those of start()."""
+        return await self.start(command, **options).wait_async()
+
+    def explain(
         self,
         command: Command,
         *,
         timeout: Optional[float] = None,
         context: Optional[Context] = None,
-        on_output: Optional[OutputFn] = None,
-    ) -> Result:
-        """Start and wait, without blocking asyncio's loop."""
-        return await self.start(
-            command, timeout=timeout, context=context, on_output=on_output
-        ).wait_async()
+    ) -> Mapping[str, Any]:
+        """Would this run, and how? The backend, limits, names of the environment, and the
+        refusal."""
+        params = _params(command, timeout)
+        try:
+            args = (self._ptr, self._context(context)._ptr, params)
+            return _object(self._call(lambda: _json(_c.agentd_runner_explain, *args)))
+        finally:
+            _c.agentd_params_unref(params)
+
+
+class Pool:
+    """Persistent sessions of a runner: one sandbox for each id, with files that outlive it.
+    `document` has the members of agentd_pool(5). The runner keeps it: with that its sessions
+    are stopped, and their files stay.
+
+        pool = agentd.Pool(runner, {"enabled": True, "backend": "sandbox", "volume_root": path})
+        runner.run("make", context=agentd.Context(policy=p, workdir="/tmp", session=uuid))
+    """
+
+    def __init__(self, runner: Runner, document: Mapping[str, Any]) -> None:
+        data = json.dumps(document).encode()
+
+        def make() -> c_void_p:
+            pool = _new(_c.agentd_pool_new, runner._ptr, data, len(data))
+            try:
+                _try(_c.agentd_runner_set_pool, runner._ptr, pool)
+            except BaseException:
+                _c.agentd_pool_unref(pool)
+                raise
+            return pool
+
+        self._runner = runner
+        self._ptr: c_void_p = runner._call(make)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_pool_unref(self._ptr)
+
+    def _begin(self, function: Any, *args: Any) -> concurrent.futures.Future[None]:
+        def begin(future: concurrent.futures.Future[None]) -> None:
+            number = next(_numbers)
+            _answered[number] = future
+            code = function(self._ptr, *args, _on_done, number)
+            if code < 0:
+                del _answered[number]
+                raise AgentdError(_c.agentd_strerror(code).decode(), code)
+
+        return self._runner._ask(begin)
+
+    def stop(self, session: str) -> None:
+        """Shut a session down when its command, if it has one, has ended, and wait for that.
+        Its files stay."""
+        self._runner._refuse_in_callback()
+        self._begin(_c.agentd_pool_stop, _text(session)).result()
+
+    async def stop_async(self, session: str) -> None:
+        """The same for asyncio."""
+        await asyncio.wrap_future(self._begin(_c.agentd_pool_stop, _text(session)))
+
+    def maintain(self) -> None:
+        """One pass of maintenance, which else comes every minute, and wait for what it began:
+        idle sessions are stopped, stopped ones backed up and pruned."""
+        self._runner._refuse_in_callback()
+        self._begin(_c.agentd_pool_maintain).result()
+
+    async def maintain_async(self) -> None:
+        """The same for asyncio."""
+        await asyncio.wrap_future(self._begin(_c.agentd_pool_maintain))
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """Its sessions and what they do."""
+        return _object(self._runner._call(lambda: _json(_c.agentd_pool_to_json, self._ptr)))
+
+
+# What pools have begun, by the userdata of its callback.
+_answered: dict[int, concurrent.futures.Future[None]] = {}
+
+
+@_lib.POOL_FN
+def _on_done(_pool: int, err: Optional[int], number: int) -> None:
+    _answer(_answered.pop(number), failure=_error(err) if err else None)
 
 
 _runners: weakref.WeakSet[Runner] = weakref.WeakSet()
@@ -604,13 +881,12 @@ def _runner() -> Runner:
         return _default
 
 
-def run(command: Command, *, timeout: Optional[float] = None,
-        context: Optional[Context] = None) -> Result:
-    """Run a command in a sandbox with the system's programs and the working directory."""
-    return _runner().run(command, timeout=timeout, context=context)
+def run(command: Command, **options: Any) -> Result:
+    """Run a command in a sandbox with the system's programs and the working directory; the
+    options are those of Runner.start()."""
+    return _runner().run(command, **options)
 
 
-async def run_async(command: Command, *, timeout: Optional[float] = None,
-                    context: Optional[Context] = None) -> Result:
+async def run_async(command: Command, **options: Any) -> Result:
     """The same for asyncio."""
-    return await _runner().run_async(command, timeout=timeout, context=context)
+    return await _runner().run_async(command, **options)

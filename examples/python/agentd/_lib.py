@@ -8,6 +8,13 @@ LIB = ctypes.CDLL("libagentd.so.0")
 
 _OUT = POINTER(c_void_p)
 
+OUTPUT_FN = ctypes.CFUNCTYPE(c_int32, c_void_p, c_int32, c_void_p, c_size_t, c_void_p)
+FINISHED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+DRAINED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+RUNNER_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+POOL_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+LOG_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+
 
 class RunnerOpts(ctypes.Structure):
     """struct agentd_runner_opts."""
@@ -17,7 +24,7 @@ class RunnerOpts(ctypes.Structure):
         ("flags", c_uint32),
         ("event_base", c_void_p),
         ("policy", c_void_p),
-        ("log", c_void_p),
+        ("log", LOG_FN),
         ("log_userdata", c_void_p),
         ("log_level", c_int32),
         ("max_running", c_uint32),
@@ -38,12 +45,39 @@ class RunnerOpts(ctypes.Structure):
         ("microvm_workdir_bytes", c_uint64),
         ("microvm_uid", c_uint32),
         ("microvm_gid", c_uint32),
+        ("net_resolver", c_char_p),
     ]
 
 
-OUTPUT_FN = ctypes.CFUNCTYPE(c_int32, c_void_p, c_int32, c_void_p, c_size_t, c_void_p)
-FINISHED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
-RUNNER_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+class Limits(ctypes.Structure):
+    """struct agentd_limits."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("pids_max", c_uint32),
+        ("timeout_ms", c_uint64),
+        ("idle_timeout_ms", c_uint64),
+        ("cpu_time_ms", c_uint64),
+        ("mem_bytes", c_uint64),
+        ("io_bytes", c_uint64),
+        ("output_bytes", c_uint64),
+        ("file_bytes", c_uint64),
+        ("cpu_ms_per_100ms", c_uint32),
+        ("open_files_max", c_uint32),
+        ("net_bytes", c_uint64),
+    ]
+
+
+class ExecOpts(ctypes.Structure):
+    """struct agentd_exec_opts."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("limits", POINTER(Limits)),
+        ("grace_ms", c_uint32),
+        ("reserved0", c_uint32),
+    ]
 
 
 class SinkOps(ctypes.Structure):
@@ -54,7 +88,7 @@ class SinkOps(ctypes.Structure):
         ("reserved0", c_uint32),
         ("started", c_void_p),
         ("output", OUTPUT_FN),
-        ("stdin_drained", c_void_p),
+        ("stdin_drained", DRAINED_FN),
         ("log", c_void_p),
         ("denied", c_void_p),
         ("exited", c_void_p),
@@ -70,6 +104,10 @@ _PROTOTYPES = {
     "agentd_loop_wakeup": (c_int, c_void_p),
     "agentd_loop_unref": (None, c_void_p),
     "agentd_runner_new": (c_int, POINTER(RunnerOpts), _OUT, _OUT),
+    "agentd_runner_set_pool": (c_int, c_void_p, c_void_p, _OUT),
+    "agentd_runner_explain": (
+        c_int, c_void_p, c_void_p, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT,
+    ),
     "agentd_runner_shutdown": (c_int, c_void_p, c_uint32, RUNNER_FN, c_void_p),
     "agentd_runner_unref": (None, c_void_p),
     "agentd_policy_new": (c_int, _OUT, _OUT),
@@ -84,13 +122,19 @@ _PROTOTYPES = {
     "agentd_context_set_workdir": (c_int, c_void_p, c_char_p, _OUT),
     "agentd_context_set_backend": (c_int, c_void_p, c_char_p, _OUT),
     "agentd_context_set_env": (c_int, c_void_p, c_char_p, c_char_p, _OUT),
+    "agentd_context_set_session": (c_int, c_void_p, c_char_p, c_char_p, c_char_p, _OUT),
     "agentd_context_unref": (None, c_void_p),
     "agentd_params_new_shell": (c_int, c_char_p, c_uint64, _OUT, _OUT),
     "agentd_params_new_argv": (c_int, POINTER(c_char_p), c_uint64, _OUT, _OUT),
     "agentd_params_unref": (None, c_void_p),
     "agentd_sink_new": (c_int, POINTER(SinkOps), c_void_p, _OUT, _OUT),
     "agentd_sink_unref": (None, c_void_p),
-    "agentd_exec_start": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, _OUT, _OUT),
+    "agentd_exec_start": (
+        c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(ExecOpts), _OUT, _OUT,
+    ),
+    "agentd_exec_signal": (c_int, c_void_p, c_int32, _OUT),
+    "agentd_exec_write": (c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t)),
+    "agentd_exec_close_stdin": (c_int, c_void_p),
     "agentd_exec_cancel": (c_int, c_void_p),
     "agentd_exec_kill": (c_int, c_void_p),
     "agentd_exec_resume": (c_int, c_void_p, c_int32),
@@ -103,6 +147,17 @@ _PROTOTYPES = {
     "agentd_status_name": (c_char_p, c_int32),
     "agentd_cause_name": (c_char_p, c_int32),
     "agentd_result_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
+    "agentd_pool_new": (c_int, c_void_p, c_char_p, c_size_t, _OUT, _OUT),
+    "agentd_pool_maintain": (c_int, c_void_p, POOL_FN, c_void_p),
+    "agentd_pool_stop": (c_int, c_void_p, c_char_p, POOL_FN, c_void_p),
+    "agentd_pool_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
+    "agentd_pool_unref": (None, c_void_p),
+    "agentd_log_record_level": (c_int32, c_void_p),
+    "agentd_log_record_component": (c_char_p, c_void_p),
+    "agentd_log_record_message": (c_char_p, c_void_p),
+    "agentd_log_record_field_count": (c_size_t, c_void_p),
+    "agentd_log_record_field_key": (c_char_p, c_void_p, c_size_t),
+    "agentd_log_record_field_value": (c_char_p, c_void_p, c_size_t),
     "agentd_free": (None, c_void_p),
     "agentd_strerror": (c_char_p, c_int),
     "agentd_error_code": (c_int, c_void_p),

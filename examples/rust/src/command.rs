@@ -44,6 +44,7 @@ pub struct Command {
     env: Vec<(OsString, OsString)>,
     workdir: Option<PathBuf>,
     backend: Option<String>,
+    session: Option<String>,
     policy: Option<Policy>,
     options: ExecOptions,
 }
@@ -56,6 +57,7 @@ impl Command {
             env: Vec::new(),
             workdir: None,
             backend: None,
+            session: None,
             policy: None,
             options: ExecOptions::new(),
         }
@@ -92,6 +94,13 @@ impl Command {
     /// Backend by name: `host`, `sandbox`, `microvm`. The policy has to accept it.
     pub fn backend(mut self, name: impl Into<String>) -> Self {
         self.backend = Some(name.into());
+        self
+    }
+
+    /// Runs it in a persistent session of the runner's [`Pool`](crate::Pool): see
+    /// [`Context::set_session`].
+    pub fn session(mut self, id: impl Into<String>) -> Self {
+        self.session = Some(id.into());
         self
     }
 
@@ -155,6 +164,7 @@ impl Command {
         if let Some(backend) = &self.backend {
             context.set_backend(backend)?;
         }
+        context.set_session(self.session.as_deref())?;
         for (name, value) in &self.env {
             context.set_env(name, value)?;
         }

@@ -142,6 +142,18 @@ impl Context {
         Ok(self)
     }
 
+    /// Runs in a persistent session of the runner's [`Pool`](crate::Pool), on the session's
+    /// files instead of the working directory; `None`: in none. The id is a UUID.
+    pub fn set_session(&mut self, id: Option<&str>) -> Result<&mut Self> {
+        let id = id.map(|id| c_string("/session", id)).transpose()?;
+        let raw = id.as_ref().map_or(ptr::null(), |id| id.as_ptr());
+        // SAFETY: all live during the call.
+        check(|err| unsafe {
+            sys::agentd_context_set_session(self.as_ptr(), raw, ptr::null(), ptr::null(), err)
+        })?;
+        Ok(self)
+    }
+
     /// A tag that log records and results carry.
     pub fn set_label(&mut self, key: &str, value: &str) -> Result<&mut Self> {
         let (key, value) = (c_string("/labels", key)?, c_string("/labels", value)?);

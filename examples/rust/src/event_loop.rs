@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::{check, make, Result};
 use crate::handle::{Handle, Object};
+use crate::log::Log;
 use crate::sys;
 
 impl Object for sys::agentd_loop {
@@ -72,13 +73,17 @@ impl Loop {
     }
 
     /// Kills what runs on the runner, and waits until it is gone, unless a callback is what
-    /// drops it: then the loop does when it is run again, or at last when it is dropped.
-    pub(crate) fn close(&self, runner: *mut sys::agentd_runner) {
-        let inner: *const Inner = &*self.0;
+    /// drops it: then the loop does when it is run again, or at last when it is dropped. Its log
+    /// is kept until then.
+    pub(crate) fn close(&self, runner: *mut sys::agentd_runner, log: Option<Rc<Log>>) {
+        let closing = Box::into_raw(Box::new(Closing { inner: &*self.0, _log: log }));
         self.0.closing.set(self.0.closing.get() + 1);
         // SAFETY: the runner is the caller's; the loop outlives all that are closing.
-        let code = unsafe { sys::agentd_runner_shutdown(runner, 0, Some(gone), inner as *mut _) };
+        let code =
+            unsafe { sys::agentd_runner_shutdown(runner, 0, Some(gone), closing as *mut c_void) };
         if code < 0 {
+            // It is dropped by its own log, of which that is the last that is heard: `closing`
+            // stays, for the log is still being called.
             self.0.closing.set(self.0.closing.get() - 1);
         }
         self.0.settle();
@@ -109,9 +114,17 @@ impl Drop for Inner {
     }
 }
 
-unsafe extern "C" fn gone(_runner: *mut sys::agentd_runner, inner: *mut c_void) {
+/// A runner that was dropped.
+struct Closing {
+    inner: *const Inner,
+    _log: Option<Rc<Log>>,
+}
+
+unsafe extern "C" fn gone(_runner: *mut sys::agentd_runner, closing: *mut c_void) {
+    // SAFETY: close() made it, for this call alone.
+    let closing = unsafe { Box::from_raw(closing as *mut Closing) };
     // SAFETY: it lives until none is closing.
-    let inner = unsafe { &*(inner as *const Inner) };
+    let inner = unsafe { &*closing.inner };
     inner.closing.set(inner.closing.get() - 1);
     inner.wake();
 }

@@ -33,8 +33,10 @@ mod event_loop;
 mod exec;
 mod handle;
 mod limits;
+mod log;
 mod params;
 mod policy;
+mod pool;
 mod result;
 mod runner;
 /// The C interface, as its headers declare it.
@@ -47,8 +49,10 @@ pub use error::{Error, ErrorCode, Result};
 pub use event_loop::{Loop, Waker};
 pub use exec::{Canceller, Chunk, Exec, ExecOptions, Stream};
 pub use limits::Limits;
+pub use log::{LogLevel, LogRecord};
 pub use params::Params;
 pub use policy::{Access, Isolation, Net, Policy, PolicyBuilder, Strictness};
+pub use pool::Pool;
 pub use result::{Cause, ExecResult, Layer, LayerState, Metric, Status};
 pub use runner::{Runner, RunnerBuilder};
 

@@ -7,10 +7,11 @@ use std::ptr;
 use std::rc::Rc;
 
 use crate::context::Context;
-use crate::error::{c_string, make, make_text, Error, ErrorCode, Result};
+use crate::error::{c_string, check, make, make_text, Error, ErrorCode, Result};
 use crate::event_loop::Loop;
 use crate::exec::{Exec, ExecOptions};
 use crate::handle::{Handle, Object};
+use crate::log::{on_log, Log, LogLevel, LogRecord};
 use crate::params::Params;
 use crate::policy::Policy;
 use crate::result::ExecResult;
@@ -34,11 +35,12 @@ struct Inner {
     handle: Handle<sys::agentd_runner>,
     policy: Policy,
     event_loop: Loop,
+    log: Option<Rc<Log>>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.event_loop.close(self.handle.as_ptr());
+        self.event_loop.close(self.handle.as_ptr(), self.log.take());
     }
 }
 
@@ -102,6 +104,12 @@ impl Runner {
         &self.0.policy
     }
 
+    pub(crate) fn set_pool(&self, pool: *mut sys::agentd_pool) -> Result<()> {
+        // SAFETY: both live during the call.
+        check(|err| unsafe { sys::agentd_runner_set_pool(self.as_ptr(), pool, err) })?;
+        Ok(())
+    }
+
     /// What it runs on.
     pub fn event_loop(&self) -> &Loop {
         &self.0.event_loop
@@ -115,7 +123,7 @@ impl Runner {
 }
 
 /// How to make a [`Runner`].
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct RunnerBuilder {
     policy: Option<Policy>,
     event_loop: Option<Loop>,
@@ -123,6 +131,7 @@ pub struct RunnerBuilder {
     max_running: u32,
     max_queued: u32,
     prewarm: Option<u32>,
+    log: Option<Rc<Log>>,
 }
 
 impl RunnerBuilder {
@@ -162,6 +171,13 @@ impl RunnerBuilder {
         self
     }
 
+    /// Gives the records of what the runner does, up to this level, to a closure. It is called on
+    /// the thread of the runner and may not start a command.
+    pub fn log(mut self, level: LogLevel, closure: impl FnMut(&LogRecord) + 'static) -> Self {
+        self.log = Some(Rc::new(Log::new(level, closure)));
+        self
+    }
+
     /// Makes it: starts the helper.
     pub fn build(self) -> Result<Runner> {
         let policy = self.policy.map_or_else(Policy::system, Ok)?;
@@ -172,6 +188,9 @@ impl RunnerBuilder {
             // SAFETY: the loop lives.
             event_base: unsafe { sys::agentd_loop_event_base(event_loop.as_ptr()) },
             policy: policy.as_ptr(),
+            log: self.log.as_ref().and(Some(on_log)),
+            log_userdata: self.log.as_ref().map_or(ptr::null_mut(), |log| Rc::as_ptr(log) as _),
+            log_level: self.log.as_ref().map_or(0, |log| log.level.to_raw()),
             max_running: self.max_running,
             max_queued: self.max_queued,
             sandbox_prewarm: match self.prewarm {
@@ -182,8 +201,8 @@ impl RunnerBuilder {
             helper_path: helper_path.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
             ..Default::default()
         };
-        // SAFETY: all that opts points to lives during the call; the base longer.
+        // SAFETY: all that opts points to lives during the call; base and log longer.
         let handle = make(|ret, err| unsafe { sys::agentd_runner_new(&opts, ret, err) })?;
-        Ok(Runner(Rc::new(Inner { handle, policy, event_loop })))
+        Ok(Runner(Rc::new(Inner { handle, policy, event_loop, log: self.log })))
     }
 }

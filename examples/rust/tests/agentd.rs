@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use agentd::{
     Access, Canceller, Cause, Command, Context, ErrorCode, Exec, ExecOptions, ExecResult,
-    Isolation, LayerState, Limits, Loop, Metric, Net, Params, Policy, PolicyBuilder, Runner,
-    Status, Stream, Strictness, Waker,
+    Isolation, LayerState, Limits, LogLevel, LogRecord, Loop, Metric, Net, Params, Policy,
+    PolicyBuilder, Pool, Runner, Status, Stream, Strictness, Waker,
 };
 
 fn runner() -> Runner {
@@ -673,6 +673,133 @@ fn ends_by_grace_and_by_output() {
     assert_eq!((result.cause(), result.limit()), (Cause::Output, Some("output_bytes")));
 }
 
+// ---- sessions
+
+const SESSION: &str = "3fa9c1d2-0b1c-4c5e-9f0a-7d6e5f4a3b2c";
+
+fn session_layer(result: &ExecResult) -> Option<LayerState> {
+    result.layers().find(|layer| layer.name == "session").map(|layer| layer.state)
+}
+
+#[test]
+fn a_session_keeps_its_files() {
+    if !has_sandbox() {
+        return;
+    }
+    let dir = TempDir::new("pool");
+    let config = format!(
+        r#"{{"enabled": true, "backend": "sandbox", "volume_root": "{}"}}"#,
+        dir.0.join("volumes").display()
+    );
+    let runner = Runner::new().unwrap();
+    let workdir = dir.0.join("work");
+    fs::create_dir(&workdir).unwrap();
+    let command = |script: &str| Command::shell(script).workdir(&workdir).session(SESSION);
+    // The control: without a pool it is a sandbox in the working directory, and the result says so.
+    let result = command("echo lost >note").run_on(&runner).unwrap();
+    assert!(result.is_ok() && session_layer(&result) == Some(LayerState::Absent));
+    assert_eq!(fs::read(workdir.join("note")).unwrap(), b"lost\n");
+
+    let pool = Pool::new(&runner, &config).unwrap();
+    assert_eq!(pool.stop(SESSION).unwrap_err().code(), ErrorCode::NotFound);
+    let result = command("ls; echo hello >note; sleep 60 & echo $! >pid").run_on(&runner).unwrap();
+    assert!(result.is_ok() && result.stdout().is_empty(), "{}", result.to_json().unwrap());
+    assert_eq!(session_layer(&result), Some(LayerState::Enforced));
+    let alive = "cat note; test -e /proc/$(cat pid) && echo alive";
+    assert_eq!(command(alive).run_on(&runner).unwrap().stdout(), b"hello\nalive\n");
+    assert!(pool.to_json().unwrap().contains(SESSION));
+    // A session that was just used is not idle.
+    pool.maintain().unwrap();
+    assert_eq!(command(alive).run_on(&runner).unwrap().stdout(), b"hello\nalive\n");
+    pool.stop(SESSION).unwrap();
+    assert_eq!(command(alive).run_on(&runner).unwrap().stdout(), b"hello\n");
+    // The runner has it still.
+    assert_eq!(pool.runner().event_loop().as_ptr(), runner.event_loop().as_ptr());
+    drop(pool);
+    assert_eq!(command("cat note").run_on(&runner).unwrap().stdout(), b"hello\n");
+}
+
+#[test]
+fn a_pool_names_what_is_wrong() {
+    let runner = runner();
+    let error = Pool::new(&runner, r#"{"enabled": true, "volume_roof": "/"}"#).unwrap_err();
+    assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, "/volume_roof"));
+    let mut context = Context::new().unwrap();
+    let error = context.set_session(Some("no uuid")).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Invalid);
+    assert!(error.message().contains("no uuid"), "{}", error);
+    context.set_session(Some(SESSION)).unwrap().set_session(None).unwrap();
+}
+
+// ---- log
+
+#[test]
+fn log_records() {
+    let records = Rc::new(RefCell::new(Vec::new()));
+    let kept = records.clone();
+    let runner = Runner::builder()
+        .policy(Policy::none().unwrap())
+        .log(LogLevel::Info, move |record: &LogRecord| kept.borrow_mut().push(record.clone()))
+        .build()
+        .unwrap();
+    assert!(host("exit 3").run_on(&runner).unwrap().exit_code() == Some(3));
+    drop(runner);
+    // It is dropped with the runner.
+    let records = Rc::try_unwrap(records).unwrap().into_inner();
+    assert!(records.iter().all(|record| record.level <= LogLevel::Info));
+    let about = |record: &&LogRecord| record.component == "core" && !record.message.is_empty();
+    assert!(records.iter().filter(about).count() >= 2, "{:?}", records);
+    let keys = records.iter().flat_map(|record| &record.fields).map(|(key, _)| key.as_str());
+    assert!(keys.clone().any(|key| key == "exit_code"), "{:?}", keys.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_panic_in_a_log_silences_it() {
+    let (calls, counted) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let seen = calls.clone();
+    let runner = Runner::builder()
+        .policy(Policy::none().unwrap())
+        .log(LogLevel::Debug, move |_| {
+            seen.set(seen.get() + 1);
+            panic!("of a log");
+        })
+        .build()
+        .unwrap();
+    assert!(host("true").run_on(&runner).unwrap().is_ok());
+    assert_eq!(calls.get(), 1);
+    // The control: another one hears of more than one.
+    let seen = counted.clone();
+    let runner = Runner::builder()
+        .policy(Policy::none().unwrap())
+        .log(LogLevel::Debug, move |_| seen.set(seen.get() + 1))
+        .build()
+        .unwrap();
+    assert!(host("true").run_on(&runner).unwrap().is_ok());
+    assert!(counted.get() > 1);
+}
+
+#[test]
+fn a_log_may_drop_its_runner() {
+    let slot = Rc::new(RefCell::new(None));
+    let own = slot.clone();
+    let runner = Runner::builder()
+        .policy(Policy::none().unwrap())
+        .log(LogLevel::Debug, move |_| drop(own.borrow_mut().take()))
+        .build()
+        .unwrap();
+    let event_loop = runner.event_loop().clone();
+    // An Exec would hold the runner: this one is cancelled, and its end is logged.
+    drop(host("sleep 60").start_on(&runner).unwrap());
+    slot.replace(Some(runner));
+    let begin = Instant::now();
+    while slot.borrow().is_some() && begin.elapsed() < Duration::from_secs(30) {
+        event_loop.run(Some(Duration::from_millis(10))).unwrap();
+    }
+    assert!(slot.borrow().is_none());
+    // What is left of it goes on.
+    event_loop.run(Some(Duration::from_millis(200))).unwrap();
+}
+
 fn sent<T: Send>() {}
 fn shared<T: Send + Sync>() {}
 
@@ -698,4 +825,5 @@ fn what_may_go_to_other_threads() {
     <Loop as NotSent<_>>::found();
     <Exec as NotSent<_>>::found();
     <ExecOptions as NotSent<_>>::found();
+    <Pool as NotSent<_>>::found();
 }
