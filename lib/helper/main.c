@@ -1385,7 +1385,8 @@ static void sweep(void)
 		struct job *job = AD_CONTAINER_OF(node, struct job, all);
 
 		next = node->next;
-		if (!job->lost)
+		/* A session that is broken is still there, and its end says so. */
+		if (!job->lost || job->pid > 0)
 			continue;
 		send_failed(job->id, AD_STAGE_LOST, 0,
 			    WIFSIGNALED(job->lost_status) ? strsignal(WTERMSIG(job->lost_status)) :

@@ -70,6 +70,13 @@ static void supervise_taken(const struct supervise *job)
 		_exit(SUPERVISOR_LOST);
 }
 
+/* It is this command's, not that of what it left behind, or of the next. */
+static void drop_token(const struct supervise *job)
+{
+	if (job->in_session && (job->spawn->flags & AD_SPAWN_CREDENTIALS))
+		unlink(SANDBOX_TOKEN);
+}
+
 void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t index, int error,
 		      const char *text)
 {
@@ -79,6 +86,7 @@ void supervise_failed(const struct supervise *job, uint32_t stage, uint32_t inde
 	msg.u.failed.index = index;
 	msg.u.failed.os_errno = error;
 	snprintf(msg.u.failed.text, sizeof(msg.u.failed.text), "%s", text);
+	drop_token(job);
 	report(&msg, NULL, 0);
 	supervise_taken(job);
 	atomic_store(&job->slot->over, 1);
@@ -443,9 +451,7 @@ static _Noreturn void finish(struct state *state, bool report_exit, bool survivo
 	if (!usage->peak_is_tree)
 		usage->memory_peak = (uint64_t)rusage.ru_maxrss * 1024;
 	usage->survivors = survivors ? count_survivors(state) : 0;
-	/* It is this command's, not that of what it left behind, or of the next. */
-	if (job->in_session && (job->spawn->flags & AD_SPAWN_CREDENTIALS))
-		unlink(SANDBOX_TOKEN);
+	drop_token(job);
 	/* Nobody is left to connect. The library may hold it a while longer, and the network
 	 * is to be as it was for the next command. */
 	if (job->network >= 0)

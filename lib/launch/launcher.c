@@ -639,6 +639,9 @@ static bool dispatch(struct ad_launcher *launcher, struct ad_sys_msg *in)
 				       job->userdata);
 		return true;
 	case AD_MSG_DENIED:
+		/* Of a session that is stopped while it starts nobody wants to know. */
+		if (job->session && job->state == JOB_STARTING)
+			return true;
 		if (!job->sandboxed || job->state < JOB_RUNNING)
 			return false;
 		job->events->denied(job, denied_kinds[msg.u.denied.kind], msg.u.denied.target,

@@ -416,6 +416,7 @@ START_TEST(limits_and_tokens)
 	struct place place = open_place("");
 	struct agentd_limits limits = { .size = sizeof(limits), .cpu_time_ms = 300 };
 	const struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits };
+	static const char *const no_shell[] = { "/nonexistent", NULL };
 	agentd_context *ctx = t_world_context(place.world);
 	struct t_run run;
 
@@ -439,6 +440,14 @@ START_TEST(limits_and_tokens)
 		t_expect_out(&run, AGENTD_STDOUT, i ? "second" : "first");
 		t_run_free(&run);
 	}
+	/* Also if the command could not be executed. */
+	ck_assert_int_eq(agentd_context_set_shell(ctx, no_shell, NULL), 0);
+	t_run_init(&run, place.world);
+	run.ctx = ctx;
+	ck_assert_int_eq(t_run_start(&run, "true", 20000), 0);
+	t_run_wait(&run);
+	t_expect_cause(&run, AGENTD_CAUSE_SPAWN);
+	t_run_free(&run);
 	agentd_context_unref(ctx);
 	/* One that has no token finds none. */
 	expect(&place, A, "cat /run/credentials/token 2>/dev/null; echo none", "none\n");
@@ -530,6 +539,39 @@ START_TEST(supervisor_is_killed)
 	end_of(&run);
 	t_world_expect_commands_dead(place.world, 3000);
 	expect(&place, A, "cat file", "kept\n");
+	close_place(&place);
+}
+END_TEST
+
+/* While the helper kills what a dead supervisor of another command has left behind. */
+START_TEST(supervisors_are_killed_together)
+{
+	struct place place = open_place("");
+	char *command = t_format("for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done\n"
+				 "until test -e %s/" A "/volume/ready; do :; done\n"
+				 "echo >%s/" A "/volume/go; kill -KILL $PPID; sleep 1000",
+				 place.root, place.root);
+	struct t_run run, on_host;
+
+	if (!in_sandbox())
+		return;
+	t_run_init(&on_host, place.world);
+	on_host.ctx = t_world_context(place.world);
+	ck_assert_int_eq(agentd_context_set_backend(on_host.ctx, "host", NULL), 0);
+	ck_assert_int_eq(t_run_start(&on_host, command, 20000), 0);
+	start_in(&run, &place, A,
+		 "i=0; while [ $i -lt 150 ]; do sleep 1000 & i=$((i + 1)); done\n"
+		 "echo >ready; until test -e go; do :; done; kill -KILL $PPID; sleep 1000",
+		 20000);
+	t_run_wait(&run);
+	t_run_wait(&on_host);
+	t_expect_cause(&run, AGENTD_CAUSE_BACKEND_LOST);
+	t_expect_cause(&on_host, AGENTD_CAUSE_BACKEND_LOST);
+	end_of(&run);
+	end_of(&on_host);
+	t_world_expect_commands_dead(place.world, 3000);
+	expect(&place, A, "rm go ready; ls", "");
+	free(command);
 	close_place(&place);
 }
 END_TEST
@@ -2418,6 +2460,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, protected_names);
 		tcase_add_test(sessions, waiting_process_is_killed);
 		tcase_add_test(sessions, supervisor_is_killed);
+		tcase_add_test(sessions, supervisors_are_killed_together);
 		tcase_add_test(gone, dies_unnoticed);
 		tcase_add_test(gone, dies_with_a_request_unread);
 		tcase_add_test(gone, dies_under_a_command);

@@ -206,7 +206,10 @@ static void act(const struct ad_msg_spawn *spawn, const char **argv, const char 
 	bool network = is_networked(spawn);
 	const char *what = argv[0];
 
-	if (strcmp(what, "show") == 0) {
+	if (flags & AD_SPAWN_SESSION) {
+		denied(job, AD_MSG_DENIED_PATH, ".git/hooks");
+		failed(job, AD_STAGE_REQUEST, 0, ECANCELED, "");
+	} else if (strcmp(what, "show") == 0) {
 		show(spawn, env, fds, count, large);
 		started(job, flags, network, &receipt, text, text_len);
 		ended(job, 0);

@@ -574,6 +574,32 @@ START_TEST(denied_out_of_order)
 }
 END_TEST
 
+/* One that is stopped while it starts may have met something: the helper is not to blame. */
+START_TEST(denied_in_a_session_that_never_was)
+{
+	char *config = t_format("{\"enabled\": true, \"backend\": \"sandbox\", \"fallback\": false,"
+				" \"volume_root\": \"%s/volumes\"}",
+				world->dir);
+	static const char *const argv[] = { "show", NULL };
+	agentd_pool *pool = NULL;
+
+	ck_assert_int_eq(agentd_pool_new(world->runner, config, strlen(config), &pool, NULL), 0);
+	ck_assert_int_eq(agentd_runner_set_pool(world->runner, pool, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(world->ctx,
+						    "aaaaaaaa-0000-4000-8000-000000000000", NULL,
+						    NULL, NULL),
+			 0);
+	run_argv(argv);
+	t_expect_cause(&run, AGENTD_CAUSE_ISOLATION);
+	t_run_free(&run);
+	ck_assert_int_eq(agentd_context_set_session(world->ctx, NULL, NULL, NULL, NULL), 0);
+	show();
+	t_run_free(&run);
+	agentd_pool_unref(pool);
+	free(config);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tc = t_case("sandbox", 60);
@@ -595,6 +621,7 @@ int main(void)
 	tcase_add_test(tc, layers_fail);
 	tcase_add_test(tc, paths_fail);
 	tcase_add_test(tc, denied);
+	tcase_add_test(tc, denied_in_a_session_that_never_was);
 	tcase_add_test(tc, denied_out_of_order);
 	return t_main("sandbox", &tc, 1);
 }
