@@ -256,36 +256,37 @@ static struct leaf *pool_get(const uint64_t limit[static CG_COUNT])
 	return NULL;
 }
 
-/* False: nothing of that can be had from a leaf. */
-static bool wishes(const struct ad_msg_limits *limits, bool kill, uint64_t ret[static CG_COUNT])
+/* False: nothing of that can be had from a leaf. What has cgroup.kill also knows of the time of
+ * those that nobody waits for, their parent having ignored SIGCHLD. */
+static bool wishes(const struct ad_msg_limits *limits, bool pidns, uint64_t ret[static CG_COUNT])
 {
 	bool useful = false;
 
 	ret[CG_MEMORY] = limits->memory;
 	ret[CG_PIDS] = limits->pids;
 	ret[CG_CPU] = limits->cpu_ms_per_100ms;
-	ret[CG_KILL] = kill;
+	ret[CG_KILL] = !pidns || limits->cpu_time_ms;
 	for (int i = 0; i < CG_COUNT; i++)
 		useful |= ret[i] && cg.where[i] >= 0;
 	return useful;
 }
 
-bool cgroup_fits(const struct leaf *leaf, const struct ad_msg_limits *limits, bool kill,
+bool cgroup_fits(const struct leaf *leaf, const struct ad_msg_limits *limits, bool pidns,
 		 bool asked_for)
 {
 	uint64_t limit[CG_COUNT];
 
-	if (!wishes(limits, kill, limit) || !asked_for)
+	if (!wishes(limits, pidns, limit) || !asked_for)
 		return leaf == NULL;
 	return leaf && memcmp(leaf->limit, limit, sizeof(limit)) == 0;
 }
 
-struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool kill)
+struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool pidns)
 {
 	uint64_t limit[CG_COUNT];
 	struct leaf *leaf;
 
-	if (!wishes(limits, kill, limit))
+	if (!wishes(limits, pidns, limit))
 		return NULL;
 	leaf = pool_get(limit);
 	if (!leaf)

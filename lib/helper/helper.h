@@ -81,11 +81,11 @@ struct leaf {
 void cgroup_init(void);
 /* How a controller can be used. */
 enum ad_msg_means cgroup_means(enum cgroup_controller controller);
-/* A leaf with these limits, or NULL if there is nothing to be had from one. kill: it is
- * also wanted for cgroup.kill. */
-struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool kill);
+/* A leaf with these limits, or NULL if there is nothing to be had from one. pidns: the end of a
+ * pid namespace ends what is in it, and it is not wanted for that. */
+struct leaf *cgroup_take(const struct ad_msg_limits *limits, bool pidns);
 /* Is this (NULL: none) what cgroup_take() would give, if it were asked? */
-bool cgroup_fits(const struct leaf *leaf, const struct ad_msg_limits *limits, bool kill,
+bool cgroup_fits(const struct leaf *leaf, const struct ad_msg_limits *limits, bool pidns,
 		 bool asked_for);
 /* Give it back; reusable: empty, and counted is right. */
 void cgroup_release(struct leaf *leaf, bool reusable);

@@ -418,9 +418,8 @@ static void plan(struct job *job, const struct ad_msg_spawn *spawn, bool use_cgr
 	/* The process of the next command waits in there as well. */
 	if ((spawn->flags & AD_SPAWN_SESSION) && of_leaf.pids)
 		of_leaf.pids++;
-	/* Of a pid namespace nothing gets away. */
 	if (use_cgroups && !job->in && !job->leaf)
-		job->leaf = cgroup_take(&of_leaf, !job->template);
+		job->leaf = cgroup_take(&of_leaf, job->template != NULL);
 	if (job->in)
 		of_session = &job->in->limits;
 	receipt->memory = means_for(job, CG_MEMORY, limits->memory, of_session->memory);

@@ -235,7 +235,8 @@ static bool make_with(struct kind *kind, struct leaf *leaf, const int pair[2])
 /* Without one the next command begins from nothing, and says what is wrong if it must. */
 static void make(struct kind *kind)
 {
-	struct leaf *leaf = kind->cgroups ? cgroup_take(&kind->limits, !kind->template) : NULL;
+	struct leaf *leaf = kind->cgroups ? cgroup_take(&kind->limits, kind->template != NULL) :
+					    NULL;
 	int pair[2];
 	bool taken = false;
 
@@ -367,7 +368,7 @@ bool warm_take(struct template *template, const struct ad_msg_limits *limits, bo
 	{
 		if (warm->template != template || !is_ready(warm))
 			continue;
-		if (!cgroup_fits(warm->one.leaf, limits, !template, cgroups)) {
+		if (!cgroup_fits(warm->one.leaf, limits, template != NULL, cgroups)) {
 			dismiss(warm);
 			continue;
 		}

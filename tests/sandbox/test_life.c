@@ -437,6 +437,38 @@ START_TEST(limits_come_late)
 }
 END_TEST
 
+/* A parent that ignores SIGCHLD waits for nobody, and nobody's time becomes its own. Without a
+ * control group that is not seen, which the host backend tells. */
+START_TEST(time_of_those_that_nobody_waits_for)
+{
+	struct agentd_limits limits = { .size = sizeof(limits), .cpu_time_ms = t_slack(500) };
+	const struct agentd_exec_opts opts = { .size = sizeof(opts), .limits = &limits };
+	static const char *const backends[] = { "host", "sandbox" };
+	struct t_world *world = sandbox_world(0);
+	bool by_cgroup = false;
+
+	for (size_t i = 0; i < T_COUNT(backends); i++) {
+		struct t_run run;
+
+		ck_assert_int_eq(agentd_context_set_backend(world->ctx, backends[i], NULL), 0);
+		t_run_init(&run, world);
+		run.exec_opts = &opts;
+		ck_assert_int_eq(
+			t_run_start(&run,
+				    "exec perl -e '$SIG{CHLD} = \"IGNORE\"; while (1) { "
+				    "if (fork) { wait } else { for (1 .. 1000000) {} exit } }'",
+				    t_slack(5000)),
+			0);
+		t_run_wait(&run);
+		if (i == 0)
+			by_cgroup = strncmp(t_run_layer(&run, "tree-kill", NULL), "cgroup", 6) == 0;
+		t_expect_cause(&run, by_cgroup ? AGENTD_CAUSE_CPU_TIME : AGENTD_CAUSE_TIMEOUT);
+		t_run_free(&run);
+	}
+	t_world_free(world);
+}
+END_TEST
+
 /* ---- many */
 
 START_TEST(many_at_once)
@@ -563,6 +595,7 @@ int main(void)
 	tcase_add_test(reapers, one_by_default);
 	tcase_add_test(reapers, tokens_come_late);
 	tcase_add_test(reapers, limits_come_late);
+	tcase_add_test(reapers, time_of_those_that_nobody_waits_for);
 	tcase_add_loop_test(reapers, names_change_meanwhile, 0, T_COUNT(names));
 	tcase_add_test(many, many_at_once);
 	tcase_add_test(many, many_in_a_row);
