@@ -447,6 +447,18 @@ bool protect_holds(const struct protection *protection)
 	return !protection->unsure;
 }
 
+bool protect_kept(const struct protection *protection)
+{
+	for (size_t i = 0; i < protection->known_count; i++) {
+		const struct known *known = &protection->known[i];
+
+		if (known->mount &&
+		    mount_id(AT_FDCWD, protection->text + known->path) != known->mount)
+			return false;
+	}
+	return true;
+}
+
 /* ---- afterwards */
 
 static bool same_link(int dir, const char *name, const char *link)

@@ -127,6 +127,9 @@ bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		   struct fault *fault);
 /* Would that be the same now? Takes no right, and nothing but system calls. */
 bool protect_holds(const struct protection *protection);
+/* Is what was mounted for it still there? What the host removes or replaces by another loses its
+ * mount. */
+bool protect_kept(const struct protection *protection);
 /* When nothing of it is alive: what has appeared is moved aside, and told is called with
  * its path. Who calls this is about to end, and nothing is freed. */
 void protect_end(const struct protection *protection,

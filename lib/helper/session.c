@@ -41,12 +41,28 @@ struct session {
 
 /* ---- supervisors */
 
+static int put_token(int token)
+{
+	return token < 0 ? 0 : reaper_put_token(token);
+}
+
 /* The leaf is the whole session's: only counted, and from now on. */
 static int begin(struct supervise *job, const struct request_content *content)
 {
 	if (job->leaf)
 		cgroup_count(job->leaf, job->standby ? &job->standby->gauges : NULL, &job->counted);
-	return content->token >= 0 ? reaper_put_token(content->token) : 0;
+	return protect_kept(job->protection) ? put_token(content->token) : SUPERVISE_ASK;
+}
+
+static void protect_again(struct supervise *job, int token)
+{
+	struct fault fault;
+	int r = put_token(token);
+
+	if (r < 0)
+		fault_set(&fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
+	if (r < 0 || !protect_begin(job->protection, job->sandbox, &fault))
+		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
 }
 
 static _Noreturn void wait_for_request(const struct session *session)
@@ -66,6 +82,7 @@ static _Noreturn void wait_for_request(const struct session *session)
 		.network = -1,
 		.taken = session->taken[1],
 		.begin = begin,
+		.begin_with_rights = protect_again,
 	};
 
 	if (job.leaf)
@@ -90,6 +107,11 @@ static _Noreturn void wait_for_request(const struct session *session)
  * ends, and is started anew. */
 static bool add_supervisor(struct session *session)
 {
+	struct protection *protection = session->job->protection;
+	struct fault fault;
+
+	if (!protect_kept(protection) && !protect_begin(protection, session->job->sandbox, &fault))
+		return false;
 	/* The C library's fork is not missed: we have no threads. */
 	session->waiting = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
 	if (session->waiting == 0)

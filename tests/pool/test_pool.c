@@ -576,6 +576,40 @@ START_TEST(supervisors_are_killed_together)
 }
 END_TEST
 
+/* What the host has replaced is protected for the next command as for the first. */
+START_TEST(protected_name_is_replaced)
+{
+	static const char tries[] = "echo mine >>$HOME/.bashrc; echo free >$HOME/free; "
+				    "cat $HOME/.bashrc $HOME/free";
+	struct place place = open_place("");
+	char *name = t_format("%s/.bashrc", place.world->home);
+	char *other = t_format("%s/.bashrc.new", place.world->home);
+	struct t_run run;
+
+	if (!in_sandbox())
+		return;
+	t_write_file(name, "first\n");
+	expect(&place, A, tries, "first\nfree\n");
+	for (int i = 0; i < 3; i++) {
+		t_write_file(other, i % 2 ? "second\n" : "third\n");
+		ck_assert_int_eq(rename(other, name), 0);
+		/* With the next supervisor there already, and not. */
+		if (i > 0)
+			t_world_loop(place.world, t_slack(100), NULL);
+		expect(&place, A, tries, i % 2 ? "second\nfree\n" : "third\nfree\n");
+	}
+	ck_assert_int_eq(unlink(name), 0);
+	run_in(&run, &place, A, "echo mine >$HOME/.bashrc");
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	ck_assert_msg(strstr(t_run_story(&run), "\"denied_count\":1"), "%s", t_run_story(&run));
+	end_of(&run);
+	ck_assert(!exists(place.world->home, ".bashrc"));
+	free(name);
+	free(other);
+	close_place(&place);
+}
+END_TEST
+
 /* ---- sessions that are gone */
 
 static const char anew[] = "The session was gone before the command began; it is started anew";
@@ -2461,6 +2495,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, waiting_process_is_killed);
 		tcase_add_test(sessions, supervisor_is_killed);
 		tcase_add_test(sessions, supervisors_are_killed_together);
+		tcase_add_test(sessions, protected_name_is_replaced);
 		tcase_add_test(gone, dies_unnoticed);
 		tcase_add_test(gone, dies_with_a_request_unread);
 		tcase_add_test(gone, dies_under_a_command);
