@@ -3,6 +3,7 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,8 @@ def test_errors_have_code_and_pointer():
 
 def test_what_cannot_start_raises(runner):
     none = agentd.Policy.none()
+    result = runner.run(["/nonexistent"], context=agentd.Context(policy=none, workdir="/", backend="host"))
+    assert result.cause == "spawn" and "/nonexistent" in result.error
     with pytest.raises(agentd.AgentdError) as caught:
         runner.run("true", context=agentd.Context(policy=none, workdir="/", backend="paper"))
     assert caught.value.code == -7 and "paper" in str(caught.value)
@@ -105,6 +108,7 @@ def test_limits(runner, ctx):
     result = runner.run("head -c 5000 /dev/zero", context=ctx, limits={"output_bytes": 1000})
     assert result.ok and len(result.stdout) == 1000
     assert result.document["metrics"]["dropped_bytes"] == 4000
+    assert result.truncated and result.limit == "output_bytes" and result.error is None
 
 
 def test_stdin(runner, ctx):
@@ -285,7 +289,8 @@ def test_iterator_left_early_cancels(runner, ctx):
     execution = runner.start("yes", context=ctx, stream=True)
     for _ in execution:
         break
-    assert execution.wait(30).cause == "canceled"
+    result = execution.wait(30)
+    assert (result.cause, result.stdout, result.stderr) == ("canceled", b"", b"")
 
 
 def test_cancel_from_another_thread(runner, ctx):
@@ -366,6 +371,23 @@ def test_closed_runner_and_its_commands(ctx):
         runner.run("true", context=ctx)
     assert caught.value.code == -3
     assert not runner._thread.is_alive()
+
+
+def test_interrupted_close(ctx, monkeypatch):
+    runner = agentd.Runner(agentd.Policy.none())
+    execution = runner.start("trap '' TERM; echo ready; sleep 60; :", context=ctx, stream=True)
+    next(iter(execution))
+    thread = runner._thread
+    with monkeypatch.context() as patch:
+        def interrupt():
+            raise KeyboardInterrupt
+
+        patch.setattr(thread, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            runner.close(grace=0.5)
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive() and execution.wait(0).cause == "canceled"
 
 
 def test_forked_child_keeps_off(runner, ctx):

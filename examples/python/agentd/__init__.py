@@ -179,7 +179,8 @@ class Policy:
 
 class Context:
     """Where and as whom commands run. `document` has the members of agentd_context(5);
-    `session`, a UUID, names a session of the runner's Pool."""
+    `session`, a UUID, names a session of the runner's Pool. Without a policy, which
+    Policy.system() may be, a command sees no programs."""
 
     def __init__(
         self,
@@ -228,6 +229,22 @@ class Result:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def error(self) -> Optional[str]:
+        """Why it was refused, could not be started, or failed: else None."""
+        error = self.document["error"]
+        return error["message"] if error else None
+
+    @property
+    def limit(self) -> Optional[str]:
+        """Member of struct agentd_limits that made itself felt, or None."""
+        return self.document["limit"]  # type: ignore[no-any-return]
+
+    @property
+    def truncated(self) -> bool:
+        """Output was produced and not delivered."""
+        return bool(self.document["truncated"])
 
     @functools.cached_property
     def document(self) -> Mapping[str, Any]:
@@ -347,6 +364,7 @@ class Execution:
         self._waiting = 0
         self._paused: set[int] = set()
         self._over = False
+        self._abandoned = False
         self._notify: Optional[Callable[[], None]] = None
         self._failure: Optional[BaseException] = None
 
@@ -387,6 +405,8 @@ class Execution:
             except BaseException as failure:
                 self._failure = failure
                 return _ERR_USER
+            return 0
+        if self._abandoned:
             return 0
         if not self._stream:
             self._kept[stream].append(data)
@@ -533,7 +553,7 @@ class Execution:
             self._notify = None
             self._chunks.clear()
             self._waiting = 0
-            self._stream = False
+            self._abandoned = True
             over = self._over
         if not over:
             self.cancel()
@@ -691,6 +711,8 @@ class Runner:
             _c.agentd_loop_wakeup(self._loop)
 
         def shutdown() -> None:
+            # The library calls it after whoever waits below may have been interrupted.
+            self._done = done
             _c.agentd_runner_shutdown(self._ptr, int(grace * 1000), done, None)
 
         self._refuse_in_callback()
