@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "pool/private.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "json/json.h"
@@ -196,6 +198,31 @@ static int check(const struct reading *in, agentd_error **reterr)
 	return 0;
 }
 
+/* To what it leads, as far as that is there already: no sandbox shows a path through a link. */
+static bool resolve(char **path)
+{
+	ad_autofree char *copy = strdup(*path), *real = NULL;
+	struct ad_buf resolved = { 0 };
+	char *end = copy ? copy + strlen(copy) : NULL;
+
+	while (end && end > copy && !(real = realpath(copy, NULL)) && errno == ENOENT) {
+		while (*--end != '/')
+			;
+		*end = '\0';
+	}
+	if (!copy || (!real && errno == ENOMEM))
+		return false;
+	/* What else is wrong is told when it is used. */
+	if (!real && end > copy)
+		return true;
+	ad_buf_printf(&resolved, "%s%s", real && real[1] ? real : "", *path + (end - copy));
+	if (resolved.failed)
+		return false;
+	free(*path);
+	*path = ad_buf_steal(&resolved);
+	return true;
+}
+
 static bool finish(struct reading *in)
 {
 	struct pool_config *config = in->config;
@@ -217,7 +244,7 @@ static bool finish(struct reading *in)
 		config->env_vector[i] = config->env.items[i];
 	if (!config->backend)
 		config->backend = strdup("microvm");
-	return config->backend;
+	return config->backend && (!config->volume_root || resolve(&config->volume_root));
 }
 
 int pool_config_read(struct pool_config *ret, const char *json, size_t len, agentd_error **reterr)

@@ -266,6 +266,31 @@ START_TEST(files_stay)
 END_TEST
 
 /* The shell's own state does not; what was left in the background does, until the stop. */
+/* The root of the pool may be named by way of a link, and may be missing. */
+START_TEST(root_behind_a_link)
+{
+	struct place place = open_place("");
+	char *real = t_format("%s/real", place.world->dir);
+	char *link = t_format("%s/link", place.world->dir);
+	char *root = t_format("%s/not/there/yet", link);
+	char *file = t_format("%s/not/there/yet/" A "/volume", real);
+
+	ck_assert_int_eq(mkdir(real, 0755), 0);
+	ck_assert_int_eq(symlink("real", link), 0);
+	agentd_pool_unref(place.pool);
+	place.pool = add_pool(place.world, root, "");
+	expect(&place, A, "echo kept >file; cat file", "kept\n");
+	stop(&place, A);
+	ck_assert(access(file, F_OK) == 0);
+	expect(&place, A, "cat file", "kept\n");
+	free(real);
+	free(link);
+	free(root);
+	free(file);
+	close_place(&place);
+}
+END_TEST
+
 START_TEST(background_lives_until_the_stop)
 {
 	struct place place = open_place("");
@@ -2464,6 +2489,7 @@ int main(int argc, char **argv)
 	if (in_machine() && !t_can_host_machines())
 		return 77;
 	tcase_add_test(sessions, files_stay);
+	tcase_add_test(sessions, root_behind_a_link);
 	tcase_add_test(sessions, background_lives_until_the_stop);
 	tcase_add_test(sessions, exit_codes_and_signals);
 	tcase_add_test(sessions, limits_of_a_command);
