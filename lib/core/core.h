@@ -183,6 +183,9 @@ enum ad_stop_level { AD_STOP_NONE, AD_STOP_CANCEL, AD_STOP_KILL };
 /* ---- runner.c */
 void ad_runner_pin(agentd_runner *runner);
 void ad_runner_unpin(agentd_runner *runner); /* may free it */
+/* On the loop's thread, and not in a log callback, which may come from anywhere.
+ * [any thread] */
+bool ad_runner_on_loop(const agentd_runner *runner);
 /* An execution is over: give its place to the next one, settle a shutdown. */
 void ad_runner_exec_over(agentd_runner *runner, bool placed);
 

@@ -1188,7 +1188,7 @@ static int want_stop(agentd_exec *exec, int level)
 		;
 	pthread_mutex_lock(&exec->lock);
 	if (exec->runner) {
-		here = ad_loop_on_thread(exec->runner->loop) && !exec->runner->in_log;
+		here = ad_runner_on_loop(exec->runner);
 		if (!here)
 			(void)ad_loop_post(exec->runner->loop, &exec->runner->post);
 	}

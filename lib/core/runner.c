@@ -194,6 +194,11 @@ void ad_runner_exec_over(agentd_runner *runner, bool placed)
 
 /* ---- other threads */
 
+bool ad_runner_on_loop(const agentd_runner *runner)
+{
+	return ad_loop_on_thread(runner->loop) && runner->in_log == 0;
+}
+
 static void seen_to(struct ad_post *post, void *userdata)
 {
 	agentd_runner *runner = userdata;
@@ -229,7 +234,7 @@ void agentd_runner_unref(agentd_runner *runner)
 
 	if (!runner || !ad_unref(&runner->refs))
 		return;
-	if (ad_loop_on_thread(runner->loop) && runner->in_log == 0)
+	if (ad_runner_on_loop(runner))
 		release(runner);
 	else
 		(void)ad_loop_post(runner->loop, &runner->post);

@@ -11,6 +11,21 @@ static void log_pool(int32_t level, const char *message, const char *session, co
 	ad_log_session(userdata, level, message, session, error);
 }
 
+static void pin(void *userdata)
+{
+	ad_runner_pin(userdata);
+}
+
+static void unpin(void *userdata)
+{
+	ad_runner_unpin(userdata);
+}
+
+static bool on_loop(void *userdata)
+{
+	return ad_runner_on_loop(userdata);
+}
+
 static int check_runner(const agentd_runner *runner, agentd_error **reterr)
 {
 	if (runner->in_log)
@@ -42,6 +57,9 @@ int agentd_pool_new(agentd_runner *runner, const char *config, size_t len, agent
 				      .worker = ad_launch_program_path(runner->helper_path,
 								       "backup"),
 				      .log = log_pool,
+				      .pin = pin,
+				      .unpin = unpin,
+				      .on_loop = on_loop,
 				      .userdata = runner };
 	if (!host.worker)
 		return ad_fail_nomem(reterr);
@@ -50,6 +68,7 @@ int agentd_pool_new(agentd_runner *runner, const char *config, size_t len, agent
 
 int agentd_runner_set_pool(agentd_runner *runner, agentd_pool *pool, agentd_error **reterr)
 {
+	agentd_pool *before;
 	AD_KEEP_ERRNO;
 	int r;
 
@@ -61,8 +80,8 @@ int agentd_runner_set_pool(agentd_runner *runner, agentd_pool *pool, agentd_erro
 	if (pool && !ad_pool_is_of(pool, runner))
 		return ad_fail(reterr, AGENTD_ERR_INVALID, NULL,
 			       "the pool was made for another runner");
-	agentd_pool_ref(pool);
-	agentd_pool_unref(runner->pool);
-	runner->pool = pool;
+	before = runner->pool;
+	runner->pool = agentd_pool_ref(pool);
+	agentd_pool_unref(before);
 	return 0;
 }

@@ -95,7 +95,9 @@ struct agentd_pool {
 	struct waiter *on_pass; /* when nothing is going on any more */
 	agentd_error *pass_error;
 	uint32_t busy; /* stops and workers under way */
-	bool detached, closing;
+	uint32_t pins; /* calls of the loop that still use the pool */
+	bool detached, closing, released;
+	bool pass_wanted;
 	uint32_t grace_ms;
 	void (*closed)(void *userdata);
 	void *closed_userdata;
@@ -112,6 +114,23 @@ static void say(const agentd_pool *pool, int32_t level, const char *message, con
 	if (!pool->detached)
 		pool->host.log(level, message, session, err ? agentd_error_message(err) : NULL,
 			       pool->host.userdata);
+}
+
+/* Between the two is whatever the loop calls here and may call somebody else, who may drop the
+ * last references to the pool and the runner: they go at the end. */
+static void enter(agentd_pool *pool)
+{
+	pool->pins++;
+	pool->host.pin(pool->host.userdata);
+}
+
+static void leave(agentd_pool *pool)
+{
+	const struct ad_pool_host host = pool->host;
+
+	if (--pool->pins == 0 && pool->released)
+		pool_free(pool);
+	host.unpin(host.userdata);
 }
 
 /* ---- waiting for the end of something */
@@ -206,17 +225,22 @@ static struct ad_pool_entry *find(const agentd_pool *pool, const char *id)
 static void step(struct ad_defer *defer, void *userdata)
 {
 	struct ad_pool_entry *entry = userdata;
+	agentd_pool *pool = entry->pool;
 
 	(void)defer;
-	ad_defer(&entry->pool->tend);
+	enter(pool);
+	ad_defer(&pool->tend);
 	advance(entry);
+	leave(pool);
 }
 
 static void timeout(struct ad_timer *timer, void *userdata)
 {
 	struct ad_pool_entry *entry = userdata;
+	agentd_pool *pool = entry->pool;
 
 	(void)timer;
+	enter(pool);
 	if (entry->state == STARTING) {
 		ad_fail(&entry->error, AGENTD_ERR_TIMEOUT, NULL,
 			"the session did not start in time");
@@ -226,10 +250,11 @@ static void timeout(struct ad_timer *timer, void *userdata)
 	} else if (entry->state == STOPPING && !entry->stuck) {
 		/* It keeps its place and its volume: whatever is left of it may still write. */
 		entry->stuck = true;
-		say(entry->pool, AGENTD_LOG_ERROR, "A session does not end although it was killed",
+		say(pool, AGENTD_LOG_ERROR, "A session does not end although it was killed",
 		    entry->id, NULL);
-		end_work(entry->pool, NULL);
+		end_work(pool, NULL);
 	}
+	leave(pool);
 }
 
 static struct ad_pool_entry *entry_new(agentd_pool *pool, const char *id)
@@ -335,14 +360,17 @@ static void grant(struct ad_pool_entry *entry)
 static void acquire_timeout(struct ad_timer *timer, void *userdata)
 {
 	struct ad_pool_lease *lease = userdata;
+	agentd_pool *pool = lease->entry->pool;
 	agentd_error *err = NULL;
 
 	(void)timer;
-	ad_defer(&lease->entry->pool->tend);
+	enter(pool);
+	ad_defer(&pool->tend);
 	ad_fail(&err, AGENTD_ERR_TIMEOUT, NULL,
 		"the session %s was not free within acquire_timeout_ms (%llu)", lease->entry->id,
-		(unsigned long long)lease->entry->pool->config.acquire_timeout_ms);
+		(unsigned long long)pool->config.acquire_timeout_ms);
 	refuse(lease, err);
+	leave(pool);
 }
 
 /* before: whose turn is after it. */
@@ -1070,10 +1098,17 @@ static void found_leftover(const char *path, void *userdata)
 	remove_tree(userdata, path);
 }
 
+static void rearm(agentd_pool *pool)
+{
+	if (pool->config.enabled)
+		(void)ad_timer_start(&pool->timer, MAINTAIN_NS);
+}
+
 static void pass(agentd_pool *pool)
 {
 	ad_autoerror agentd_error *err = NULL;
 
+	pool->pass_wanted = false;
 	if (!pool->config.enabled)
 		return;
 	if (volume_scan(pool->config.volume_root, adopt, found_leftover, pool, &err) < 0)
@@ -1083,34 +1118,27 @@ static void pass(agentd_pool *pool)
 		next = node->next;
 		maintain(AD_CONTAINER_OF(node, struct ad_pool_entry, link));
 	}
+	rearm(pool);
 }
 
-static void rearm(agentd_pool *pool)
+/* It frees entries: not where one of them may be in use, as in a callback. */
+static void want_pass(agentd_pool *pool)
 {
-	if (pool->config.enabled)
-		(void)ad_timer_start(&pool->timer, MAINTAIN_NS);
+	pool->pass_wanted = true;
+	ad_defer(&pool->settle);
 }
 
 static void timer_fired(struct ad_timer *timer, void *userdata)
 {
-	agentd_pool *pool = userdata;
-
 	(void)timer;
-	pass(pool);
-	rearm(pool);
+	want_pass(userdata);
 }
 
 /* Nothing is under way. */
-static void settle(struct ad_defer *defer, void *userdata)
+static void at_rest(agentd_pool *pool)
 {
-	agentd_pool *pool = userdata;
-	ad_autoerror agentd_error *err = NULL;
+	ad_autoerror agentd_error *err = AD_STEAL(pool->pass_error);
 
-	(void)defer;
-	if (pool->busy > 0)
-		return;
-	err = AD_STEAL(pool->pass_error);
-	agentd_pool_ref(pool);
 	wait_over(pool, &pool->on_pass, err);
 	if (pool->closing && pool->closed && all_stopped(pool) && pool->busy == 0) {
 		void (*closed)(void *userdata) = pool->closed;
@@ -1118,7 +1146,19 @@ static void settle(struct ad_defer *defer, void *userdata)
 		pool->closed = NULL;
 		closed(pool->closed_userdata);
 	}
-	agentd_pool_unref(pool);
+}
+
+static void settle(struct ad_defer *defer, void *userdata)
+{
+	agentd_pool *pool = userdata;
+
+	(void)defer;
+	enter(pool);
+	if (pool->pass_wanted)
+		pass(pool);
+	if (pool->busy == 0)
+		at_rest(pool);
+	leave(pool);
 }
 
 /* ---- spares */
@@ -1145,12 +1185,14 @@ static void tend(struct ad_defer *defer, void *userdata)
 	uint64_t room = config->max_vms - alive(pool);
 
 	(void)defer;
+	enter(pool);
 	if (pool->closing)
 		spares_tend(&pool->spares, NULL, 0);
 	else if (config->enabled && config->min_warm > 0 && !is_starting(pool) &&
 		 find_backend(pool, &backend, NULL) == 0)
 		spares_tend(&pool->spares, backend,
 			    (uint32_t)(config->min_warm < room ? config->min_warm : room));
+	leave(pool);
 }
 
 static void spares_changed(void *userdata)
@@ -1213,10 +1255,18 @@ static int check_spares(const agentd_pool *pool, agentd_error **reterr)
 	return r;
 }
 
+/* Nobody has a reference any more. */
+static void release(agentd_pool *pool)
+{
+	pool->released = true;
+	if (pool->pins == 0)
+		pool_free(pool);
+}
+
 static void dropped(struct ad_post *post, void *userdata)
 {
 	(void)post;
-	pool_free(userdata);
+	release(userdata);
 }
 
 int ad_pool_new(const struct ad_pool_host *host, struct ad_list *pools, const char *config,
@@ -1327,6 +1377,7 @@ bool ad_pool_shutdown_all(struct ad_list *pools, uint32_t grace_ms, void (*done)
 		if (pool->closing)
 			continue;
 		pool->closing = true;
+		pool->pass_wanted = false;
 		pool->grace_ms = grace_ms;
 		pool->closed = done;
 		pool->closed_userdata = userdata;
@@ -1418,12 +1469,12 @@ void agentd_pool_unref(agentd_pool *pool)
 	if (!pool || !ad_unref(&pool->refs))
 		return;
 	pthread_mutex_lock(&pool->lock);
-	elsewhere = pool->host.loop && !ad_loop_on_thread(pool->host.loop);
+	elsewhere = pool->host.loop && !pool->host.on_loop(pool->host.userdata);
 	if (elsewhere)
 		(void)ad_loop_post(pool->host.loop, &pool->post);
 	pthread_mutex_unlock(&pool->lock);
 	if (!elsewhere)
-		pool_free(pool);
+		release(pool);
 }
 
 int agentd_pool_maintain(agentd_pool *pool, agentd_pool_fn done, void *userdata)
@@ -1436,9 +1487,7 @@ int agentd_pool_maintain(agentd_pool *pool, agentd_pool_fn done, void *userdata)
 		return AGENTD_ERR_STATE;
 	if (wait_add(&pool->on_pass, done, userdata) < 0)
 		return AGENTD_ERR_NOMEM;
-	pass(pool);
-	rearm(pool);
-	ad_defer(&pool->settle);
+	want_pass(pool);
 	return 0;
 }
 

@@ -24,6 +24,11 @@ struct ad_pool_host {
 	/* For the runner's log. session may be NULL, and so may error. */
 	void (*log)(int32_t level, const char *message, const char *session, const char *error,
 		    void *userdata);
+	/* From one to the other the runner does not go. */
+	void (*pin)(void *userdata);
+	void (*unpin)(void *userdata);
+	/* Whether what is the loop's may go here, or has to be posted. [any thread] */
+	bool (*on_loop)(void *userdata);
 	void *userdata;
 };
 

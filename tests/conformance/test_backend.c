@@ -554,10 +554,12 @@ static void on_change(evutil_socket_t fd, short what, void *userdata)
 	(void)fd;
 	(void)what;
 	drop_event(&session->on_change);
-	if (session->stopping)
+	if (session->stopping) {
+		agentd_task_log(session->task, AGENTD_LOG_DEBUG, "The session ends");
 		agentd_task_closed(session->task);
-	else
+	} else {
 		agentd_task_started(session->task, 0);
+	}
 }
 
 static int32_t session_start(void *self, agentd_task *task, const agentd_spec *spec,

@@ -64,12 +64,18 @@ static agentd_pool *add_pool(struct t_world *world, const char *root, const char
 	return pool;
 }
 
-static struct t_world *new_world(const struct agentd_limits *limits)
+static struct t_world_opts world_opts(const struct agentd_limits *limits)
 {
-	struct t_world *world = t_world_new(&(struct t_world_opts){
-		.limits = limits,
-		.backend = in_machine() ? "microvm" : "sandbox",
-		.add_backend = in_sandbox() || in_machine() ? NULL : test_backend_add_attach });
+	return (struct t_world_opts){ .limits = limits,
+				      .backend = in_machine() ? "microvm" : "sandbox",
+				      .add_backend = in_sandbox() || in_machine() ?
+							     NULL :
+							     test_backend_add_attach };
+}
+
+static struct t_world *make_world(const struct t_world_opts *opts)
+{
+	struct t_world *world = t_world_new(opts);
 	char *link = t_format("%s/agentd-backup", world->dir);
 
 	ck_assert_int_eq(symlink(getenv("AGENTD_TEST_BACKUP"), link), 0);
@@ -77,14 +83,28 @@ static struct t_world *new_world(const struct agentd_limits *limits)
 	return world;
 }
 
-static struct place open_limited(const char *more, const struct agentd_limits *limits)
+static struct t_world *new_world(const struct agentd_limits *limits)
 {
-	struct place place = { .world = new_world(limits) };
+	const struct t_world_opts opts = world_opts(limits);
+
+	return make_world(&opts);
+}
+
+static struct place open_with(const struct t_world_opts *opts, const char *more)
+{
+	struct place place = { .world = make_world(opts) };
 
 	place.root = t_format("%s/volumes", place.world->dir);
 	place.dest = t_format("%s/backups", place.world->dir);
 	place.pool = add_pool(place.world, place.root, more);
 	return place;
+}
+
+static struct place open_limited(const char *more, const struct agentd_limits *limits)
+{
+	const struct t_world_opts opts = world_opts(limits);
+
+	return open_with(&opts, more);
 }
 
 static struct place open_place(const char *more)
@@ -2412,6 +2432,182 @@ START_TEST(two_processes)
 }
 END_TEST
 
+/* ---- the last references, dropped in callbacks */
+
+static void drop_all(struct place *place)
+{
+	agentd_pool_unref(place->pool);
+	place->pool = NULL;
+	agentd_runner_unref(place->world->runner);
+	place->world->runner = NULL;
+}
+
+static void close_dropped(struct place *place)
+{
+	t_world_loop(place->world, 50, NULL);
+	close_place(place);
+}
+
+static void drop_when_done(agentd_pool *pool, const agentd_error *err, void *userdata)
+{
+	struct place *place = userdata;
+
+	ck_assert_ptr_eq(pool, place->pool);
+	ck_assert_ptr_null(err);
+	drop_all(place);
+}
+
+START_TEST(dropped_when_done)
+{
+	for (int i = 0; i < 2; i++) {
+		struct place place = open_place("");
+
+		expect(&place, A, "echo here", "here\n");
+		if (i == 0)
+			ck_assert_int_eq(agentd_pool_stop(place.pool, A, drop_when_done, &place),
+					 0);
+		else
+			ck_assert_int_eq(agentd_pool_maintain(place.pool, drop_when_done, &place),
+					 0);
+		for (int wait = 0; place.pool && wait < 500; wait++)
+			t_world_loop(place.world, t_slack(10), NULL);
+		ck_assert_ptr_null(place.pool);
+		close_dropped(&place);
+	}
+}
+END_TEST
+
+/* Its sessions cannot be started. */
+static struct place open_impossible(void)
+{
+	struct place place = open_place(", \"fallback\": false");
+
+	t_write_file(place.root, "");
+	return place;
+}
+
+static void drop_when_finished(struct t_run *run, enum t_event_kind kind)
+{
+	struct place *place = run->userdata;
+
+	if (kind == T_FINISHED && place->pool)
+		drop_all(place);
+}
+
+START_TEST(dropped_when_finished)
+{
+	struct t_run runs[2];
+
+	for (size_t count = 1; count <= T_COUNT(runs); count++) {
+		struct place place = open_impossible();
+
+		for (size_t i = 0; i < count; i++) {
+			prepare_in(&runs[i], &place, A);
+			runs[i].userdata = &place;
+			runs[i].on_event = drop_when_finished;
+			ck_assert_int_eq(t_run_start(&runs[i], "echo never", 20000), 0);
+		}
+		for (size_t i = 0; i < count; i++) {
+			t_run_wait(&runs[i]);
+			end_of(&runs[i]);
+		}
+		ck_assert_ptr_null(place.pool);
+		close_dropped(&place);
+	}
+}
+END_TEST
+
+static void maintain_when_finished(struct t_run *run, enum t_event_kind kind)
+{
+	struct place *place = run->userdata;
+
+	if (kind == T_FINISHED)
+		ck_assert_int_eq(agentd_pool_maintain(place->pool, NULL, NULL), 0);
+}
+
+/* A pass forgets the session that could not be started while its commands are refused. */
+START_TEST(maintained_when_finished)
+{
+	struct place place = open_impossible();
+	struct t_run run;
+
+	prepare_in(&run, &place, A);
+	run.userdata = &place;
+	run.on_event = maintain_when_finished;
+	ck_assert_int_eq(t_run_start(&run, "echo never", 20000), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	end_of(&run);
+	t_world_loop(place.world, 50, NULL);
+	ck_assert(pool_says(&place, "\"sessions\":[]"));
+	close_place(&place);
+}
+END_TEST
+
+struct log_drop {
+	struct place place;
+	const char *message;
+};
+
+static void drop_when_logged(const agentd_log_record *record, void *userdata)
+{
+	struct log_drop *drop = userdata;
+
+	if (strcmp(agentd_log_record_message(record), drop->message) == 0)
+		drop_all(&drop->place);
+}
+
+static void open_for_log(struct log_drop *drop, const char *message, const char *more)
+{
+	struct t_world_opts opts = world_opts(NULL);
+
+	opts.log = drop_when_logged;
+	opts.log_userdata = drop;
+	drop->message = message;
+	drop->place = open_with(&opts, more);
+}
+
+static void close_after_log(struct log_drop *drop)
+{
+	for (int wait = 0; drop->place.pool && wait < 500; wait++)
+		t_world_loop(drop->place.world, t_slack(10), NULL);
+	ck_assert_ptr_null(drop->place.pool);
+	close_dropped(&drop->place);
+}
+
+/* By the pool itself. */
+START_TEST(dropped_when_logged)
+{
+	static const char prune[] = ", \"prune_after_seconds\": 50";
+	struct log_drop drop;
+	struct place *place = &drop.place;
+
+	open_for_log(&drop, "Pruned a session", prune);
+	expect(place, A, "echo here", "here\n");
+	stop(place, A);
+	/* What was used here is not pruned by the wall clock alone. */
+	agentd_pool_unref(place->pool);
+	age(place, A, 100);
+	place->pool = add_pool(place->world, place->root, prune);
+	ck_assert_int_eq(agentd_runner_set_pool(place->world->runner, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_pool_maintain(place->pool, NULL, NULL), 0);
+	close_after_log(&drop);
+}
+END_TEST
+
+/* By a backend, of one of its sessions. */
+START_TEST(dropped_when_backend_logs)
+{
+	struct log_drop drop;
+
+	open_for_log(&drop, "The session ends", "");
+	expect(&drop.place, A, "echo here", "here\n");
+	ck_assert_int_eq(agentd_runner_set_pool(drop.place.world->runner, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_pool_stop(drop.place.pool, A, NULL, NULL), 0);
+	close_after_log(&drop);
+}
+END_TEST
+
 /* ---- configuration */
 
 START_TEST(configurations)
@@ -2479,10 +2675,11 @@ int main(int argc, char **argv)
 	      *networks = t_case("networks", 120),
 	      *damages = t_case("damages", getenv("AGENTD_TEST_FULL") ? 900 : 300),
 	      *hosts = t_case("hosts", 120), *disks = t_case("disks", 240),
-	      *spares = t_case("spares", 240), *gone = t_case("gone", 120);
-	TCase *cases[] = { sessions, pool,    maintenance, networks, hosts,
+	      *spares = t_case("spares", 240), *gone = t_case("gone", 120),
+	      *drops = t_case("drops", 120);
+	TCase *cases[] = { sessions, pool,    maintenance, networks, hosts, drops,
 			   killed,   damages, disks,       spares,   gone };
-	enum { WELL = 5 }; /* of the cases, in which nothing is broken */
+	enum { WELL = 6 }; /* of the cases, in which nothing is broken */
 	const char *half = argc > 2 ? argv[2] : "";
 
 	backend = argc > 1 ? argv[1] : "sandbox";
@@ -2530,6 +2727,7 @@ int main(int argc, char **argv)
 	} else if (!in_machine()) {
 		tcase_add_test(gone, says_it_is_gone);
 		tcase_add_test(gone, gone_and_stopped);
+		tcase_add_test(drops, dropped_when_backend_logs);
 	}
 	if (in_machine() && all_cases()) {
 		tcase_add_test(spares, spares_and_capacity);
@@ -2547,12 +2745,16 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, locked_by_another);
 		tcase_add_test(maintenance, idle_is_stopped_busy_is_not);
 		tcase_add_test(maintenance, failed_backup_blocks_pruning);
+		tcase_add_test(drops, dropped_when_done);
+		tcase_add_test(drops, dropped_when_logged);
 	}
 	tcase_add_test(pool, ten_at_once);
 	/* They know where a session's files are, or how long a start takes. */
 	if (!in_machine()) {
 		tcase_add_test(pool, acquire_timeout);
 		tcase_add_test(pool, configurations);
+		tcase_add_test(drops, dropped_when_finished);
+		tcase_add_test(drops, maintained_when_finished);
 	}
 	tcase_add_test(pool, bootstrap);
 	tcase_add_test(maintenance, adopted_backed_up_and_pruned);
