@@ -546,6 +546,23 @@ START_TEST(protected_names)
 }
 END_TEST
 
+START_TEST(no_options)
+{
+	struct place place = open_place(", \"fallback\": false, \"vm\": {\"volume_bytes\": 1}");
+	struct t_run run;
+
+	run_in(&run, &place, A, "echo no");
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	ck_assert_msg(strstr(agentd_error_message(agentd_result_error(run.result)), "volume_bytes"),
+		      "%s", t_run_story(&run));
+	end_of(&run);
+	close_place(&place);
+	place = open_place(", \"vm\": {}");
+	expect(&place, A, "echo yes", "yes\n");
+	close_place(&place);
+}
+END_TEST
+
 /* The process that waits to become the next command is killed, but not its supervisor: that
  * starts the command nevertheless. It is the child of a child of pid 1, and not of ours. */
 START_TEST(waiting_process_is_killed)
@@ -2715,6 +2732,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, limits_and_tokens);
 		tcase_add_test(sessions, processes_of_a_session);
 		tcase_add_test(sessions, protected_names);
+		tcase_add_test(sessions, no_options);
 		tcase_add_test(sessions, waiting_process_is_killed);
 		tcase_add_test(sessions, supervisor_is_killed);
 		tcase_add_test(sessions, supervisors_are_killed_together);

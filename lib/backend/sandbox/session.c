@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "json/json.h"
 #include "loop/loop.h"
 #include "sys/sys.h"
 
@@ -100,6 +101,25 @@ static const struct ad_job_events job_events = {
 	.closed = job_closed,
 };
 
+/* ---- what the pool's configuration says */
+
+static int refuse_option(const char *key, const struct json_object *value, const char *pointer,
+			 void *userdata, agentd_error **reterr)
+{
+	(void)value, (void)userdata;
+	return ad_json_unknown_key(key, pointer, reterr);
+}
+
+/* It takes none. */
+static int check_options(const agentd_spec *spec, agentd_error **reterr)
+{
+	ad_autojson struct json_object *value = NULL;
+	const char *text = agentd_spec_options(spec);
+	int r = ad_json_parse(text, strlen(text), &value, reterr);
+
+	return r < 0 ? r : ad_json_each_member(value, "/vm", refuse_option, NULL, reterr);
+}
+
 /* ---- its life */
 
 static void grace_over(struct ad_timer *timer, void *userdata)
@@ -152,10 +172,13 @@ int sandbox_session_start(const struct ad_sandbox_opts *opts, agentd_task *task,
 			  const agentd_spec *spec, struct sandbox_session **ret,
 			  agentd_error **reterr)
 {
-	struct sandbox_session *session = calloc(1, sizeof(*session));
+	struct sandbox_session *session;
 	struct sandbox_profile profile;
-	int r;
+	int r = check_options(spec, reterr);
 
+	if (r < 0)
+		return r;
+	session = calloc(1, sizeof(*session));
 	if (!session || sandbox_profile_init(&profile, spec, opts) < 0) {
 		free(session);
 		return ad_fail_nomem(reterr);
