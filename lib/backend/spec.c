@@ -140,6 +140,18 @@ int32_t agentd_spec_net(const agentd_spec *spec)
 	return spec ? spec->net : AGENTD_NET_NONE;
 }
 
+/* The context's rules alone: the runner's policy covers each of them. */
+bool ad_spec_names_host(const agentd_spec *spec, const char *host)
+{
+	for (size_t i = 0; i < ad_policy_host_count(spec->policy[1]); i++) {
+		const struct ad_policy_host *rule = ad_policy_host_at(spec->policy[1], i);
+
+		if (!rule->deny && strcmp(rule->pattern, host) == 0)
+			return true;
+	}
+	return false;
+}
+
 int32_t agentd_spec_netns(const agentd_spec *spec)
 {
 	return spec ? spec->netns : -1;

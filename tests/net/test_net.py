@@ -161,6 +161,11 @@ has("a server inside is reached directly", run(inside("""
     threading.Thread(target=s.serve_forever, daemon=True).start()
     print(urllib.request.urlopen("http://localhost:8123/").status)
     """)), "200")
+there = servers.HTTP(www, "127.0.0.1")
+URL = f"http://127.0.0.1:{there.port}/hello"
+expect("one outside is reached by the address that a rule names", run(
+    f"curl -sS {URL}", "--allow-host", f"127.0.0.1:{there.port}"), "hello from there\n")
+has("and by no other", run(f"curl -sS {URL}", "--allow-host", ALLOWED), "connect to")
 
 # ---- rules
 

@@ -258,6 +258,18 @@ START_TEST(allowed_hosts)
 	CK_SHOWN("env HTTPS_PROXY=mine");
 	ck_assert_uint_eq(lines_with("env HTTPS_PROXY"), 1);
 	t_run_free(&run);
+	/* Those of the host program's machine are behind the proxy. */
+	set_policy("{\"min_isolation\": \"none\", \"net\": {\"mode\": \"allow\","
+		   " \"allow\": [\"127.0.0.1:8080\", \"[::1]:8080\"]}}");
+	show();
+	CK_SHOWN("env NO_PROXY=localhost");
+	CK_SHOWN("env no_proxy=localhost");
+	t_run_free(&run);
+	set_policy("{\"min_isolation\": \"none\", \"net\": {\"mode\": \"allow\","
+		   " \"allow\": [\"localhost\", \"127.0.0.0/8\"]}}");
+	show();
+	CK_SHOWN("env NO_PROXY=127.0.0.1,::1");
+	t_run_free(&run);
 	set_policy("{\"min_isolation\": \"none\"}");
 	show();
 	CK_SHOWN("proxy_port 0");

@@ -317,10 +317,11 @@ static uint64_t memory_for_command(const struct vm_task *self)
 static void send_run(struct vm_task *self)
 {
 	bool net = agentd_spec_net(self->spec) == AGENTD_NET_ALLOWLIST;
-	ad_autofree const char **env = ad_local_environment_merge(&self->vm->environment,
-								  net ? ad_sandbox_proxy_env() :
-									NULL,
-								  agentd_spec_env(self->spec));
+	struct ad_sandbox_proxy_env proxy;
+	ad_autofree const char **env =
+		ad_local_environment_merge(&self->vm->environment,
+					   net ? ad_sandbox_proxy_env(self->spec, &proxy) : NULL,
+					   agentd_spec_env(self->spec));
 	const struct ad_guest_msg run = {
 		.type = AD_GUEST_RUN,
 		.id = self->run_id,

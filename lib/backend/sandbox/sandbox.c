@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "backend/sandbox/sandbox.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <agentd/policy.h>
 
+#include "backend/backend.h"
 #include "backend/sandbox/private.h"
 
 struct sandbox {
@@ -71,32 +73,45 @@ int sandbox_check(const agentd_spec *spec, agentd_error **reterr)
 /* How programs are told of the proxy. Not all of them know the same names. ALL_PROXY is HTTP
  * as well: Python's httpx fails at once where it cannot do SOCKS. */
 #define PROXY "http://127.0.0.1:" AD_SANDBOX_PROXY_PORT_TEXT
-#define INSIDE "localhost,127.0.0.1,::1"
 static const char *const proxy_env[] = {
-	"HTTP_PROXY=" PROXY,    "http_proxy=" PROXY,
-	"HTTPS_PROXY=" PROXY,   "https_proxy=" PROXY,
-	"ALL_PROXY=" PROXY,     "all_proxy=" PROXY,
-	"NO_PROXY=" INSIDE,     "no_proxy=" INSIDE,
-	"NODE_USE_ENV_PROXY=1", NULL,
+	"HTTP_PROXY=" PROXY, "http_proxy=" PROXY, "HTTPS_PROXY=" PROXY,   "https_proxy=" PROXY,
+	"ALL_PROXY=" PROXY,  "all_proxy=" PROXY,  "NODE_USE_ENV_PROXY=1",
 };
+/* Servers inside are reached directly. What a rule names is the host program's machine. */
+static const char *const inside[] = { "localhost", "127.0.0.1", "::1" };
 
-const char *const *ad_sandbox_proxy_env(void)
+const char *const *ad_sandbox_proxy_env(const agentd_spec *spec, struct ad_sandbox_proxy_env *ret)
 {
-	return proxy_env;
+	char list[sizeof("localhost,127.0.0.1,::1")] = "";
+	int len = 0;
+
+	for (size_t i = 0; i < AD_COUNT(inside); i++) {
+		if (!ad_spec_names_host(spec, inside[i]))
+			len += snprintf(list + len, sizeof(list) - (size_t)len, "%s%s",
+					len ? "," : "", inside[i]);
+	}
+	snprintf(ret->no_proxy[0], sizeof(ret->no_proxy[0]), "NO_PROXY=%s", list);
+	snprintf(ret->no_proxy[1], sizeof(ret->no_proxy[1]), "no_proxy=%s", list);
+	_Static_assert(AD_COUNT(ret->vars) == AD_COUNT(proxy_env) + AD_COUNT(ret->no_proxy) + 1,
+		       "each has its place");
+	memcpy(ret->vars, proxy_env, sizeof(proxy_env));
+	ret->vars[AD_COUNT(proxy_env)] = ret->no_proxy[0];
+	ret->vars[AD_COUNT(proxy_env) + 1] = ret->no_proxy[1];
+	ret->vars[AD_COUNT(proxy_env) + 2] = NULL;
+	return ret->vars;
 }
 
 /* Variables that depend on what is asked for, NULL-terminated. */
-static void extra_env(const agentd_spec *spec, const char *ret[AD_COUNT(proxy_env) + 1])
+static void extra_env(const agentd_spec *spec, struct ad_sandbox_proxy_env *proxy,
+		      const char *ret[AD_COUNT(proxy->vars) + 1])
 {
 	size_t count = 0;
 
 	if (agentd_spec_credentials_fd(spec) >= 0)
 		ret[count++] = "AGENTD_TOKEN_FILE=" AD_PROFILE_TOKEN;
-	for (size_t i = 0; proxy_env[i]; i++) {
-		if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
-			ret[count++] = proxy_env[i];
-	}
 	ret[count] = NULL;
+	if (agentd_spec_net(spec) == AGENTD_NET_ALLOWLIST)
+		memcpy(ret + count, ad_sandbox_proxy_env(spec, proxy), sizeof(proxy->vars));
 }
 
 static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_spec *spec,
@@ -111,12 +126,13 @@ static int32_t sandbox_task_start(void *self, agentd_task *task, const agentd_sp
 	};
 	const struct sandbox_session *session = agentd_spec_session(spec);
 	struct ad_local_session in;
-	const char *extra[AD_COUNT(proxy_env) + 1];
+	struct ad_sandbox_proxy_env proxy;
+	const char *extra[AD_COUNT(proxy.vars) + 1];
 	int r = sandbox_check(spec, reterr);
 
 	if (r < 0)
 		return r;
-	extra_env(spec, extra);
+	extra_env(spec, &proxy, extra);
 	if (sandbox_profile_init(&profile, spec, &sandbox->opts) < 0)
 		return ad_fail_nomem(reterr);
 	if (session)

@@ -38,8 +38,12 @@ enum { AD_SANDBOX_DEFAULTS = 7 };
 
 /* What every command has, and nothing of the host program's own. */
 void ad_sandbox_defaults(const char *shell, struct ad_local_default ret[AD_SANDBOX_DEFAULTS]);
-/* How programs are told of the proxy of a network of allowed hosts; NULL-terminated. */
-const char *const *ad_sandbox_proxy_env(void);
+/* How programs are told of the proxy of a network of allowed hosts; NULL-terminated, in *ret. */
+struct ad_sandbox_proxy_env {
+	const char *vars[10];
+	char no_proxy[2][48];
+};
+const char *const *ad_sandbox_proxy_env(const agentd_spec *spec, struct ad_sandbox_proxy_env *ret);
 
 /* ---- for a backend that needs a process as confined as the command of spec would be */
 
