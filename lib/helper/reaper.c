@@ -51,6 +51,8 @@ static bool put_back_nested(const struct sandbox *sandbox, const int *fds, struc
 {
 	int root = sandbox->nested_count ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
 
+	if (sandbox->nested_count && root < 0)
+		return mount_fault(fault, "/");
 	for (size_t i = 0; i < sandbox->nested_count; i++) {
 		struct stat st;
 		int point, r;

@@ -53,13 +53,40 @@ static void describe(struct ad_buf *message, const struct ad_launch_failure *fai
 	ad_buf_printf(message, " (%s%s)", stages[failure->stage], text);
 }
 
+const char *ad_launch_shortage(enum ad_layer layer, int os_errno)
+{
+	switch (os_errno) {
+	case ENOMEM:
+		return "memory ran out: raise the command's limit mem_bytes, or free memory of "
+		       "the machine";
+	case EMFILE:
+		return "the helper has no descriptor left: raise the host program's limit on open "
+		       "files (RLIMIT_NOFILE, ulimit -n), or run fewer commands at once";
+	case ENFILE:
+		return "the machine has no open file left: raise fs.file-max with sysctl";
+	case EAGAIN:
+		return "no more processes may be made: raise the user's limit on them "
+		       "(RLIMIT_NPROC, ulimit -u) or pids.max of the host program's cgroup, or run "
+		       "fewer commands at once";
+	case ENOSPC:
+		return layer == AD_LAYER_IDMAP ?
+			       "the limit on mounts is reached: raise fs.mount-max with sysctl" :
+			       NULL;
+	default:
+		return NULL;
+	}
+}
+
 static int code_of(const struct ad_launch_failure *failure)
 {
 	switch (failure->stage) {
 	case AD_STAGE_LIMIT:
 		return AGENTD_ERR_UNSUPPORTED;
-	case AD_STAGE_LAYER: /* the isolation that was asked for is not to be had */
-		return AGENTD_ERR_DENIED;
+	case AD_STAGE_LAYER:
+		/* The isolation that was asked for is not to be had. */
+		if (!ad_launch_shortage((enum ad_layer)failure->index, failure->os_errno))
+			return AGENTD_ERR_DENIED;
+		break;
 	default:
 		break;
 	}

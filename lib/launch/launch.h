@@ -101,6 +101,8 @@ struct ad_launch_failure {
 
 /* The error for it, in the words of the helper's. Never NULL. */
 agentd_error *ad_launch_error(const struct ad_launch_failure *failure);
+/* What ran out, and what helps. NULL: that is not why layer cannot be put up. */
+const char *ad_launch_shortage(enum ad_layer layer, int os_errno);
 
 struct ad_job_events {
 	/* pid: in a sandbox that of the command's own pid 1, seen from here; 0: not known.

@@ -489,6 +489,7 @@ START_TEST(layers_fail)
 		{ AD_LAYER_CGROUP, EACCES, "Delegate=yes" },
 		{ AD_LAYER_IDMAP, EINVAL, "sandbox_uid" },
 		{ AD_LAYER_SECCOMP, EINVAL, "CONFIG_SECCOMP_FILTER" },
+		{ AD_LAYER_PIDNS, ENOSPC, "user.max_user_namespaces" },
 	};
 
 	for (size_t i = 0; i < T_COUNT(rows); i++) {
@@ -500,6 +501,42 @@ START_TEST(layers_fail)
 		snprintf(error, sizeof(error), "%d", rows[i].error);
 		expect_failure(argv, AGENTD_STATUS_DENIED, AGENTD_ERR_DENIED, "", rows[i].text);
 		expect_failure(argv, AGENTD_STATUS_DENIED, AGENTD_ERR_DENIED, "", "what was tried");
+	}
+}
+END_TEST
+
+/* What ran out is named, and that the policy ask for less is not advised. */
+START_TEST(shortage)
+{
+	static const struct {
+		enum ad_layer layer;
+		int error, code;
+		const char *text;
+	} rows[] = {
+		{ AD_LAYER_CGROUPNS, ENOMEM, AGENTD_ERR_NOMEM, "mem_bytes" },
+		{ AD_LAYER_SECCOMP, ENOMEM, AGENTD_ERR_NOMEM, "mem_bytes" },
+		{ AD_LAYER_SECCOMP, EMFILE, AGENTD_ERR_SYSTEM, "RLIMIT_NOFILE" },
+		{ AD_LAYER_LANDLOCK, ENFILE, AGENTD_ERR_SYSTEM, "fs.file-max" },
+		{ AD_LAYER_PIDNS, EAGAIN, AGENTD_ERR_SYSTEM, "RLIMIT_NPROC" },
+		{ AD_LAYER_IDMAP, ENOSPC, AGENTD_ERR_SYSTEM, "fs.mount-max" },
+	};
+	static const char *const never[] = { "degradable", "Docker", "CONFIG_" };
+
+	for (size_t i = 0; i < T_COUNT(rows); i++) {
+		char stage[8], index[8], error[8];
+		const char *const argv[] = { "fail", stage, index, error, "what was tried", NULL };
+		const char *message;
+
+		snprintf(stage, sizeof(stage), "%d", AD_STAGE_LAYER);
+		snprintf(index, sizeof(index), "%d", rows[i].layer);
+		snprintf(error, sizeof(error), "%d", rows[i].error);
+		expect_failure(argv, AGENTD_STATUS_ERROR, rows[i].code, "", rows[i].text);
+		run_argv(argv);
+		t_expect_cause(&run, AGENTD_CAUSE_SPAWN);
+		message = agentd_error_message(agentd_result_error(run.result));
+		for (size_t k = 0; k < T_COUNT(never); k++)
+			ck_assert_msg(!strstr(message, never[k]), "%s", message);
+		t_run_free(&run);
 	}
 }
 END_TEST
@@ -631,6 +668,7 @@ int main(void)
 	tcase_add_test(tc, required_layers_are_checked);
 	tcase_add_test(tc, degraded_layers);
 	tcase_add_test(tc, layers_fail);
+	tcase_add_test(tc, shortage);
 	tcase_add_test(tc, paths_fail);
 	tcase_add_test(tc, denied);
 	tcase_add_test(tc, denied_in_a_session_that_never_was);

@@ -56,6 +56,10 @@ static const char *namespace_remedy(int os_errno)
 
 static const char *remedy_of(enum ad_layer layer, int os_errno)
 {
+	const char *shortage = ad_launch_shortage(layer, os_errno);
+
+	if (shortage)
+		return shortage;
 	switch (layer) {
 	case AD_LAYER_USERNS:
 	case AD_LAYER_MOUNTNS:
@@ -250,7 +254,7 @@ static void put_reason(struct ad_buf *text, int os_errno)
 			      os_errno);
 }
 
-static int explain_layer(struct ad_buf *text, const struct ad_launch_failure *failure)
+static void explain_layer(struct ad_buf *text, const struct ad_launch_failure *failure)
 {
 	enum ad_layer layer = (enum ad_layer)failure->index;
 	const char *remedy = remedy_of(layer, failure->os_errno);
@@ -262,10 +266,10 @@ static int explain_layer(struct ad_buf *text, const struct ad_launch_failure *fa
 	put_reason(text, failure->os_errno);
 	if (*remedy)
 		ad_buf_printf(text, "; %s", remedy);
-	if (can_be_degraded(layer))
+	/* Of what ran out there is more another time. */
+	if (can_be_degraded(layer) && !ad_launch_shortage(layer, failure->os_errno))
 		ad_buf_printf(text, "; or make the policy's protection \"%s\" degradable",
 			      ad_policy_layers[layer]);
-	return AGENTD_ERR_DENIED;
 }
 
 static int explain_path(struct ad_buf *text, const char *source,
@@ -298,7 +302,8 @@ agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch
 	int code;
 
 	if (failure->stage == AD_STAGE_LAYER && failure->index < AD_LAYER_COUNT) {
-		code = explain_layer(&text, failure);
+		explain_layer(&text, failure);
+		code = agentd_error_code(err);
 	} else if (failure->stage == AD_STAGE_PATH &&
 		   agentd_spec_mount_at(spec, failure->index, &source, NULL, NULL) == 0) {
 		code = explain_path(&text, source, failure);
