@@ -318,11 +318,34 @@ int ad_loop_event_add(struct ad_loop *loop, struct event *event, const struct ti
 
 /* ---- bases of our own */
 
+/* What libevent opens for one: epoll's descriptor, a pair for signals, which no setting does
+ * without, and two to wake it by where it has no eventfd. */
+enum { BASE_FDS = 5 };
+
+/* Where libevent gets no descriptor it prints, and exits. 0 or an errno; another thread may
+ * still take them before libevent does. */
+static int base_fds_missing(void)
+{
+	int fds[BASE_FDS], count = 0, missing = 0;
+
+	while (count < BASE_FDS && (fds[count] = eventfd(0, EFD_CLOEXEC)) >= 0)
+		count++;
+	if (count < BASE_FDS)
+		missing = errno;
+	while (count > 0)
+		close(fds[--count]);
+	return missing;
+}
+
 int ad_loop_base_new(struct event_base **ret, agentd_error **reterr)
 {
-	struct event_config *config = event_config_new();
+	int missing = base_fds_missing();
+	struct event_config *config;
 	struct event_base *base = NULL;
 
+	if (missing)
+		return ad_fail_errno(reterr, missing, "event base");
+	config = event_config_new();
 	if (!config)
 		return ad_fail_nomem(reterr);
 	errno = 0;

@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -204,6 +206,73 @@ START_TEST(on_own_base)
 }
 END_TEST
 
+/* ---- without descriptors */
+
+static int new_loop(void)
+{
+	agentd_loop *loop = NULL;
+	int code = agentd_loop_new(&loop, NULL);
+
+	agentd_loop_unref(loop);
+	return code;
+}
+
+static int probe_once(void)
+{
+	struct agentd_probe_opts opts = opts_of(AGENTD_PROBE_NO_CACHE);
+	struct heard heard = { 0 };
+	int code = agentd_probe_start(&opts, hear, &heard, NULL);
+
+	code = heard.count ? heard.code : code;
+	forget(&heard);
+	return code;
+}
+
+/* In a child of fork(), with so many descriptors left: 0 if call returned what it should, and
+ * printed nothing. libevent exits with 1. */
+static int call_with(int left, int (*call)(void), int output)
+{
+	struct rlimit limit = { .rlim_cur = 64, .rlim_max = 64 };
+	struct stat st;
+	int code, last = -1;
+
+	if (dup2(output, 1) < 0 || dup2(output, 2) < 0 || setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return 2;
+	for (int fd; (fd = dup(0)) >= 0;)
+		last = fd;
+	for (int i = 0; i < left; i++)
+		close(last - i);
+	code = call();
+	if (fstat(1, &st) < 0 || st.st_size != 0)
+		return 3;
+	/* Later ones are the helper's, which then cannot start. */
+	return code == AGENTD_ERR_SYSTEM || left > 2 ? 0 : 4;
+}
+
+START_TEST(few_descriptors)
+{
+	int (*const calls[])(void) = { new_loop, probe_once };
+	FILE *output = tmpfile();
+	char said[256] = "";
+	int status = 0;
+
+	ck_assert_ptr_nonnull(output);
+	for (size_t i = 0; i < T_COUNT(calls); i++) {
+		for (int left = 0; left <= 12; left++) {
+			pid_t child = fork();
+
+			if (child == 0)
+				_exit(call_with(left, calls[i], fileno(output)));
+			ck_assert_int_eq(waitpid(child, &status, 0), child);
+			ck_assert_int_ge(pread(fileno(output), said, sizeof(said) - 1, 0), 0);
+			ck_assert_msg(status == 0 && !*said, "call %zu, %d left: status %x, \"%s\"",
+				      i, left, (unsigned)status, said);
+		}
+	}
+	fclose(output);
+}
+END_TEST
+
 /* ---- what is kept */
 
 START_TEST(is_kept)
@@ -366,6 +435,7 @@ int main(void)
 	tcase_add_test(cases[0], says_what_is);
 	tcase_add_test(cases[0], agrees_with_a_command);
 	tcase_add_test(cases[0], on_own_base);
+	tcase_add_test(cases[0], few_descriptors);
 	tcase_add_test(cases[1], is_kept);
 	tcase_add_test(cases[1], nothing_doubtful_is_used);
 	tcase_add_test(cases[1], goes_without_a_place);
