@@ -29,6 +29,8 @@ struct identity {
 	bool present, link;
 	dev_t dev;
 	ino_t ino;
+	uid_t uid; /* whose files look the command's own */
+	gid_t gid;
 };
 
 struct template
@@ -155,7 +157,12 @@ void template_close_all(void)
 static struct identity identity_of(const struct stat *st, bool link)
 {
 	return (struct identity){
-		.present = true, .link = link, .dev = st->st_dev, .ino = st->st_ino
+		.present = true,
+		.link = link,
+		.dev = st->st_dev,
+		.ino = st->st_ino,
+		.uid = st->st_uid,
+		.gid = st->st_gid,
 	};
 }
 
@@ -184,7 +191,8 @@ static struct identity identify_fd(int fd)
 static bool same(const struct identity *left, const struct identity *right)
 {
 	return left->present == right->present && left->link == right->link &&
-	       left->dev == right->dev && left->ino == right->ino;
+	       left->dev == right->dev && left->ino == right->ino && left->uid == right->uid &&
+	       left->gid == right->gid;
 }
 
 /* Workdir, then the paths of the profile. */

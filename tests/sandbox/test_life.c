@@ -43,6 +43,14 @@ static void expect_works(struct t_world *world)
 	t_run_free(&run);
 }
 
+static void in_workdir(const struct t_world *world, const char *script)
+{
+	char *command = t_format("cd '%s' && { %s; }", world->workdir, script);
+
+	ck_assert_msg(system(command) == 0, "%s", command); /* NOLINT(cert-env33-c): made here */
+	free(command);
+}
+
 /* ---- templates */
 
 START_TEST(one_zygote_for_alike)
@@ -166,6 +174,30 @@ START_TEST(workdir_is_a_link)
 	expect_works(world);
 	free(marker);
 	free(away);
+	t_world_free(world);
+}
+END_TEST
+
+START_TEST(workdir_changes_hands)
+{
+	static const uid_t owners[] = { 2001, 2002 };
+	struct t_world *world = sandbox_world(NONE);
+	char *file = t_format("%s/file", world->workdir);
+
+	t_write_file(file, "shown\n");
+	ck_assert_int_eq(chmod(file, 0600), 0);
+	/* Others than root can give nothing away. */
+	for (size_t i = 0; i < T_COUNT(owners) && geteuid() == 0; i++) {
+		struct t_run run;
+
+		ck_assert_int_eq(chown(file, owners[i], owners[i]), 0);
+		ck_assert_int_eq(chown(world->workdir, owners[i], owners[i]), 0);
+		t_run(&run, world, "cat file; echo new > new; stat -c %u . file new; rm new",
+		      20000);
+		t_expect_out(&run, AGENTD_STDOUT, "shown\n1000\n1000\n1000\n");
+		t_run_free(&run);
+	}
+	free(file);
 	t_world_free(world);
 }
 END_TEST
@@ -345,14 +377,6 @@ static const struct {
 	  "echo x > .git/hooks/a || echo refused; echo x > other/hooks/a && echo wrote",
 	  "refused\nwrote\n", "test ! -e .git/hooks/a && test -e other/hooks/a" },
 };
-
-static void in_workdir(const struct t_world *world, const char *script)
-{
-	char *command = t_format("cd '%s' && { %s; }", world->workdir, script);
-
-	ck_assert_msg(system(command) == 0, "%s", command); /* NOLINT(cert-env33-c): made here */
-	free(command);
-}
 
 static void expect_one_ready(struct t_world *world)
 {
@@ -587,6 +611,7 @@ int main(void)
 	tcase_add_test(templates, zygote_stops);
 	tcase_add_test(templates, workdir_is_another);
 	tcase_add_test(templates, workdir_is_a_link);
+	tcase_add_test(templates, workdir_changes_hands);
 	tcase_add_test(templates, denied_comes_into_being);
 	tcase_add_test(templates, cancelled_while_it_is_made);
 	tcase_add_test(reapers, reaper_is_killed);
