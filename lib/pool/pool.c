@@ -20,7 +20,13 @@
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
 #define MAINTAIN_NS (60 * NS_PER_S)
-enum { STOP_GRACE_MS = 5000, ID_BYTES = AD_POOL_ID_SIZE - 1, SAID_MAX = 1024, PREPARE_MAX_S = 600 };
+enum {
+	STOP_GRACE_MS = 5000,
+	LOOK_MS = 100, /* whether somebody else still has a volume */
+	ID_BYTES = AD_POOL_ID_SIZE - 1,
+	SAID_MAX = 1024,
+	PREPARE_MAX_S = 600
+};
 
 enum state { STOPPED, STARTING, PREPARING, READY, STOPPING };
 
@@ -69,6 +75,7 @@ struct ad_pool_entry {
 	size_t said_len;
 	int wait_status;
 	bool command_over;
+	agentd_error *elsewhere; /* it is not started yet: somebody else has its volume */
 	struct ad_timer timer;
 };
 
@@ -253,8 +260,15 @@ static void timeout(struct ad_timer *timer, void *userdata)
 		say(pool, AGENTD_LOG_ERROR, "A session does not end although it was killed",
 		    entry->id, NULL);
 		end_work(pool, NULL);
+	} else if (entry->state == STOPPED) {
+		ad_defer(&entry->step);
 	}
 	leave(pool);
+}
+
+static void forget_elsewhere(struct ad_pool_entry *entry)
+{
+	agentd_error_unref(AD_STEAL(entry->elsewhere));
 }
 
 static struct ad_pool_entry *entry_new(agentd_pool *pool, const char *id)
@@ -280,6 +294,7 @@ static void entry_free(struct ad_pool_entry *entry)
 	ad_list_remove(&entry->link);
 	ad_defer_cancel(&entry->step);
 	ad_timer_stop(&entry->timer);
+	forget_elsewhere(entry);
 	worker_free(entry->worker);
 	agentd_error_unref(entry->worker_error);
 	agentd_error_unref(entry->error);
@@ -367,8 +382,10 @@ static void acquire_timeout(struct ad_timer *timer, void *userdata)
 	enter(pool);
 	ad_defer(&pool->tend);
 	ad_fail(&err, AGENTD_ERR_TIMEOUT, NULL,
-		"the session %s was not free within acquire_timeout_ms (%llu)", lease->entry->id,
-		(unsigned long long)pool->config.acquire_timeout_ms);
+		"the session %s was not free within acquire_timeout_ms (%llu)%s%s",
+		lease->entry->id, (unsigned long long)pool->config.acquire_timeout_ms,
+		lease->entry->elsewhere ? ": " : "",
+		lease->entry->elsewhere ? agentd_error_message(lease->entry->elsewhere) : "");
 	refuse(lease, err);
 	leave(pool);
 }
@@ -558,6 +575,7 @@ static int start_session(struct ad_pool_entry *entry, agentd_error **reterr)
 		entry->state = STARTING;
 		entry->over = entry->stuck = entry->was_ready = false;
 		entry->used_here = true;
+		forget_elsewhere(entry);
 		r = start_task(entry, backend, reterr);
 	}
 	if (r == 0 && entry->pool->config.min_warm > 0)
@@ -595,6 +613,7 @@ static void try_start(struct ad_pool_entry *entry)
 {
 	agentd_pool *pool = entry->pool;
 	ad_autoerror agentd_error *err = NULL;
+	int r;
 
 	/* A spare's place is the session's that takes it. */
 	if (is_full(pool) && (entry->spare_failed || spares_ready(&pool->spares) == 0)) {
@@ -603,7 +622,13 @@ static void try_start(struct ad_pool_entry *entry)
 		ad_fail(&err, AGENTD_ERR_LIMIT, NULL, "VM pool is at capacity (%llu sessions)",
 			(unsigned long long)pool->config.max_vms);
 		refuse_all(entry, err);
-	} else if (start_session(entry, &err) < 0) {
+		return;
+	}
+	r = start_session(entry, &err);
+	if (r == AGENTD_ERR_AGAIN && ad_timer_start(&entry->timer, LOOK_MS * NS_PER_MS) == 0) {
+		forget_elsewhere(entry);
+		entry->elsewhere = AD_STEAL(err);
+	} else if (r < 0) {
 		refuse_all(entry, err);
 	}
 }
@@ -1057,7 +1082,7 @@ static void maintain_stopped(struct ad_pool_entry *entry)
 		return;
 	if (volume_lock(&entry->volume, &err) < 0) {
 		/* Whoever uses it looks after it. */
-		if (agentd_error_code(err) != AGENTD_ERR_STATE)
+		if (agentd_error_code(err) != AGENTD_ERR_AGAIN)
 			say(entry->pool, AGENTD_LOG_WARN, "A session could not be looked after",
 			    entry->id, err);
 		return;

@@ -87,13 +87,13 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 		return ad_fail_errno(reterr, errno,
 				     "the lock of the volume \"%s\" cannot be opened", volume->dir);
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-		return ad_fail(reterr, AGENTD_ERR_STATE, NULL,
+		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
 			       "the session is open elsewhere, by who has locked \"%s/lock\"",
 			       volume->dir);
 	/* It may have been moved away and removed between the two. */
 	if (fstat(fd, &held) < 0 || stat_in(volume, "lock", &named) < 0 ||
 	    held.st_ino != named.st_ino || held.st_dev != named.st_dev)
-		return ad_fail(reterr, AGENTD_ERR_STATE, NULL,
+		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
 			       "the volume \"%s\" is being removed by another process",
 			       volume->dir);
 	volume->lock = ad_steal_fd(&fd);
