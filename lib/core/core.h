@@ -62,7 +62,8 @@ struct agentd_runner {
 	agentd_runner_fn shutdown_done;
 	void *shutdown_userdata;
 	struct ad_defer settle; /* after the last execution of a shutdown */
-	struct ad_post post;    /* other threads want cancels or the last unref seen to */
+	struct ad_post wake;    /* other threads want cancels, or pools they dropped, seen to */
+	struct ad_post drop;    /* the last reference is gone: only that may lead to the end */
 };
 
 /* One layer of a receipt; reason follows layer in the same allocation. */
@@ -186,6 +187,8 @@ void ad_runner_unpin(agentd_runner *runner); /* may free it */
 /* On the loop's thread, and not in a log callback, which may come from anywhere.
  * [any thread] */
 bool ad_runner_on_loop(const agentd_runner *runner);
+/* Have what other threads want seen to. [any thread] */
+void ad_runner_wake(agentd_runner *runner);
 /* An execution is over: give its place to the next one, settle a shutdown. */
 void ad_runner_exec_over(agentd_runner *runner, bool placed);
 

@@ -1190,7 +1190,7 @@ static int want_stop(agentd_exec *exec, int level)
 	if (exec->runner) {
 		here = ad_runner_on_loop(exec->runner);
 		if (!here)
-			(void)ad_loop_post(exec->runner->loop, &exec->runner->post);
+			ad_runner_wake(exec->runner);
 	}
 	pthread_mutex_unlock(&exec->lock);
 	if (here)

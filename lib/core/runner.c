@@ -216,9 +216,19 @@ static void seen_to(struct ad_post *post, void *userdata)
 			ad_exec_apply_wanted(exec);
 		}
 	}
-	if (atomic_load(&runner->refs) == 0 && !runner->released)
-		release(runner);
+	ad_pool_free_dropped(&runner->pools);
 	ad_runner_unpin(runner);
+}
+
+void ad_runner_wake(agentd_runner *runner)
+{
+	(void)ad_loop_post(runner->loop, &runner->wake);
+}
+
+static void dropped(struct ad_post *post, void *userdata)
+{
+	(void)post;
+	release(userdata);
 }
 
 agentd_runner *agentd_runner_ref(agentd_runner *runner)
@@ -237,7 +247,7 @@ void agentd_runner_unref(agentd_runner *runner)
 	if (ad_runner_on_loop(runner))
 		release(runner);
 	else
-		(void)ad_loop_post(runner->loop, &runner->post);
+		(void)ad_loop_post(runner->loop, &runner->drop);
 	errno = saved;
 }
 
@@ -381,7 +391,8 @@ static int fill(agentd_runner *runner, const struct agentd_runner_opts *opts, ag
 	runner->drain_ns = (opts->drain_ms ? opts->drain_ms : DRAIN_MS) * AD_NS_PER_MS;
 	runner->machine_memory = machine_memory();
 	make_id_prefix(runner);
-	runner->post = (struct ad_post){ .fn = seen_to, .userdata = runner };
+	runner->wake = (struct ad_post){ .fn = seen_to, .userdata = runner };
+	runner->drop = (struct ad_post){ .fn = dropped, .userdata = runner };
 	/* Reading from a pipe copies whole pages, which takes twice as long to 16 bytes behind
 	 * the beginning of one (measured, AMD Zen 3). */
 	runner->read_buffer = aligned_alloc(4096, AD_READ_CHUNK);

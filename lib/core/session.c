@@ -26,6 +26,11 @@ static bool on_loop(void *userdata)
 	return ad_runner_on_loop(userdata);
 }
 
+static void wake(void *userdata)
+{
+	ad_runner_wake(userdata);
+}
+
 static int check_runner(const agentd_runner *runner, agentd_error **reterr)
 {
 	if (runner->in_log)
@@ -60,6 +65,7 @@ int agentd_pool_new(agentd_runner *runner, const char *config, size_t len, agent
 				      .pin = pin,
 				      .unpin = unpin,
 				      .on_loop = on_loop,
+				      .wake = wake,
 				      .userdata = runner };
 	if (!host.worker)
 		return ad_fail_nomem(reterr);

@@ -90,7 +90,7 @@ struct leftover {
 struct agentd_pool {
 	ad_refcount refs;
 	struct ad_list link;  /* of the runner's */
-	pthread_mutex_t lock; /* guards host.loop against unrefs from other threads */
+	pthread_mutex_t lock; /* guards host.loop against unrefs from other threads, and dropped */
 	struct ad_pool_host host;
 	struct pool_config config;
 	struct ad_list entries;
@@ -98,12 +98,12 @@ struct agentd_pool {
 	struct spares spares;
 	struct ad_timer timer;
 	struct ad_defer settle, tend;
-	struct ad_post post;
 	struct waiter *on_pass; /* when nothing is going on any more */
 	agentd_error *pass_error;
 	uint32_t busy; /* stops and workers under way */
 	uint32_t pins; /* calls of the loop that still use the pool */
 	bool detached, closing, released;
+	bool dropped; /* by somebody who left it to the loop, and is through with it */
 	bool pass_wanted;
 	uint32_t grace_ms;
 	void (*closed)(void *userdata);
@@ -1288,12 +1288,6 @@ static void release(agentd_pool *pool)
 		pool_free(pool);
 }
 
-static void dropped(struct ad_post *post, void *userdata)
-{
-	(void)post;
-	release(userdata);
-}
-
 int ad_pool_new(const struct ad_pool_host *host, struct ad_list *pools, const char *config,
 		size_t len, agentd_pool **ret, agentd_error **reterr)
 {
@@ -1308,7 +1302,6 @@ int ad_pool_new(const struct ad_pool_host *host, struct ad_list *pools, const ch
 	pool->refs = 1;
 	pool->host = *host;
 	pthread_mutex_init(&pool->lock, NULL);
-	pool->post = (struct ad_post){ .fn = dropped, .userdata = pool };
 	ad_list_append(pools, &pool->link);
 	ad_list_init(&pool->entries);
 	ad_list_init(&pool->leftovers);
@@ -1382,8 +1375,23 @@ void ad_pool_detach_all(struct ad_list *pools)
 		agentd_pool *pool = AD_CONTAINER_OF(pools->next, agentd_pool, link);
 
 		detach(pool);
-		/* The wake-up for it gets no turn any more. */
-		if (atomic_load(&pool->refs) == 0)
+		/* The wake-up for it would not find it any more. */
+		if (pool->dropped)
+			pool_free(pool);
+	}
+}
+
+void ad_pool_free_dropped(struct ad_list *pools)
+{
+	for (struct ad_list *node = pools->next, *next; node != pools; node = next) {
+		agentd_pool *pool = AD_CONTAINER_OF(node, agentd_pool, link);
+		bool dropped;
+
+		next = node->next;
+		pthread_mutex_lock(&pool->lock);
+		dropped = pool->dropped;
+		pthread_mutex_unlock(&pool->lock);
+		if (dropped)
 			pool_free(pool);
 	}
 }
@@ -1495,8 +1503,10 @@ void agentd_pool_unref(agentd_pool *pool)
 		return;
 	pthread_mutex_lock(&pool->lock);
 	elsewhere = pool->host.loop && !pool->host.on_loop(pool->host.userdata);
-	if (elsewhere)
-		(void)ad_loop_post(pool->host.loop, &pool->post);
+	if (elsewhere) {
+		pool->dropped = true;
+		pool->host.wake(pool->host.userdata);
+	}
 	pthread_mutex_unlock(&pool->lock);
 	if (!elsewhere)
 		release(pool);

@@ -29,12 +29,16 @@ struct ad_pool_host {
 	void (*unpin)(void *userdata);
 	/* Whether what is the loop's may go here, or has to be posted. [any thread] */
 	bool (*on_loop)(void *userdata);
+	/* Then: have ad_pool_free_dropped() called on the loop. [any thread] */
+	void (*wake)(void *userdata);
 	void *userdata;
 };
 
 /* Takes host->worker, also on failure. pools: those of the runner, to which it is added. */
 int ad_pool_new(const struct ad_pool_host *host, struct ad_list *pools, const char *config,
 		size_t len, agentd_pool **ret, agentd_error **reterr);
+/* Those whose last reference was given up where they could not go. */
+void ad_pool_free_dropped(struct ad_list *pools);
 /* The runner is about to go: sessions are killed at once, nothing of it is used after. */
 void ad_pool_detach_all(struct ad_list *pools);
 /* Stop all sessions; nothing is started any more. done is called as each pool is over;

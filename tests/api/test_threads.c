@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What is marked [any thread], from other threads, and two loops in two threads. */
+#include <dlfcn.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,6 +165,156 @@ START_TEST(drop_from_a_thread)
 		ck_assert_int_eq(atomic_load(&counts[0]), running > 0);
 		ck_assert_int_eq(atomic_load(&counts[1]), 1);
 		t_world_loop(world, 200, NULL);
+		t_world_free(world);
+	}
+}
+END_TEST
+
+/* Where a thread waits in front of a lock, for what others do meanwhile. */
+struct gate {
+	sem_t reached, open;
+};
+static _Thread_local struct gate *gate; /* of this thread's next lock */
+
+/* In place of libc's, for the library too. */
+int pthread_mutex_lock(pthread_mutex_t *mutex)
+{
+	static int (*_Atomic next)(pthread_mutex_t *);
+	int (*lock)(pthread_mutex_t *) = atomic_load(&next);
+	struct gate *here = gate;
+
+	if (!lock) {
+		*(void **)&lock = dlsym(RTLD_NEXT, "pthread_mutex_lock");
+		atomic_store(&next, lock);
+	}
+	gate = NULL;
+	if (here) {
+		sem_post(&here->reached);
+		sem_wait(&here->open);
+	}
+	return lock(mutex);
+}
+
+struct drop {
+	struct gate gate;
+	agentd_runner *runner;
+	agentd_pool *pool;
+	agentd_exec *exec;
+};
+
+static void *drop_at_gate(void *arg)
+{
+	struct drop *drop = arg;
+
+	if (drop->exec)
+		ck_assert_int_eq(agentd_exec_cancel(drop->exec), 0);
+	agentd_exec_unref(drop->exec);
+	gate = &drop->gate;
+	agentd_runner_unref(drop->runner);
+	agentd_pool_unref(drop->pool);
+	return NULL;
+}
+
+/* The last reference is given up, and the thread has not come further than that. */
+static pthread_t begin_drop(struct drop *drop)
+{
+	pthread_t thread;
+
+	sem_init(&drop->gate.reached, 0, 0);
+	sem_init(&drop->gate.open, 0, 0);
+	thread = start_thread(drop_at_gate, drop);
+	sem_wait(&drop->gate.reached);
+	return thread;
+}
+
+static void end_drop(struct drop *drop, pthread_t thread)
+{
+	sem_post(&drop->gate.open);
+	pthread_join(thread, NULL);
+	sem_destroy(&drop->gate.reached);
+	sem_destroy(&drop->gate.open);
+}
+
+/* The loop sees that the runner is nobody's any more before that was posted to it. */
+START_TEST(drop_under_a_cancel)
+{
+	struct t_world *world = t_world_new(NULL);
+	struct drop drop = { .runner = world->runner };
+	struct t_run run;
+	pthread_t thread;
+
+	t_run_init(&run, world);
+	ck_assert_int_eq(t_run_start(&run, "exec sleep 20", 0), 0);
+	ck_assert(t_world_loop(world, t_slack(5000), &run.started));
+	drop.exec = agentd_exec_ref(run.exec);
+	world->runner = NULL;
+	thread = begin_drop(&drop);
+	t_run_wait(&run);
+	t_expect_cause(&run, AGENTD_CAUSE_CANCELED);
+	t_run_free(&run);
+	end_drop(&drop, thread);
+	t_world_loop(world, 50, NULL);
+	t_world_free(world);
+}
+END_TEST
+
+static agentd_pool *new_pool(struct t_world *world)
+{
+	static const char json[] = "{\"enabled\": false}";
+	agentd_pool *pool = NULL;
+
+	ck_assert_int_eq(agentd_pool_new(world->runner, json, strlen(json), &pool, NULL), 0);
+	return pool;
+}
+
+static void drop_runner(struct t_world *world)
+{
+	agentd_runner_unref(world->runner);
+	world->runner = NULL;
+}
+
+/* The runner goes before the pool's thread could say anything, and after. */
+START_TEST(drop_pool_and_runner)
+{
+	for (int after = 0; after < 2; after++) {
+		struct t_world *world = t_world_new(NULL);
+		struct drop drop = { .pool = new_pool(world) };
+		pthread_t thread = begin_drop(&drop);
+
+		if (after)
+			end_drop(&drop, thread);
+		drop_runner(world);
+		if (!after)
+			end_drop(&drop, thread);
+		t_world_free(world);
+	}
+}
+END_TEST
+
+static void count_done(agentd_pool *pool, const agentd_error *err, void *userdata)
+{
+	ck_assert_ptr_nonnull(pool);
+	ck_assert_ptr_null(err);
+	++*(int *)userdata;
+}
+
+/* The pool has something to do when its last reference is given up elsewhere. */
+START_TEST(drop_busy_pool)
+{
+	for (int after = 0; after < 2; after++) {
+		struct t_world *world = t_world_new(NULL);
+		struct drop drop = { .pool = new_pool(world) };
+		int done = 0;
+		pthread_t thread;
+
+		ck_assert_int_eq(agentd_pool_maintain(drop.pool, count_done, &done), 0);
+		thread = begin_drop(&drop);
+		if (after)
+			end_drop(&drop, thread);
+		t_world_loop(world, 20, NULL);
+		ck_assert_int_le(done, 1);
+		if (!after)
+			end_drop(&drop, thread);
 		t_world_free(world);
 	}
 }
@@ -410,6 +562,9 @@ int main(void)
 	tcase_add_test(stops, stop_from_a_thread);
 	tcase_add_test(stops, stop_while_it_ends);
 	tcase_add_test(stops, drop_from_a_thread);
+	tcase_add_test(stops, drop_under_a_cancel);
+	tcase_add_test(stops, drop_pool_and_runner);
+	tcase_add_test(stops, drop_busy_pool);
 	tcase_add_test(values, results_in_threads);
 	tcase_add_test(values, shared_values);
 	tcase_add_test(loops, two_loops);
