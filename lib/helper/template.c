@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MS UINT64_C(1000000)
@@ -24,13 +25,18 @@ static const uint64_t idle_max_ns = 60000 * MS;
 static const uint64_t build_max_ns = 10000 * MS;
 static const struct timeval clone_max = { .tv_sec = 5 };
 
+/* No file system's times are coarser. */
+enum { TIMES_MAX_S = 2 };
+
 /* What a path was when the view was made from it. */
 struct identity {
 	bool present, link;
-	dev_t dev;
-	ino_t ino;
+	uint32_t dev_major, dev_minor;
+	uint64_t ino;
 	uid_t uid; /* whose files look the command's own */
 	gid_t gid;
+	struct statx_timestamp since; /* what has the number next has it later */
+	bool recent;                  /* maybe not, this short time ago */
 };
 
 struct template
@@ -154,36 +160,51 @@ void template_close_all(void)
 
 /* ---- identity of what it is made from */
 
-static struct identity identity_of(const struct stat *st, bool link)
+/* A directory is the same one from its birth on. A file may lose its name, and have it again:
+ * its times tell. */
+static struct identity identity_of(const struct statx *st, bool link)
 {
+	bool born = S_ISDIR(st->stx_mode) && (st->stx_mask & STATX_BTIME);
+	struct statx_timestamp since = born ? st->stx_btime : st->stx_ctime;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
 	return (struct identity){
 		.present = true,
 		.link = link,
-		.dev = st->st_dev,
-		.ino = st->st_ino,
-		.uid = st->st_uid,
-		.gid = st->st_gid,
+		.dev_major = st->stx_dev_major,
+		.dev_minor = st->stx_dev_minor,
+		.ino = st->stx_ino,
+		.uid = st->stx_uid,
+		.gid = st->stx_gid,
+		.since = since,
+		.recent = since.tv_sec + TIMES_MAX_S >= now.tv_sec,
 	};
+}
+
+static bool look(int dir, const char *path, int flags, struct statx *ret)
+{
+	return statx(dir, path, flags, STATX_BASIC_STATS | STATX_BTIME, ret) == 0;
 }
 
 static struct identity identify(const char *path)
 {
-	struct stat st;
+	struct statx st;
 	bool link;
 
-	if (lstat(path, &st) < 0)
+	if (!look(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &st))
 		return (struct identity){ 0 };
-	link = S_ISLNK(st.st_mode);
-	if (link && stat(path, &st) < 0)
+	link = S_ISLNK(st.stx_mode);
+	if (link && !look(AT_FDCWD, path, 0, &st))
 		return (struct identity){ .link = true };
 	return identity_of(&st, link);
 }
 
 static struct identity identify_fd(int fd)
 {
-	struct stat st;
+	struct statx st;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
+	if (fd < 0 || !look(fd, "", AT_EMPTY_PATH, &st))
 		return (struct identity){ 0 };
 	return identity_of(&st, false);
 }
@@ -191,8 +212,15 @@ static struct identity identify_fd(int fd)
 static bool same(const struct identity *left, const struct identity *right)
 {
 	return left->present == right->present && left->link == right->link &&
-	       left->dev == right->dev && left->ino == right->ino && left->uid == right->uid &&
-	       left->gid == right->gid;
+	       left->dev_major == right->dev_major && left->dev_minor == right->dev_minor &&
+	       left->ino == right->ino && left->uid == right->uid && left->gid == right->gid;
+}
+
+/* Also not away and back again in between? */
+static bool unchanged(const struct identity *then, const struct identity *now)
+{
+	return !then->recent && then->since.tv_sec == now->since.tv_sec &&
+	       then->since.tv_nsec == now->since.tv_nsec;
 }
 
 /* Workdir, then the paths of the profile. */
@@ -201,14 +229,23 @@ static const char *source(const struct template *template, size_t i)
 	return i == 0 ? template->workdir : template->spec.profile.paths[i - 1].source;
 }
 
+static bool is_writable(const struct template *template, size_t i)
+{
+	const struct ad_profile *profile = &template->spec.profile;
+
+	return (i == 0 ? profile->workdir_access : profile->paths[i - 1].access) & AD_ACCESS_WRITE;
+}
+
 /* Are its paths what they were? A view shows what it was made from, also when the path
- * leads elsewhere by now. */
+ * leads elsewhere by now. But the kernel takes away what a view has mounted on a name as soon
+ * as that is removed, and what hides a path, or makes it read-only, is mounted on its name. */
 static bool up_to_date(const struct template *template)
 {
 	for (size_t i = 0; i < template->source_count; i++) {
+		const struct identity *then = &template->sources[i];
 		struct identity now = identify(source(template, i));
 
-		if (!same(&now, &template->sources[i]))
+		if (!same(&now, then) || (!is_writable(template, i) && !unchanged(then, &now)))
 			return false;
 	}
 	return true;

@@ -228,6 +228,83 @@ START_TEST(denied_comes_into_being)
 }
 END_TEST
 
+/* The view covers a denied path, and mounts one that is only to be read, by its name: that is
+ * gone with the name, also where what has it next cannot be told from the one before by its
+ * number. */
+static const struct {
+	const char *path, *before, *file, *change, *out; /* of a look at the file */
+	bool read;
+} anew[] = {
+	{ "p", "mkdir p; echo S >p/k", "p/k", "rm -r p; mkdir p; echo S >p/k", "", false },
+	{ "p", "echo S >p", "p", "for i in 1 2; do echo S >new; mv new p; done", "", false },
+	{ "p", "echo S >p", "p", "ln p l; rm p; ln l p; rm l", "", false },
+	{ "d/p", "mkdir d; echo S >d/p", "d/p", "rm -r d; mkdir d; echo S >d/p", "", false },
+	{ "p", "echo S >p", "p", "for i in 1 2; do echo T >new; mv new p; done", "T\n", true },
+	{ "p", "echo S >p", "p", "ln p l; rm p; ln l p; rm l", "S\n", true },
+};
+
+static struct t_world *world_with(const char *name, uint32_t access, uint32_t prewarm)
+{
+	struct t_world *world = sandbox_world(prewarm);
+	char *path = t_format("%s/%s", world->home, name);
+	agentd_policy *policy = t_policy_none();
+
+	ck_assert_int_eq(agentd_policy_allow_path(policy, "/usr",
+						  AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, NULL),
+			 0);
+	ck_assert_int_eq(access ? agentd_policy_allow_path(policy, path, access, NULL) :
+				  agentd_policy_deny_path(policy, path, NULL),
+			 0);
+	ck_assert_int_eq(agentd_context_set_policy(world->ctx, policy, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_workdir(world->ctx, world->home, NULL), 0);
+	agentd_policy_unref(policy);
+	free(path);
+	return world;
+}
+
+/* With nothing kept ready, and with one. */
+START_TEST(paths_are_made_anew)
+{
+	struct t_world *worlds[T_COUNT(anew)];
+	pid_t first[2], second[2];
+
+	for (size_t i = 0; i < T_COUNT(anew); i++) {
+		char *script = t_format("cd ../home; umask 0; %s", anew[i].before);
+
+		worlds[i] = world_with(anew[i].path, anew[i].read ? AGENTD_ACCESS_READ : 0,
+				       _i == 0 ? NONE : 0);
+		in_workdir(worlds[i], script);
+		free(script);
+	}
+	/* What is newer is taken for another in any case. */
+	sleep(3);
+	for (size_t i = 0; i < T_COUNT(anew); i++) {
+		char *script = t_format("cd ../home; umask 0; %s", anew[i].change);
+		char *look = t_format("echo x >%s; cat %s", anew[i].file, anew[i].file);
+		struct t_run run;
+
+		t_run(&run, worlds[i], look, 20000);
+		t_expect_out(&run, AGENTD_STDOUT, anew[i].read ? "S\n" : "");
+		t_run_free(&run);
+		expect_children(worlds[i], 1 + (size_t)_i, first, T_COUNT(first));
+		/* Nothing has changed: the same template. */
+		t_run(&run, worlds[i], look, 20000);
+		t_expect_out(&run, AGENTD_STDOUT, anew[i].read ? "S\n" : "");
+		t_run_free(&run);
+		expect_children(worlds[i], 1 + (size_t)_i, second, T_COUNT(second));
+		ck_assert_int_eq(first[0], second[0]);
+		in_workdir(worlds[i], script);
+		t_run(&run, worlds[i], look, 20000);
+		t_expect_out(&run, AGENTD_STDOUT, anew[i].out);
+		t_run_free(&run);
+		free(look);
+		free(script);
+	}
+	for (size_t i = T_COUNT(anew); i-- > 0;)
+		t_world_free(worlds[i]);
+}
+END_TEST
+
 START_TEST(cancelled_while_it_is_made)
 {
 	for (int delay = 0; delay < 12; delay += 2) {
@@ -613,6 +690,7 @@ int main(void)
 	tcase_add_test(templates, workdir_is_a_link);
 	tcase_add_test(templates, workdir_changes_hands);
 	tcase_add_test(templates, denied_comes_into_being);
+	tcase_add_loop_test(templates, paths_are_made_anew, 0, 2);
 	tcase_add_test(templates, cancelled_while_it_is_made);
 	tcase_add_test(reapers, reaper_is_killed);
 	tcase_add_test(reapers, helper_is_killed);
