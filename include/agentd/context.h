@@ -99,8 +99,8 @@ AGENTD_API int agentd_context_set_workdir(agentd_context *ctx, const char *path,
 					  agentd_error **reterr);
 /** Set a variable of the command's environment; value NULL removes it. The
  *  environment is built from nothing: a base set by the backend, then what the
- *  policies let through of the host program's, then these. Names that contain
- *  '=' or nothing are AGENTD_ERR_INVALID. */
+ *  policies let through of the host program's, then these. A name that is empty
+ *  or has other characters than letters, digits and "_" is AGENTD_ERR_INVALID. */
 AGENTD_API int agentd_context_set_env(agentd_context *ctx, const char *name, const char *value,
 				      agentd_error **reterr);
 /** Make the host's absolute source path appear at the absolute target. */

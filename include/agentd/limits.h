@@ -21,7 +21,7 @@ extern "C" {
 struct agentd_limits {
 	uint32_t size;             /**< sizeof(struct agentd_limits) */
 	uint32_t pids_max;         /**< tasks (threads count) alive at once in the tree */
-	uint64_t timeout_ms;       /**< wall clock (CLOCK_MONOTONIC), from start to exit */
+	uint64_t timeout_ms;       /**< CLOCK_MONOTONIC, from started() to the exit */
 	uint64_t idle_timeout_ms;  /**< no output and no stdin for this long */
 	uint64_t cpu_time_ms;      /**< user + system CPU time of the whole tree */
 	uint64_t mem_bytes;        /**< memory of the whole tree */

@@ -25,7 +25,10 @@ typedef void (*agentd_pool_fn)(agentd_pool *pool, const agentd_error *err, void 
  *  sessions go with it, and the pool can do no more than be freed.
  *
  *  config: JSON, len bytes, see agentd_pool(5); an unknown member is an error. Volumes
- *  that an earlier process left below volume_root are adopted. Nothing is started. */
+ *  that an earlier process left below volume_root are adopted. Nothing is started.
+ *
+ *  Unless prune_after_seconds says otherwise, the files of a session that was not used for
+ *  an hour (3600) are removed; they are backed up before only with a backup_destination. */
 AGENTD_API int agentd_pool_new(agentd_runner *runner, const char *config, size_t len,
 			       agentd_pool **ret, agentd_error **reterr) AGENTD_NODISCARD;
 /** [any thread] */

@@ -49,7 +49,9 @@ enum {
 
 /** What is measured: agentd_result_metric(). */
 enum {
-	AGENTD_METRIC_WALL_NS = 1,           /**< from start to exit, CLOCK_MONOTONIC */
+	AGENTD_METRIC_WALL_NS = 1,           /**< CLOCK_MONOTONIC, to its exit from when its turn
+					      *   came: limits.timeout_ms begins later, when
+					      *   it runs */
 	AGENTD_METRIC_CPU_NS = 2,            /**< user + system time of the whole tree */
 	AGENTD_METRIC_MEMORY_PEAK_BYTES = 3, /**< of the tree with a cgroup, else the largest
 					      *   process (getrusage(2) ru_maxrss) */

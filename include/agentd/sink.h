@@ -53,7 +53,11 @@ struct agentd_sink_ops {
 	 *  stderr at the end. Non-zero cancels; at the first record nothing has run
 	 *  yet and then nothing will. */
 	int32_t (*log)(agentd_exec *exec, const agentd_log_record *record, void *userdata);
-	/** Something the policy stopped. */
+	/** Something was stopped that the library sees: a host (network mode
+	 *  "allow"), a protected name, one of the few system calls that only an
+	 *  attacker makes (docs/sandbox.md), a change that does not come back from a
+	 *  virtual machine. Not what the command is told alone, as a path that it
+	 *  does not see or may not write. */
 	void (*denied)(agentd_exec *exec, const agentd_denial *denial, void *userdata);
 	/** The command itself has ended (exit code or -1, signal or 0); output may
 	 *  still follow until finished, which comes after a bounded drain. */

@@ -67,6 +67,10 @@ with tempfile.TemporaryDirectory(prefix="agentd-manual-") as scratch:
         file.write(functions[0].text.replace(".Sh DESCRIPTION", ".Sh DESCRIPTION\n.Bogus"))
     done = tap.run([MANDOC, "-Tlint", "-Wwarning", broken])
     tap.check(done.returncode != 0, "but has of a page with a macro that there is not")
+tap.check_empty(
+    [f"{p.file}: {line}" for p in pages for line in re.findall(r"^\.(?:Pq )?Qq \S+ [.,;] Q[ql] .*$", p.text, re.M)],
+    "no quotation is inside of another",
+)
 wanted = ["NAME", "SYNOPSIS", "DESCRIPTION", "THREADS", "EXAMPLES", "SEE ALSO"]
 tap.check_empty(
     [f"{p.file}: no {title}" for p in functions for title in wanted if not p.section(title)]

@@ -73,7 +73,7 @@ impl Command {
         Self::from(What::Argv(argv.into_iter().map(Into::into).collect()))
     }
 
-    /// Wall clock, from start to exit; 30 seconds unless set.
+    /// Wall clock, from when it runs to its exit; 30 seconds unless set.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

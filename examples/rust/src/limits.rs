@@ -9,7 +9,7 @@ use crate::sys;
 /// as far as the policies allow that. A limit can only be lowered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall clock, from start to exit.
+    /// Wall clock, from when it runs to its exit.
     pub timeout: Option<Duration>,
     /// No output and no input for this long.
     pub idle_timeout: Option<Duration>,
