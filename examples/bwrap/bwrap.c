@@ -190,6 +190,18 @@ static const struct place *writable_above(const struct place *places, size_t cou
 	return NULL;
 }
 
+/* What shows a path, or a part of it, under another name. */
+static const struct place *renamed(const struct place *places, size_t count, const char *path)
+{
+	for (size_t i = 0; i < count; i++) {
+		if ((places[i].kind == PLACE_READ || places[i].kind == PLACE_WRITE) &&
+		    strcmp(places[i].source, places[i].target) != 0 &&
+		    (beneath(path, places[i].source) || beneath(places[i].source, path)))
+			return &places[i];
+	}
+	return NULL;
+}
+
 static int add_place(struct args *args, const struct place *places, size_t count,
 		     const struct place *place, agentd_error **reterr)
 {
@@ -212,6 +224,10 @@ static int add_place(struct args *args, const struct place *places, size_t count
 		add(args, "--bind", place->source, place->target, NULL);
 		break;
 	case PLACE_DENIED:
+		if (renamed(places, count, place->target))
+			return fail(reterr, AGENTD_ERR_UNSUPPORTED, 0,
+				    "bwrap cannot deny %s where %s shows it", place->target,
+				    renamed(places, count, place->target)->target);
 		if (lstat(place->source, &st) < 0 || S_ISLNK(st.st_mode)) {
 			if (writable_above(places, count, place->target))
 				return fail(reterr, AGENTD_ERR_UNSUPPORTED, 0,

@@ -160,7 +160,8 @@ AGENTD_API int32_t agentd_spec_limit_requested(const agentd_spec *spec, const ch
 /** Paths of the policy and mounts of the context, as one list. */
 AGENTD_API size_t agentd_spec_mount_count(const agentd_spec *spec);
 /** Entry i of that list; source equals target for paths of the policy, access 0
- *  is a denied path. AGENTD_ERR_NOTFOUND past the end. */
+ *  is a denied path, which is also to be hidden where a mount above it shows it.
+ *  AGENTD_ERR_NOTFOUND past the end. */
 AGENTD_API int agentd_spec_mount_at(const agentd_spec *spec, size_t i, const char **ret_source,
 				    const char **ret_target, uint32_t *ret_access);
 /** JSON pointer of entry i in the policy or context that named it, for errors; ""

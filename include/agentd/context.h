@@ -103,7 +103,9 @@ AGENTD_API int agentd_context_set_workdir(agentd_context *ctx, const char *path,
  *  or has other characters than letters, digits and "_" is AGENTD_ERR_INVALID. */
 AGENTD_API int agentd_context_set_env(agentd_context *ctx, const char *name, const char *value,
 				      agentd_error **reterr);
-/** Make the host's absolute source path appear at the absolute target. */
+/** Make the host's absolute source path appear at the absolute target. A run is denied if
+ *  the runner's policy does not allow this access to source, nor does a context's policy
+ *  that has a rule about it. */
 AGENTD_API int agentd_context_add_mount(agentd_context *ctx, const char *source, const char *target,
 					uint32_t access, agentd_error **reterr);
 /** Exported to the command as SMITH_TRACE_ID, last, so nothing overrides it,

@@ -59,7 +59,8 @@ AGENTD_API int agentd_policy_freeze(agentd_policy *policy);
  *  beneath it. The path must be free of "." and ".." components. */
 AGENTD_API int agentd_policy_allow_path(agentd_policy *policy, const char *path, uint32_t access,
 					agentd_error **reterr);
-/** Hide an absolute path and what is beneath it. Wins over every allow. */
+/** Hide an absolute path and what is beneath it, also where a mount of the context shows
+ *  it under another name. Wins over every allow. */
 AGENTD_API int agentd_policy_deny_path(agentd_policy *policy, const char *path,
 				       agentd_error **reterr);
 /** AGENTD_NET_*. */

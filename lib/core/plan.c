@@ -14,6 +14,9 @@
 /* Of a single file, where nobody set file_bytes: a sandbox's files may be the host's. */
 #define SANDBOX_FILE_BYTES (UINT64_C(2) << 30)
 
+#define MOUNT_POINTER "/mounts/%zu"
+enum { MOUNT_POINTER_SIZE = sizeof("/mounts/") + 20 };
+
 extern char **environ;
 
 static int refuse(struct ad_plan *plan, int cause, int code, const char *pointer,
@@ -191,6 +194,29 @@ static int32_t narrower_net(const agentd_runner *runner, const agentd_policy *po
 	return a < b ? a : b; /* NONE < ALLOWLIST < FULL */
 }
 
+/* By the ceiling as the context's policy is, and by that, if it says something about them: a
+ * mount need not be shown under its own name as well. */
+static int check_mounts(const agentd_runner *runner, const agentd_policy *policy,
+			const struct ad_context_state *context, agentd_error **reterr)
+{
+	for (size_t i = 0; i < context->mount_count; i++) {
+		const struct ad_context_mount *mount = &context->mounts[i];
+		char pointer[MOUNT_POINTER_SIZE];
+		uint32_t ruled;
+		int r;
+
+		snprintf(pointer, sizeof(pointer), MOUNT_POINTER, i);
+		r = ad_policy_check_path(runner->policy, "runner's", mount->source, mount->access,
+					 pointer, reterr);
+		if (r == 0 && ad_policy_path_access(policy, mount->source, &ruled))
+			r = ad_policy_check_path(policy, "context's", mount->source, mount->access,
+						 pointer, reterr);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 static int make(agentd_runner *runner, const struct ad_context_state *context,
 		const agentd_params *params, const struct agentd_limits *own_limits,
 		agentd_error *no_session, struct ad_plan *ret, agentd_error **reterr)
@@ -219,7 +245,8 @@ static int make(agentd_runner *runner, const struct ad_context_state *context,
 		timeout.timeout_ms = UINT64_MAX - 1;
 	ad_limits_merge(layers, AD_COUNT(layers), 2, runner->machine_memory, &plan.limits,
 			&plan.limits_requested);
-	if (ad_policy_within(policy, runner->policy, &plan.refusal) < 0)
+	if (ad_policy_within(policy, runner->policy, &plan.refusal) < 0 ||
+	    check_mounts(runner, policy, context, &plan.refusal) < 0)
 		plan.refused_cause = AGENTD_CAUSE_POLICY;
 	else if (plan.limits.net_bytes && narrower_net(runner, policy) == AGENTD_NET_FULL)
 		refuse(&plan, AGENTD_CAUSE_POLICY, AGENTD_ERR_UNSUPPORTED, "/limits/net_bytes",
@@ -424,7 +451,6 @@ static void add_paths(agentd_exec *exec, const agentd_policy *policy, bool denie
  * what either denies stays denied. */
 static int fill_mounts(agentd_exec *exec)
 {
-	enum { POINTER_SIZE = sizeof("/mounts/") + 20 };
 	const struct ad_context_state *context = exec->context;
 	size_t most = context->mount_count + ad_policy_path_count(exec->plan.context_policy) +
 		      ad_policy_path_count(exec->runner->policy);
@@ -432,18 +458,18 @@ static int fill_mounts(agentd_exec *exec)
 
 	if (most == 0)
 		return 0;
-	exec->spec.mounts =
-		malloc(most * sizeof(*exec->spec.mounts) + context->mount_count * POINTER_SIZE);
+	exec->spec.mounts = malloc(most * sizeof(*exec->spec.mounts) +
+				   context->mount_count * MOUNT_POINTER_SIZE);
 	if (!exec->spec.mounts)
 		return AGENTD_ERR_NOMEM;
 	exec->spec_memory[2] = exec->spec.mounts;
 	pointer = (char *)(exec->spec.mounts + most);
 	add_paths(exec, exec->plan.context_policy, false);
 	for (size_t i = 0; i < context->mount_count; i++) {
-		snprintf(pointer, POINTER_SIZE, "/mounts/%zu", i);
+		snprintf(pointer, MOUNT_POINTER_SIZE, MOUNT_POINTER, i);
 		add_mount(exec, context->mounts[i].source, context->mounts[i].target,
 			  context->mounts[i].access, pointer);
-		pointer += POINTER_SIZE;
+		pointer += MOUNT_POINTER_SIZE;
 	}
 	if (exec->runner->policy != exec->plan.context_policy)
 		add_paths(exec, exec->runner->policy, true);

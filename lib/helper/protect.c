@@ -377,24 +377,38 @@ static bool writable_root(const struct sandbox *sandbox, size_t i, const char **
 	return true;
 }
 
-/* What is denied is hidden where it really is. */
-static bool pin_denied(struct guard *guard, const char *source)
-{
-	char real[PATH_MAX];
-
-	return pin_parents(guard, realpath(source, real) ? real : source);
-}
-
 /* What else is mounted in this one. */
 static bool pin_all(struct guard *guard)
 {
-	const struct template_spec *spec = guard->sandbox->spec;
-	const struct ad_profile *profile = &spec->profile;
-	bool ok = pin_parents(guard, spec->workdir);
+	const struct sandbox *sandbox = guard->sandbox;
+	const struct ad_profile *profile = &sandbox->spec->profile;
+	bool ok = pin_parents(guard, sandbox->spec->workdir);
 
+	/* Also of what is denied and not there. */
 	for (size_t i = 0; ok && i < profile->path_count; i++)
-		ok = profile->paths[i].access ? pin_parents(guard, profile->paths[i].target) :
-						pin_denied(guard, profile->paths[i].source);
+		ok = pin_parents(guard, profile->paths[i].target);
+	for (size_t i = 0; ok && i < sandbox->hidden_count; i++)
+		ok = pin_parents(guard, sandbox->hidden[i]);
+	return ok;
+}
+
+/* The same in what this one shows of another one. */
+static bool protect_aliases(struct guard *guard, const char *name)
+{
+	size_t len = strlen(guard->root);
+	char path[PATH_MAX];
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < guard->sandbox->alias_count; i++) {
+		const char *alias = guard->sandbox->aliases[i];
+
+		if (strncmp(alias, guard->root, len) != 0 || alias[len] != '/')
+			continue;
+		if ((size_t)snprintf(path, sizeof(path), "%s/%s", alias + len + 1, name) >=
+		    sizeof(path))
+			return guard_fault(guard, ENAMETOOLONG, name);
+		ok = protect_name(guard, path);
+	}
 	return ok;
 }
 
@@ -415,7 +429,8 @@ static bool protect_root(struct guard *guard)
 		return guard_fault(guard, errno, "");
 	ok = pin_all(guard);
 	for (size_t i = 0; ok && i < profile->name_count; i++)
-		ok = protect_name(guard, profile->names[i]);
+		ok = protect_name(guard, profile->names[i]) &&
+		     protect_aliases(guard, profile->names[i]);
 	close(guard->root_fd);
 	return ok;
 }

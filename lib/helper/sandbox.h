@@ -67,6 +67,12 @@ struct sandbox {
 	 * back there. Outer ones first. */
 	const char **nested;
 	size_t nested_count;
+	/* Where the view hides what is denied. */
+	const char **hidden;
+	size_t hidden_count;
+	/* Where a writable path is to be had besides its target, in another one. */
+	const char **aliases;
+	size_t alias_count;
 };
 
 /* ---- userns.c */

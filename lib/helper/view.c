@@ -241,13 +241,58 @@ static bool collect(struct view *view, const char *source, const char *target, u
 	return path_fault(fault, index, errno, "%s", source);
 }
 
+/* The i-th path that is shown, the working directory first. False: there are no more. */
+static bool shown_path(const struct template_spec *spec, size_t i, struct ad_profile_path *ret)
+{
+	if (i > spec->profile.path_count)
+		return false;
+	*ret = i == 0 ? (struct ad_profile_path){ .source = spec->workdir,
+						  .target = spec->workdir,
+						  .access = spec->profile.workdir_access } :
+			spec->profile.paths[i - 1];
+	if (i > 0 && strcmp(ret->target, spec->workdir) == 0)
+		ret->access = 0;
+	return true;
+}
+
+/* Where `by` shows the host's path, which is beneath its source. NULL: out of memory. */
+static char *place_of(const char *path, const struct ad_profile_path *by)
+{
+	const char *rest = path + (strcmp(by->source, "/") == 0 ? 0 : strlen(by->source));
+	const char *target = strcmp(by->target, "/") == 0 && *rest ? "" : by->target;
+	char *ret;
+
+	return asprintf(&ret, "%s%s", target, rest) < 0 ? NULL : ret;
+}
+
+/* In all that shows it, or a part of it, under another name. */
+static bool collect_denied_places(struct view *view, const char *real, uint32_t index,
+				  const struct template_spec *spec)
+{
+	struct ad_profile_path by;
+
+	for (size_t i = 0; shown_path(spec, i, &by); i++) {
+		char *place;
+
+		if (!by.access || strcmp(by.source, by.target) == 0)
+			continue;
+		if (beneath(by.source, real))
+			place = strdup(by.target);
+		else if (beneath(real, by.source))
+			place = place_of(real, &by);
+		else
+			continue;
+		if (!place || !add(view, place, index))
+			return false;
+	}
+	return true;
+}
+
 /* What is denied is hidden where it really is. What does not exist needs no hiding. */
 static bool collect_denied(struct view *view, const struct ad_profile_path *path, uint32_t index,
-			   struct fault *fault)
+			   const struct template_spec *spec, struct fault *fault)
 {
-	struct view_entry *entry;
 	int fd = open_path(path->source, 0);
-	struct stat st;
 	char *real;
 
 	if (fd < 0)
@@ -255,13 +300,12 @@ static bool collect_denied(struct view *view, const struct ad_profile_path *path
 			       true :
 			       path_fault(fault, index, errno, "%s", path->source);
 	real = real_path(fd, fault);
-	entry = real ? add(view, real, index) : NULL;
-	if (entry && fstat(fd, &st) == 0)
-		entry->directory = S_ISDIR(st.st_mode);
 	close(fd);
-	if (real && !entry)
-		nomem(fault);
-	return entry != NULL;
+	if (!real)
+		return false;
+	return add(view, real, index) && collect_denied_places(view, real, index, spec) ?
+		       true :
+		       nomem(fault);
 }
 
 /* /bin and the like, where they are links into what the policy shows. */
@@ -389,7 +433,7 @@ static bool collect_paths(struct view *view, struct sandbox *sandbox, struct fau
 		return path_fault(fault, VIEW_WORKDIR, ENOTDIR, "%s", spec->workdir);
 	for (size_t i = 0; i < profile->path_count; i++) {
 		if (!profile->paths[i].access &&
-		    !collect_denied(view, &profile->paths[i], (uint32_t)i, fault))
+		    !collect_denied(view, &profile->paths[i], (uint32_t)i, spec, fault))
 			return false;
 	}
 	return true;
@@ -615,12 +659,21 @@ static const char hidden_dir[] = "/dev/.hidden-dir", hidden_file[] = "/dev/.hidd
 static int hide(int root, const struct view_entry *entry)
 {
 	int cover, point, r;
+	struct stat st;
 
+	/* Of a mount that is shown as the root nothing would be left. */
+	if (strcmp(entry->target, "/") == 0)
+		return -EACCES;
 	/* Only where the view shows it at all. */
 	point = open_beneath(root, entry->target + 1, O_PATH);
 	if (point < 0)
 		return point == -ENOENT || point == -ENOTDIR ? 0 : point;
-	cover = mount_copy(root, (entry->directory ? hidden_dir : hidden_file) + 1,
+	if (fstat(point, &st) < 0) {
+		r = -errno;
+		close(point);
+		return r;
+	}
+	cover = mount_copy(root, (S_ISDIR(st.st_mode) ? hidden_dir : hidden_file) + 1,
 			   MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID |
 				   MOUNT_ATTR_NODEV);
 	r = cover < 0 ? cover : mount_attach(cover, point);
@@ -630,15 +683,18 @@ static int hide(int root, const struct view_entry *entry)
 	return r;
 }
 
+static bool is_denied(const struct view_entry *entry)
+{
+	return entry->fd < 0 && !entry->link && !entry->access;
+}
+
 static int hide_all(int root, const struct view *view)
 {
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < view->count; i++) {
-		const struct view_entry *entry = &view->entries[i];
-
-		if (entry->fd < 0 && !entry->link && !entry->access)
-			r = hide(root, entry);
+		if (is_denied(&view->entries[i]))
+			r = hide(root, &view->entries[i]);
 	}
 	return r;
 }
@@ -770,6 +826,56 @@ static bool note_nested(const struct view *view, struct sandbox *sandbox)
 	return true;
 }
 
+static bool note_hidden(const struct view *view, struct sandbox *sandbox)
+{
+	sandbox->hidden = reallocarray(NULL, view->count + 1, sizeof(*sandbox->hidden));
+	if (!sandbox->hidden)
+		return false;
+	for (size_t i = 0; i < view->count; i++) {
+		if (is_denied(&view->entries[i]))
+			sandbox->hidden[sandbox->hidden_count++] = view->entries[i].target;
+	}
+	return true;
+}
+
+/* A mount has other names for what is also shown by itself: what is protected there is
+ * protected by those, too. */
+static bool note_alias(struct sandbox *sandbox, const struct ad_profile_path *path,
+		       const struct ad_profile_path *by)
+{
+	char *place;
+	const char **grown;
+
+	if (!(by->access & AD_ACCESS_WRITE) || strcmp(path->source, by->source) == 0 ||
+	    !beneath(path->source, by->source))
+		return true;
+	place = place_of(path->source, by);
+	if (place && strcmp(place, path->target) == 0) {
+		free(place);
+		return true;
+	}
+	grown = reallocarray(sandbox->aliases, sandbox->alias_count + 1, sizeof(*grown));
+	if (!place || !grown)
+		return false;
+	sandbox->aliases = grown;
+	grown[sandbox->alias_count++] = place;
+	return true;
+}
+
+static bool note_aliases(struct sandbox *sandbox)
+{
+	struct ad_profile_path path, by;
+
+	for (size_t i = 0; shown_path(sandbox->spec, i, &path); i++) {
+		for (size_t j = 0;
+		     (path.access & AD_ACCESS_WRITE) && shown_path(sandbox->spec, j, &by); j++) {
+			if (!note_alias(sandbox, &path, &by))
+				return false;
+		}
+	}
+	return true;
+}
+
 static int make_hidden_pair(int root)
 {
 	int fd;
@@ -833,7 +939,7 @@ bool view_build(struct view *view, struct sandbox *sandbox, struct fault *fault)
 	if (r < 0)
 		return view_fault(fault, r, "hiding what is denied");
 	remove_hidden_pair(root);
-	if (!note_nested(view, sandbox))
+	if (!note_nested(view, sandbox) || !note_hidden(view, sandbox) || !note_aliases(sandbox))
 		return nomem(fault);
 	r = attach_proc(root, proc);
 	close(proc);

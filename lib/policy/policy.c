@@ -545,6 +545,23 @@ bool ad_policy_path_access(const agentd_policy *policy, const char *path, uint32
 	return denied || access;
 }
 
+int ad_policy_check_path(const agentd_policy *policy, const char *whose, const char *path,
+			 uint32_t access, const char *pointer, agentd_error **reterr)
+{
+	uint32_t missing = access & ~path_access(policy, path);
+
+	if (ad_policy_path_denied(policy, path))
+		return ad_fail(reterr, AGENTD_ERR_DENIED, pointer,
+			       "the %s policy denies the path \"%s\"", whose, path);
+	if (missing)
+		return ad_fail(reterr, AGENTD_ERR_DENIED, pointer,
+			       "the %s policy does not allow to%s%s%s the path \"%s\"", whose,
+			       missing & AGENTD_ACCESS_READ ? " read" : "",
+			       missing & AGENTD_ACCESS_WRITE ? " write" : "",
+			       missing & AGENTD_ACCESS_EXEC ? " execute" : "", path);
+	return 0;
+}
+
 /* What the ceiling denies beneath an allowed path needs no mention in the policy:
  * the denials of both hold. */
 static int check_paths(const agentd_policy *policy, const agentd_policy *ceiling,
@@ -552,20 +569,14 @@ static int check_paths(const agentd_policy *policy, const agentd_policy *ceiling
 {
 	for (size_t i = 0; i < ad_policy_path_count(policy); i++) {
 		const struct ad_policy_path *rule = &policy->paths[i];
-		uint32_t missing = rule->access & ~path_access(ceiling, rule->path);
+		int r;
 
 		if (!rule->access || ad_policy_path_denied(policy, rule->path))
 			continue;
-		if (ad_policy_path_denied(ceiling, rule->path))
-			return ad_fail(reterr, AGENTD_ERR_DENIED, NULL,
-				       "the runner's policy denies the path \"%s\"", rule->path);
-		if (missing)
-			return ad_fail(
-				reterr, AGENTD_ERR_DENIED, NULL,
-				"the runner's policy does not allow to%s%s%s the path \"%s\"",
-				missing & AGENTD_ACCESS_READ ? " read" : "",
-				missing & AGENTD_ACCESS_WRITE ? " write" : "",
-				missing & AGENTD_ACCESS_EXEC ? " execute" : "", rule->path);
+		r = ad_policy_check_path(ceiling, "runner's", rule->path, rule->access, NULL,
+					 reterr);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }

@@ -80,6 +80,9 @@ const struct ad_policy_path *ad_policy_path_at(const agentd_policy *policy, size
 /* The access that rules on path and what it lies beneath give together, 0 where it is
  * denied. False: there is no rule. */
 bool ad_policy_path_access(const agentd_policy *policy, const char *path, uint32_t *ret);
+/* Does it allow so much? Else AGENTD_ERR_DENIED, saying whose policy it is. */
+int ad_policy_check_path(const agentd_policy *policy, const char *whose, const char *path,
+			 uint32_t access, const char *pointer, agentd_error **reterr);
 size_t ad_policy_host_count(const agentd_policy *policy);
 const struct ad_policy_host *ad_policy_host_at(const agentd_policy *policy, size_t i);
 size_t ad_policy_protected_count(const agentd_policy *policy);

@@ -1338,6 +1338,7 @@ START_TEST(spec_contents)
 	ck_assert_int_eq(agentd_policy_allow_path(ceiling, "/usr",
 						  AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, NULL),
 			 0);
+	ck_assert_int_eq(agentd_policy_allow_path(ceiling, "/srv", AGENTD_ACCESS_READ, NULL), 0);
 	ck_assert_int_eq(agentd_policy_deny_path(ceiling, "/usr/secret", NULL), 0);
 	ck_assert_int_eq(agentd_policy_protect_name(ceiling, ".my/hooks", NULL), 0);
 	ck_assert_int_eq(agentd_policy_set_protection(ceiling, "seccomp",

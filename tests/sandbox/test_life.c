@@ -326,6 +326,127 @@ START_TEST(cancelled_while_it_is_made)
 }
 END_TEST
 
+/* ---- mounts of the context */
+
+static char *at_world(const struct t_world *world, const char *json)
+{
+	char *ret = NULL;
+	size_t len;
+	FILE *text = open_memstream(&ret, &len);
+
+	ck_assert_ptr_nonnull(text);
+	for (; *json; json++)
+		fprintf(text, *json == '$' ? "%s" : "%.1s", *json == '$' ? world->dir : json);
+	ck_assert_int_eq(fclose(text), 0);
+	return ret;
+}
+
+/* With data beside the working directory, and policies in which $ stands for where it is. */
+static struct t_world *mounting_world(const char *ceiling, const char *policy)
+{
+	struct t_world *world = t_world_new_bare(&(struct t_world_opts){ .backend = "sandbox" });
+	char *runner = at_world(world, ceiling), *own = at_world(world, policy);
+	agentd_policy *context = NULL;
+
+	in_workdir(world, "umask 0; mkdir ../data ../other; cd ../data; mkdir -p c d e/x l w"
+			  " proj/.git proj/secret;"
+			  " for i in . ../other c d e/x l w proj/.git proj/secret; do"
+			  " echo shown >$i/config; done; ln -s data/l ../link");
+	world->opts.runner_policy = runner;
+	t_world_start(world);
+	ck_assert_int_eq(agentd_policy_from_json(own, strlen(own), &context, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(world->ctx, context, NULL), 0);
+	agentd_policy_unref(context);
+	free(runner);
+	free(own);
+	return world;
+}
+
+static void mount_data(struct t_world *world, const char *name, const char *target, uint32_t access)
+{
+	char *source = t_format("%s/%s", world->dir, name);
+
+	ck_assert_int_eq(agentd_context_add_mount(world->ctx, source, target, access, NULL), 0);
+	free(source);
+}
+
+static const struct {
+	const char *source;
+	uint32_t access;
+	const char *refusal; /* NULL: none */
+} mounts[] = {
+	{ "data/e", AGENTD_ACCESS_READ, NULL },
+	{ "data/w", AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, "to execute the path" },
+	{ "data/e/x", AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, NULL },
+	{ "data", AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE,
+	  "runner's policy does not allow to write" },
+	{ "data/w", AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE, NULL },
+	{ "other", AGENTD_ACCESS_READ, "runner's policy does not allow to read" },
+	{ "data/d", AGENTD_ACCESS_READ, "runner's policy denies" },
+	{ "data/c", AGENTD_ACCESS_READ, "context's policy denies" },
+	{ "data/e/x", AGENTD_ACCESS_WRITE, "runner's policy does not allow to write" },
+	{ "data/w/x", AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE,
+	  "context's policy does not allow to write" },
+};
+
+START_TEST(mounts_within_policies)
+{
+	struct t_world *world = mounting_world(
+		"{\"min_isolation\":\"none\", \"paths\":{\"read\":[\"/usr\",\"$/data\"],"
+		" \"write\":[\"$/data/w\"], \"exec\":[\"/usr\",\"$/data/e\"], \"deny\":[\"$/data/d\"]}}",
+		"{\"paths\":{\"read\":[\"/usr\",\"$/data/w/x\"], \"exec\":[\"/usr\"],"
+		" \"deny\":[\"$/data/c\"]}}");
+	struct t_run run;
+
+	in_workdir(world, "mkdir ../data/w/x; ln ../data/e/x/config ../data/e");
+	mount_data(world, mounts[_i].source, "/mnt/data", mounts[_i].access);
+	t_run(&run, world, "cat /mnt/data/config", 20000);
+	if (mounts[_i].refusal) {
+		const agentd_error *err = agentd_result_error(run.result);
+
+		t_expect_status(&run, AGENTD_STATUS_DENIED);
+		t_expect_cause(&run, AGENTD_CAUSE_POLICY);
+		ck_assert_str_eq(agentd_error_pointer(err), "/mounts/0");
+		ck_assert_msg(strstr(agentd_error_message(err), mounts[_i].refusal), "%s",
+			      agentd_error_message(err));
+	} else {
+		t_expect_out(&run, AGENTD_STDOUT, "shown\n");
+	}
+	t_run_free(&run);
+	t_world_free(world);
+}
+END_TEST
+
+/* What is denied and what is protected stays so where a mount shows it under another name. */
+START_TEST(mounts_show_no_more)
+{
+	static const char all[] =
+		"{\"min_isolation\":\"none\", \"paths\":{\"read\":[\"/usr\",\"$/data\"],"
+		" \"write\":[\"$/data\"], \"exec\":[\"/usr\"]}}";
+	static const char less[] = "{\"paths\":{\"read\":[\"/usr\"], \"exec\":[\"/usr\"],"
+				   " \"deny\":[\"$/data/proj/secret\",\"$/link\"]}}";
+	struct t_world *world = mounting_world(all, less);
+	char *workdir = t_format("%s/data/proj", world->dir);
+	struct t_run run;
+
+	ck_assert_int_eq(agentd_context_set_workdir(world->ctx, workdir, NULL), 0);
+	mount_data(world, "data", "/mnt/data", AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE);
+	mount_data(world, "data/l", "/mnt/l", AGENTD_ACCESS_READ);
+	mount_data(world, "data/proj", "/mnt/data/w/p", AGENTD_ACCESS_READ);
+	t_run(&run, world,
+	      "cd /mnt/data; cat config; echo >proj/free && echo wrote;"
+	      " cat secret/config proj/secret/config l/config /mnt/l/config w/p/secret/config;"
+	      " echo evil >proj/.git/config; mv proj/.git proj/g; mv proj p && echo moved;"
+	      " echo evil >/mnt/data/p/.git/config; touch proj/.bashrc",
+	      20000);
+	t_expect_out(&run, AGENTD_STDOUT, "shown\nwrote\n");
+	t_run_free(&run);
+	in_workdir(world, "cd ../data/proj; test shown = $(cat .git/config); test ! -e .bashrc");
+	free(workdir);
+	t_world_free(world);
+}
+END_TEST
+
 /* ---- the first process of a command */
 
 START_TEST(reaper_is_killed)
@@ -678,9 +799,9 @@ END_TEST
 
 int main(void)
 {
-	TCase *templates = t_case("templates", 120), *reapers = t_case("reapers", 120),
-	      *many = t_case("many", 240);
-	TCase *cases[] = { templates, reapers, many };
+	TCase *templates = t_case("templates", 120), *mounted = t_case("mounts", 120),
+	      *reapers = t_case("reapers", 120), *many = t_case("many", 240);
+	TCase *cases[] = { templates, mounted, reapers, many };
 
 	tcase_add_test(templates, one_zygote_for_alike);
 	tcase_add_test(templates, zygote_is_killed);
@@ -692,6 +813,8 @@ int main(void)
 	tcase_add_test(templates, denied_comes_into_being);
 	tcase_add_loop_test(templates, paths_are_made_anew, 0, 2);
 	tcase_add_test(templates, cancelled_while_it_is_made);
+	tcase_add_loop_test(mounted, mounts_within_policies, 0, T_COUNT(mounts));
+	tcase_add_test(mounted, mounts_show_no_more);
 	tcase_add_test(reapers, reaper_is_killed);
 	tcase_add_test(reapers, helper_is_killed);
 	tcase_add_test(reapers, prewarmed);

@@ -555,7 +555,7 @@ START_TEST(paths_fail)
 	snprintf(view, sizeof(view), "%d", AD_STAGE_VIEW);
 	snprintf(workdir, sizeof(workdir), "%d", AD_STAGE_WORKDIR);
 	ck_assert_int_eq(agentd_context_add_mount(world->ctx, "/usr/share", "/data",
-						  AGENTD_ACCESS_READ, NULL),
+						  AGENTD_ACCESS_EXEC, NULL),
 			 0);
 	set_policy("{\"min_isolation\": \"none\","
 		   " \"paths\": {\"deny\": [\"/bin\", \"/usr/local\"], \"exec\": [\"/usr\"]}}");

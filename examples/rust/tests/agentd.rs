@@ -637,9 +637,11 @@ fn a_context_by_hand() {
     fs::create_dir(&mounted).unwrap();
     fs::write(mounted.join("file"), "mounted").unwrap();
     let limits = Limits { pids_max: Some(50), ..Default::default() };
-    let runner = Runner::builder().sandbox_prewarm(1).build().unwrap();
+    let mut ceiling = Policy::builder().unwrap();
+    ceiling.allow_path("/", Access::READ | Access::EXEC).unwrap();
+    let runner = Runner::builder().policy(ceiling.build()).sandbox_prewarm(1).build().unwrap();
     let mut context = Context::new().unwrap();
-    context.set_policy(runner.policy()).unwrap().set_workdir(&workdir).unwrap();
+    context.set_policy(&Policy::system().unwrap()).unwrap().set_workdir(&workdir).unwrap();
     context.set_limits(&limits).unwrap().set_env("NAME", "value").unwrap();
     context.add_mount(&mounted, "/mnt", Access::READ).unwrap();
     let params = Params::shell("cat /mnt/file; printenv NAME; touch /mnt/new", None).unwrap();
