@@ -105,6 +105,8 @@ struct view {
 	size_t count, cap;
 };
 
+/* Is path top, or in it? */
+bool view_beneath(const char *path, const char *top);
 /* Take hold of everything the view is made of. In a user namespace this is done in
  * the zygote's own mount namespace, else before leaving the host's. */
 bool view_collect(struct view *view, struct sandbox *sandbox, struct fault *fault);

@@ -14,12 +14,15 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "helper/mount.h"
 
 #define MS UINT64_C(1000000)
 
@@ -41,6 +44,60 @@ struct session {
 
 /* ---- supervisors */
 
+/* What hides a path, or shows it read-only, in a writable directory: the kernel takes it away as
+ * soon as the host removes that path's name. */
+static struct {
+	struct cover {
+		const char *path;
+		uint64_t mount; /* its id; 0: nothing is there to be hidden */
+	} * all;
+	size_t count;
+} covers;
+
+static bool in_a_writable(const struct sandbox *sandbox, const char *path)
+{
+	const struct ad_profile *profile = &sandbox->spec->profile;
+	bool is = (profile->workdir_access & AD_ACCESS_WRITE) &&
+		  view_beneath(path, sandbox->spec->workdir);
+
+	for (size_t i = 0; i < profile->path_count && !is; i++)
+		is = (profile->paths[i].access & AD_ACCESS_WRITE) &&
+		     view_beneath(path, profile->paths[i].target);
+	return is;
+}
+
+static void note_cover(const struct sandbox *sandbox, const char *path)
+{
+	if (in_a_writable(sandbox, path))
+		covers.all[covers.count++] = (struct cover){ .path = path,
+							     .mount = mount_id(AT_FDCWD, path) };
+}
+
+static bool note_covers(const struct sandbox *sandbox)
+{
+	const struct ad_profile *profile = &sandbox->spec->profile;
+
+	covers.all = calloc(sandbox->hidden_count + profile->path_count + 1, sizeof(*covers.all));
+	if (!covers.all)
+		return false;
+	for (size_t i = 0; i < sandbox->hidden_count; i++)
+		note_cover(sandbox, sandbox->hidden[i]);
+	for (size_t i = 0; i < profile->path_count; i++) {
+		if (!(profile->paths[i].access & AD_ACCESS_WRITE))
+			note_cover(sandbox, profile->paths[i].target);
+	}
+	return true;
+}
+
+static bool is_covered(void)
+{
+	for (size_t i = 0; i < covers.count; i++) {
+		if (mount_id(AT_FDCWD, covers.all[i].path) != covers.all[i].mount)
+			return false;
+	}
+	return true;
+}
+
 static int put_token(int token)
 {
 	return token < 0 ? 0 : reaper_put_token(token);
@@ -51,13 +108,19 @@ static int begin(struct supervise *job, const struct request_content *content)
 {
 	if (job->leaf)
 		cgroup_count(job->leaf, job->standby ? &job->standby->gauges : NULL, &job->counted);
-	return protect_kept(job->protection) ? put_token(content->token) : SUPERVISE_ASK;
+	return protect_kept(job->protection) && is_covered() ? put_token(content->token) :
+							       SUPERVISE_ASK;
 }
 
 static void protect_again(struct supervise *job, int token)
 {
 	struct fault fault;
-	int r = put_token(token);
+	int r;
+
+	/* Nothing here can be hidden again: that takes another session. */
+	if (!is_covered())
+		supervise_failed(job, AD_STAGE_REQUEST, 0, ESRCH, "");
+	r = put_token(token);
 
 	if (r < 0)
 		fault_set(&fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
@@ -246,8 +309,8 @@ void session_run(const struct supervise *job, uint32_t slot, const struct helper
 	sigaddset(&signals, SIGCHLD);
 	sigaddset(&signals, SIGNAL_ORDER);
 	session.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (session.signal_fd < 0 || pipe2(session.taken, O_CLOEXEC | O_NONBLOCK) < 0 ||
-	    !add_supervisor(&session))
+	if (!note_covers(job->sandbox) || session.signal_fd < 0 ||
+	    pipe2(session.taken, O_CLOEXEC | O_NONBLOCK) < 0 || !add_supervisor(&session))
 		supervise_failed(job, AD_STAGE_SUPERVISOR, 0, errno, "");
 	if (session.network >= 0)
 		close(ad_steal_fd(&session.network));

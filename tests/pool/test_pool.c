@@ -672,6 +672,57 @@ START_TEST(protected_name_is_replaced)
 }
 END_TEST
 
+static void expect_hidden(struct place *place, agentd_context *ctx, const char *text)
+{
+	struct t_run run;
+
+	t_run_init(&run, place->world);
+	run.ctx = ctx;
+	ck_assert_int_eq(t_run_start(&run, "cat $HOME/secret/key $HOME/note", 20000), 0);
+	t_run_wait(&run);
+	t_expect_out(&run, AGENTD_STDOUT, text);
+	expect_session(&run, true);
+	t_run_free(&run);
+}
+
+/* What the host makes, or makes anew, where a denied path is is hidden from the next command. */
+START_TEST(denied_path_is_replaced)
+{
+	const uint32_t all = AGENTD_ACCESS_READ | AGENTD_ACCESS_WRITE | AGENTD_ACCESS_EXEC;
+	struct place place = open_place("");
+	char *secret = t_format("%s/secret", place.world->home);
+	char *key = t_format("%s/key", secret), *note = t_format("%s/note", place.world->home);
+	agentd_context *ctx = t_world_context(place.world);
+	agentd_policy *policy = t_policy_none();
+
+	if (!in_sandbox())
+		return;
+	ck_assert_int_eq(agentd_policy_allow_path(policy, "/usr",
+						  AGENTD_ACCESS_READ | AGENTD_ACCESS_EXEC, NULL),
+			 0);
+	ck_assert_int_eq(agentd_policy_allow_path(policy, place.world->home, all, NULL), 0);
+	ck_assert_int_eq(agentd_policy_deny_path(policy, secret, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_backend(ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_policy(ctx, policy, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(ctx, A, NULL, NULL, NULL), 0);
+	t_write_file(note, "note\n");
+	expect_hidden(&place, ctx, "note\n");
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(mkdir(secret, 0755), 0);
+		t_write_file(key, "key\n");
+		expect_hidden(&place, ctx, "note\n");
+		ck_assert_int_eq(unlink(key), 0);
+		ck_assert_int_eq(rmdir(secret), 0);
+	}
+	agentd_context_unref(ctx);
+	agentd_policy_unref(policy);
+	free(secret);
+	free(key);
+	free(note);
+	close_place(&place);
+}
+END_TEST
+
 /* ---- sessions that are gone */
 
 static const char anew[] = "The session was gone before the command began; it is started anew";
@@ -2748,6 +2799,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, supervisor_is_killed);
 		tcase_add_test(sessions, supervisors_are_killed_together);
 		tcase_add_test(sessions, protected_name_is_replaced);
+		tcase_add_test(sessions, denied_path_is_replaced);
 		tcase_add_test(gone, dies_unnoticed);
 		tcase_add_test(gone, dies_with_a_request_unread);
 		tcase_add_test(gone, dies_under_a_command);
