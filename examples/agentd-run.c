@@ -62,6 +62,7 @@ struct input {
 };
 
 struct run {
+	const struct options *options;
 	struct event_base *base;
 	struct event *signals[3];
 	agentd_runner *runner;
@@ -311,19 +312,18 @@ static void deny_path(struct options *options, const char *path)
 	free(absolute);
 }
 
-/* HOST[:PORT[-PORT]], where HOST may be an IPv6 address, in brackets if a port follows. */
-static void allow_host(struct options *options, const char *text)
+/* HOST[:PORTS], where HOST may be an IPv6 address, in brackets if ports follow. The host; *ret
+ * is what follows, or NULL. */
+static char *split_host(const char *option, const char *text, const char **ret)
 {
 	const char *colon = strrchr(text, ':'), *close = strrchr(text, ']');
-	char *host = strdup(text), *ports = NULL, *dash;
-	uint16_t first = 0, last = 0;
-	agentd_error *err = NULL;
+	char *host = strdup(text);
 
 	if (!host)
 		die_nomem();
 	if (*text == '[') {
 		if (!close || (close[1] && close[1] != ':'))
-			usage("--allow-host: '%s' is not [ADDRESS] or [ADDRESS]:PORT", text);
+			usage("--%s: '%s' is not [ADDRESS] or [ADDRESS]:PORT", option, text);
 		memmove(host, host + 1, (size_t)(close - text - 1));
 		host[close - text - 1] = '\0';
 		colon = close[1] ? close + 1 : NULL;
@@ -332,8 +332,19 @@ static void allow_host(struct options *options, const char *text)
 	} else {
 		colon = NULL;
 	}
-	if (colon) {
-		ports = strdup(colon + 1);
+	*ret = colon ? colon + 1 : NULL;
+	return host;
+}
+
+static void allow_host(struct options *options, const char *text)
+{
+	const char *given;
+	char *host = split_host("allow-host", text, &given), *ports = NULL, *dash;
+	uint16_t first = 0, last = 0;
+	agentd_error *err = NULL;
+
+	if (given) {
+		ports = strdup(given);
 		if (!ports)
 			die_nomem();
 		dash = strchr(ports, '-');
@@ -349,6 +360,18 @@ static void allow_host(struct options *options, const char *text)
 	check(agentd_policy_allow_host(options->policy, host, first, last, &err), "--allow-host",
 	      text, &err);
 	free(ports);
+	free(host);
+}
+
+static void deny_host(struct options *options, const char *text)
+{
+	const char *ports;
+	char *host = split_host("deny-host", text, &ports);
+	agentd_error *err = NULL;
+
+	if (ports)
+		usage("--deny-host: a denied host is denied on every port: '%s'", text);
+	check(agentd_policy_deny_host(options->policy, host, &err), "--deny-host", text, &err);
 	free(host);
 }
 
@@ -600,7 +623,6 @@ static void apply_option(struct options *options, int id, const char *name, cons
 					    { "full", AGENTD_NET_FULL },
 					    { NULL, 0 } };
 	struct agentd_limits *limits = &options->limits;
-	agentd_error *err = NULL;
 
 	switch (id) {
 	case OPT_BACKEND:
@@ -646,8 +668,7 @@ static void apply_option(struct options *options, int id, const char *name, cons
 		allow_host(options, value);
 		break;
 	case OPT_DENY_HOST:
-		check(agentd_policy_deny_host(options->policy, value, &err), "--deny-host", value,
-		      &err);
+		deny_host(options, value);
 		break;
 	case OPT_RESOLVER:
 		options->resolver = value;
@@ -1170,17 +1191,29 @@ static void on_stdin_drained(agentd_exec *exec, void *userdata)
 	input_pump(run);
 }
 
+/* Empty if it has none of that name. */
+static const char *log_field(const agentd_log_record *record, const char *key)
+{
+	for (size_t i = 0; i < agentd_log_record_field_count(record); i++) {
+		if (strcmp(agentd_log_record_field_key(record, i), key) == 0)
+			return agentd_log_record_field_value(record, i);
+	}
+	return "";
+}
+
 static int32_t on_log(agentd_exec *exec, const agentd_log_record *record, void *userdata)
 {
 	int32_t level = agentd_log_record_level(record);
+	const char *why = log_field(record, "error");
 	struct run *run = userdata;
 
 	(void)exec;
 	event_log(run, "log", record);
 	if (!run->quiet)
-		fprintf(stderr, "agentd: %s%s%s\n",
+		fprintf(stderr, "agentd: %s%s%s%s%s\n",
 			level == AGENTD_LOG_INFO ? "" : level_name(level),
-			level == AGENTD_LOG_INFO ? "" : ": ", agentd_log_record_message(record));
+			level == AGENTD_LOG_INFO ? "" : ": ", agentd_log_record_message(record),
+			*why ? ": " : "", why);
 	return 0;
 }
 
@@ -1317,6 +1350,32 @@ static void on_gone(agentd_runner *runner, void *userdata)
 	event_base_loopbreak(run->base);
 }
 
+/* The file that an error's pointer is into, or NULL: what options say has none. */
+static const char *file_of(const struct options *options, const char *pointer)
+{
+	const struct {
+		const char *start, *file;
+	} files[] = {
+		{ "/paths/", options->policy_file },   { "/policy/", options->context_file },
+		{ "/mounts/", options->context_file }, { "/rootfs", options->context_file },
+		{ "/vm/", options->pool_file },
+	};
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		if (strncmp(pointer, files[i].start, strlen(files[i].start)) == 0)
+			return files[i].file;
+	}
+	return NULL;
+}
+
+static void complain_of(const struct run *run, const agentd_error *err)
+{
+	const char *pointer = agentd_error_pointer(err), *file = file_of(run->options, pointer);
+
+	complain("%s%s%s%s%s%s", agentd_error_message(err), *pointer ? " (at " : "", pointer,
+		 file ? " in " : "", file ? file : "", *pointer ? ")" : "");
+}
+
 static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata)
 {
 	struct run *run = userdata;
@@ -1334,7 +1393,7 @@ static void on_finished(agentd_exec *exec, agentd_result *result, void *userdata
 	if (agentd_result_cause(result) == AGENTD_CAUSE_SINK)
 		complain("%s: %s", broken_output(), agentd_error_message(err));
 	else if (err)
-		complain("%s", agentd_error_message(err));
+		complain_of(run, err);
 	else
 		check_delivery(run, result);
 	if (run->result)
@@ -1371,8 +1430,6 @@ static void watch_signals(struct run *run)
 	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
 	struct sigaction action;
 
-	/* A closed pipe at standard output is an error to report. */
-	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
 		if (signals[i] == SIGHUP && sigaction(SIGHUP, NULL, &action) == 0 &&
 		    action.sa_handler == SIG_IGN)
@@ -1438,6 +1495,15 @@ static FILE *reserve_report(const char *option, const char *path, bool *ret_made
 	if (!file)
 		usage("--%s: %s: %s", option, path, strerror(errno));
 	return file;
+}
+
+/* Where one would write over the other. */
+static bool same_file(FILE *a, FILE *b)
+{
+	struct stat x, y;
+
+	return a && b && a != b && fstat(fileno(a), &x) == 0 && fstat(fileno(b), &y) == 0 &&
+	       S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 static void empty_report(FILE *file)
@@ -1518,10 +1584,12 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 	if (options->pool_file)
 		use_pool(run, options->pool_file);
 	run->result = reserve_report("result", options->result_file, &made);
+	if (same_file(run->result, run->events))
+		usage("--result and --events are the same file");
 	clock_gettime(CLOCK_MONOTONIC, &run->start);
 	if (agentd_exec_start(run->runner, options->context, params, sink, &exec_opts, &run->exec,
 			      &err) < 0) {
-		complain("%s", agentd_error_message(err));
+		complain_of(run, err);
 		agentd_error_unref(err);
 		/* There is no result of what was not even begun. */
 		if (made)
@@ -1607,12 +1675,21 @@ static int run_probe(struct run *run, const struct options *options)
 	return run->failed ? STATUS_FAILED : run->status;
 }
 
+/* libevent, which exits where it gets no descriptors, has said why. */
+static void on_fatal(int error)
+{
+	(void)error;
+	exit(STATUS_FAILED);
+}
+
 int main(int argc, char **argv)
 {
-	struct run run = { .status = STATUS_FAILED };
 	struct options options = { 0 };
+	struct run run = { .options = &options, .status = STATUS_FAILED };
 	agentd_params *params;
 
+	/* A closed pipe at standard output is an error to report. */
+	signal(SIGPIPE, SIG_IGN);
 	fill_standard_fds();
 	setvbuf(stderr, NULL, _IOLBF, BUFSIZ);
 	agentd_limits_init(&options.limits, sizeof(options.limits));
@@ -1622,6 +1699,7 @@ int main(int argc, char **argv)
 		return run_probe(&run, &options);
 	parse_command_line(&options, argc, argv);
 	params = make_params(&options);
+	event_set_fatal_callback(on_fatal);
 	run.base = event_base_new();
 	if (!run.base)
 		die_nomem();

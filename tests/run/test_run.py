@@ -234,6 +234,11 @@ class Basics(Case):
                 done = self.run_raw(option, stdout=full)
                 self.assertEqual(done.returncode, 125)
                 self.assertIn(b"standard output", done.stderr)
+        for option in ("--help", "--version"):
+            done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", PROGRAM, option],
+                                  stderr=subprocess.PIPE, timeout=60, **self.process())
+            self.assertEqual(done.returncode, 125)
+            self.assertIn(b"standard output", done.stderr)
 
 
 class Refusals(Case):
@@ -322,6 +327,9 @@ class Refusals(Case):
             self.assert_usage(self.run_host("--allow-host", value, "touch ran"), "--allow-host")
         self.assert_usage(self.run_host("--allow-host", "example.org", "--net", "full", "true"),
                           "--allow-host needs --net allow")
+        for value in ("example.org:80", "[::1]:80"):
+            self.assert_usage(self.run_host("--deny-host", value, "touch ran"),
+                              f"--deny-host: a denied host is denied on every port: '{value}'")
         self.assertEqual(os.listdir(self.dir), [])
 
     def test_bad_paths(self):
@@ -351,7 +359,48 @@ class Refusals(Case):
             done = self.run_host(f"--{option}", "/dev/full", "echo x")
             self.assertEqual(done.returncode, 125)
             self.assertIn(f"--{option}: No space left on device", done.stderr.decode())
+        for events in (self.path("report"), "report"):
+            self.assert_usage(self.run_host("--result", self.path("report"), "--events", events,
+                                            "touch ran"), "--result and --events")
+        self.assertFalse(os.path.exists(self.path("ran")))
+        self.assertEqual(self.run_host("--result", "/dev/null", "--events", "/dev/null",
+                                       "echo x").returncode, 0)
 
+    def test_without_descriptors(self):
+        for count in range(4, 12):
+            done = subprocess.run(["sh", "-c", f'ulimit -n {count}; exec "$@"', "sh", PROGRAM,
+                                   *HOST, "touch ran"], stderr=subprocess.PIPE, timeout=60,
+                                  **self.process())
+            self.assertEqual(done.returncode, 125, (count, done.stderr))
+            self.assertIn(b"Too many open files", done.stderr)
+        self.assertEqual(os.listdir(self.dir), [])
+
+    def test_where_an_error_is(self):
+        paths = {"paths": {"read": ["/usr", "/nonesuch"]}}
+        policy = self.write("policy.json", paths)
+        context = self.write("context.json", {"policy": paths})
+        mounts = self.write("mounts.json", {"mounts": [
+            {"source": "/nonesuch", "target": "/data", "access": ["read"]}]})
+        for option, file, pointer in (("--policy", policy, "/paths/read/1"),
+                                      ("--context", context, "/policy/paths/read/1"),
+                                      ("--context", mounts, "/mounts/0")):
+            done = self.run_raw(option, file, "touch ran")
+            self.assertEqual(done.returncode, 125)
+            self.assertIn(f"(at {pointer} in {file})", done.stderr.decode())
+        self.assert_usage(self.run_raw("--backend", "nonesuch", "touch ran"), "(at /backend)")
+
+    def test_no_path_shows_the_program(self):
+        policy = self.write("policy.json", {"paths": {"read": ["/etc"]}})
+        done = self.run_raw("--policy", policy, "echo x")
+        self.assertEqual(done.returncode, 125)
+        self.assertIn(b"(program bash); no path of the policy shows it", done.stderr)
+        done = self.run_raw("--policy", policy, "--", "/usr/bin/env", "x")
+        self.assertIn(b"(program /usr/bin/env); no path of the policy shows it", done.stderr)
+        # It may be in a directory that is shown, or somewhere else.
+        done = self.run_raw("--policy", policy, "--env", "PATH=/etc:/usr/bin", "echo x")
+        self.assertIn(b"(program bash)\n", done.stderr)
+        done = self.run_raw("--", "nonesuch", "x")
+        self.assertIn(b"(program nonesuch)\n", done.stderr)
 
     def test_no_result_of_what_is_not_begun(self):
         path = self.path("result.json")
@@ -705,7 +754,7 @@ class Sessions(Case):
     def test_fallback_is_seen_and_refused(self):
         done, result = self.run_in({"enabled": False}, "--session", self.ID, "echo here")
         self.assertEqual((done.returncode, done.stdout), (0, b"here\n"))
-        self.assertIn(b"falling back to ephemeral sandbox", done.stderr)
+        self.assertIn(b"falling back to ephemeral sandbox: VM pool is disabled", done.stderr)
         self.assertEqual(self.layer(result, "session")["state"], "absent")
         self.assertIn("VM pool is disabled", self.layer(result, "session")["reason"])
         done, result = self.run_in({"enabled": False, "fallback": False}, "--session", self.ID,

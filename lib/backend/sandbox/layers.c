@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -293,6 +294,51 @@ static int explain_path(struct ad_buf *text, const char *source,
 	}
 }
 
+/* Whether something of path may be there, in a rule's file system or the sandbox's own. */
+static bool may_be_shown(const agentd_spec *spec, const char *path)
+{
+	static const char *const own[] = { "/tmp", "/run", "/dev", "/proc", "/etc" };
+	const char *workdir = agentd_spec_workdir(spec), *target;
+	uint32_t access;
+
+	for (size_t i = 0; i < AD_COUNT(own); i++) {
+		if (ad_path_beneath(path, own[i]))
+			return true;
+	}
+	for (size_t i = 0; agentd_spec_mount_at(spec, i, NULL, &target, &access) == 0; i++) {
+		if (access && (ad_path_beneath(path, target) || ad_path_beneath(target, path)))
+			return true;
+	}
+	return ad_path_beneath(path, workdir) || ad_path_beneath(workdir, path);
+}
+
+/* The command's program is looked for where no path of the policy leads. */
+static bool program_is_hidden(const agentd_spec *spec, const char *program)
+{
+	const char *const *argv = agentd_spec_argv(spec), *const *env = agentd_spec_env(spec);
+	const char *dirs = SANDBOX_PATH;
+	char dir[PATH_MAX];
+
+	/* What carries files is shown whatever the policy says. */
+	if (!argv || strcmp(argv[0], program) != 0)
+		return false;
+	if (strchr(program, '/'))
+		return *program == '/' && !may_be_shown(spec, program);
+	for (; env && *env; env++) {
+		if (strncmp(*env, "PATH=", 5) == 0)
+			dirs = *env + 5;
+	}
+	do {
+		size_t len = strcspn(dirs, ":");
+
+		snprintf(dir, sizeof(dir), "%.*s", (int)len, dirs);
+		if (*dir != '/' || may_be_shown(spec, dir))
+			return false;
+		dirs += len;
+	} while (*dirs++ == ':');
+	return true;
+}
+
 agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
 				 agentd_error *err)
 {
@@ -308,6 +354,11 @@ agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch
 		   agentd_spec_mount_at(spec, failure->index, &source, NULL, NULL) == 0) {
 		code = explain_path(&text, source, failure);
 		pointer = agentd_spec_mount_pointer(spec, failure->index);
+	} else if (failure->stage == AD_STAGE_EXEC && failure->os_errno == ENOENT &&
+		   program_is_hidden(spec, failure->text)) {
+		ad_buf_printf(&text, "%s; no path of the policy shows it",
+			      agentd_error_message(err));
+		code = agentd_error_code(err);
 	} else {
 		return err;
 	}

@@ -6,6 +6,9 @@
 #include "backend/sandbox/sandbox.h"
 #include "proto/profile.h"
 
+/* Where programs are looked for, unless the context or the policies say. */
+#define SANDBOX_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 /* ---- profile.c: from a specification to what the helper is told */
 
 struct sandbox_profile {

@@ -26,12 +26,9 @@ static const struct ad_local_kind kind = {
 void ad_sandbox_defaults(const char *shell, struct ad_local_default ret[AD_SANDBOX_DEFAULTS])
 {
 	const struct ad_local_default defaults[AD_SANDBOX_DEFAULTS] = {
-		{ "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", false },
-		{ "HOME", AD_PROFILE_HOME, false },
-		{ "USER", "agent", false },
-		{ "LOGNAME", "agent", false },
-		{ "LANG", "C.UTF-8", false },
-		{ "TMPDIR", "/tmp", false },
+		{ "PATH", SANDBOX_PATH, false }, { "HOME", AD_PROFILE_HOME, false },
+		{ "USER", "agent", false },      { "LOGNAME", "agent", false },
+		{ "LANG", "C.UTF-8", false },    { "TMPDIR", "/tmp", false },
 		{ "SHELL", shell, false },
 	};
 
