@@ -487,7 +487,7 @@ static bool same_link(int dir, const char *name, const char *link)
 	return strcmp(text, link) == 0;
 }
 
-static void move_aside(int dir, const char *name)
+static bool move_aside(int dir, const char *name)
 {
 	char aside[NAME_MAX + 1];
 
@@ -496,57 +496,69 @@ static void move_aside(int dir, const char *name)
 		uint32_t random = 0;
 
 		if (getrandom(&random, sizeof(random), 0) < 0)
-			return;
+			return false;
 		snprintf(aside, sizeof(aside), "%.200s.agentd-denied-%08" PRIx32, name, random);
-		if (renameat2(dir, name, dir, aside, RENAME_NOREPLACE) == 0 || errno != EEXIST)
-			return;
+		if (renameat2(dir, name, dir, aside, RENAME_NOREPLACE) == 0)
+			return true;
+		if (errno != EEXIST)
+			return false;
 	}
+	return false;
 }
 
-static void put_back(const char *link, int dir, const char *name)
-{
-	/* Only if that could not be moved away is there something. It has been told. */
-	if (symlinkat(link, dir, name) < 0)
-		return;
-}
+enum state { AS_BEFORE, OTHERWISE, UNKNOWN };
 
 /* Is it as it was: absent, or that link? */
-static bool as_before(int dir, const char *name, const char *link)
+static enum state state_of(int dir, const char *name, const char *link)
 {
 	struct stat st;
 
-	if (link)
-		return same_link(dir, name, link);
-	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return link && same_link(dir, name, link) ? AS_BEFORE : OTHERWISE;
+	if (errno != ENOENT)
+		return UNKNOWN;
+	return link ? OTHERWISE : AS_BEFORE;
 }
 
-/* False: something was wrong, or could not be looked at. */
-static bool set_right(int root, const char *path, const char *link)
+enum outcome { RIGHT, SET_RIGHT, LEFT };
+
+static enum outcome set_right_in(int dir, const char *name, const char *link)
+{
+	switch (state_of(dir, name, link)) {
+	case AS_BEFORE:
+		return RIGHT;
+	case OTHERWISE:
+		/* Of a link nothing may be left to move. */
+		if (!move_aside(dir, name) && (!link || errno != ENOENT))
+			return LEFT;
+		return link && symlinkat(link, dir, name) < 0 ? LEFT : SET_RIGHT;
+	case UNKNOWN:
+		break;
+	}
+	return LEFT;
+}
+
+static enum outcome set_right(int root, const char *path, const char *link)
 {
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	enum outcome outcome;
 	int dir = root;
-	bool right;
 
 	if (slash) {
 		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
 		dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
 		if (dir < 0)
-			return dir == -ENOENT || dir == -ENOTDIR;
+			return !link && (dir == -ENOENT || dir == -ENOTDIR) ? RIGHT : LEFT;
 	}
-	right = as_before(dir, name, link);
-	if (!right) {
-		move_aside(dir, name);
-		if (link)
-			put_back(link, dir, name);
-	}
+	outcome = set_right_in(dir, name, link);
 	if (dir != root)
 		close(dir);
-	return right;
+	return outcome;
 }
 
 void protect_end(const struct protection *protection,
-		 void (*told)(const char *path, void *userdata), void *userdata)
+		 void (*told)(const char *path, bool moved, void *userdata), void *userdata)
 {
 	const char *open_root = NULL;
 	int root = -1;
@@ -555,6 +567,7 @@ void protect_end(const struct protection *protection,
 		const struct late *late = &protection->late[i];
 		const char *name = protection->text + late->name;
 		const char *link = late->link == NO_TEXT ? NULL : protection->text + late->link;
+		enum outcome outcome;
 		char path[PATH_MAX];
 
 		/* Those of one root are beside each other. */
@@ -564,9 +577,10 @@ void protect_end(const struct protection *protection,
 			open_root = late->root;
 			root = open(open_root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		}
-		if (root < 0 || !set_right(root, name, link)) {
+		outcome = root < 0 ? LEFT : set_right(root, name, link);
+		if (outcome != RIGHT) {
 			snprintf(path, sizeof(path), "%s/%s", late->root, name);
-			told(path, userdata);
+			told(path, outcome == SET_RIGHT, userdata);
 		}
 	}
 	if (root >= 0)

@@ -139,9 +139,10 @@ bool protect_holds(const struct protection *protection);
  * mount. */
 bool protect_kept(const struct protection *protection);
 /* When nothing of it is alive: what has appeared is moved aside, and told is called with
- * its path. Who calls this is about to end, and nothing is freed. */
+ * its path; also, with moved false, of what could not be looked at or set right. Who calls this
+ * is about to end, and nothing is freed. */
 void protect_end(const struct protection *protection,
-		 void (*told)(const char *path, void *userdata), void *userdata);
+		 void (*told)(const char *path, bool moved, void *userdata), void *userdata);
 
 /* ---- landlock.c */
 

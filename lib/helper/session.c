@@ -226,13 +226,13 @@ static bool reap(struct session *session)
 	return pid == 0;
 }
 
-static void tell_moved(const char *path, void *userdata)
+static void tell_moved(const char *path, bool moved, void *userdata)
 {
 	const struct session *session = userdata;
 	struct ad_msg msg = { .type = AD_MSG_DENIED, .job = session->job->spawn->job };
 	uint8_t buf[AD_MSG_FIXED_MAX];
 
-	msg.u.denied.kind = AD_MSG_DENIED_PATH;
+	msg.u.denied.kind = moved ? AD_MSG_DENIED_PATH : AD_MSG_DENIED_LEFT;
 	snprintf(msg.u.denied.target, sizeof(msg.u.denied.target), "%s", path);
 	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(&msg, buf), NULL, 0, 0);
 }

@@ -408,9 +408,9 @@ static uint32_t count_survivors(struct state *state)
 	return count ? count : 1;
 }
 
-static void tell_moved(const char *path, void *userdata)
+static void tell_moved(const char *path, bool moved, void *userdata)
 {
-	report_denied(userdata, AD_MSG_DENIED_PATH, path);
+	report_denied(userdata, moved ? AD_MSG_DENIED_PATH : AD_MSG_DENIED_LEFT, path);
 }
 
 /* Who was just told of the end is to run now. The kernel counts on a sender to sleep soon and

@@ -237,7 +237,7 @@ ALLOW(landlock_restrict_self)
 ALLOW(pidfd_open)
 ALLOW(pidfd_send_signal)
 ALLOW(prctl)
-ALLOW(prlimit64)
+ALLOW(prlimit64) /* another's only to be looked at */
 ALLOW(rseq)
 ALLOW(sched_get_priority_max)
 ALLOW(sched_get_priority_min)

@@ -45,6 +45,7 @@ static const char *const limit_names[AD_MSG_LIMIT_COUNT] = {
 static const char *const denied_kinds[AD_MSG_DENIED_KINDS] = {
 	[AD_MSG_DENIED_SYSCALL] = "syscall",
 	[AD_MSG_DENIED_PATH] = "path",
+	[AD_MSG_DENIED_LEFT] = "left",
 };
 
 enum job_state { JOB_STARTING, JOB_RUNNING, JOB_EXITED, JOB_OVER };

@@ -156,7 +156,12 @@ struct ad_msg_receipt {
 	uint32_t uid, gid;                    /* outside */
 };
 
-enum ad_msg_denied_kind { AD_MSG_DENIED_SYSCALL, AD_MSG_DENIED_PATH, AD_MSG_DENIED_KINDS };
+enum ad_msg_denied_kind {
+	AD_MSG_DENIED_SYSCALL,
+	AD_MSG_DENIED_PATH, /* a protected name: it was moved aside */
+	AD_MSG_DENIED_LEFT, /* it could not be looked at, or moved, or put back */
+	AD_MSG_DENIED_KINDS
+};
 
 enum {
 	AD_STARTED_STDERR = 1,

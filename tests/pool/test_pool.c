@@ -563,6 +563,25 @@ START_TEST(no_options)
 }
 END_TEST
 
+/* What is left in the background sets the limits of all it sees: not those of the next command. */
+START_TEST(limits_are_ones_own)
+{
+	static const char busy[] =
+		"sh -c 'while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; test $p = $$ ||"
+		" { prlimit --pid $p >>seen && prlimit --pid $p --fsize=0:0; }; done; sleep 0.05;"
+		" done' >/dev/null 2>&1 & echo begun";
+	struct place place = open_place("");
+
+	expect(&place, A, busy, "begun\n");
+	for (int i = 0; i < 3; i++) {
+		t_world_loop(place.world, t_slack(200), NULL);
+		expect(&place, A, "sleep 0.3; echo written >file; cat file", "written\n");
+	}
+	expect(&place, A, "test -s seen && echo looked", "looked\n");
+	close_place(&place);
+}
+END_TEST
+
 /* The process that waits to become the next command is killed, but not its supervisor: that
  * starts the command nevertheless. It is the child of a child of pid 1, and not of ours. */
 START_TEST(waiting_process_is_killed)
@@ -2795,6 +2814,7 @@ int main(int argc, char **argv)
 		tcase_add_test(sessions, processes_of_a_session);
 		tcase_add_test(sessions, protected_names);
 		tcase_add_test(sessions, no_options);
+		tcase_add_test(sessions, limits_are_ones_own);
 		tcase_add_test(sessions, waiting_process_is_killed);
 		tcase_add_test(sessions, supervisor_is_killed);
 		tcase_add_test(sessions, supervisors_are_killed_together);

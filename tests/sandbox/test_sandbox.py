@@ -81,7 +81,7 @@ class Place:
             check=False,
             timeout=120,
         )
-        done.result, done.denied = {}, []
+        done.result, done.denials, done.denied = {}, [], []
         try:
             with open(result, encoding="utf-8") as file:
                 done.result = json.load(file)
@@ -89,7 +89,8 @@ class Place:
             if events:
                 with open(event_file, encoding="utf-8") as file:
                     said = [json.loads(line) for line in file]
-                done.denied = [e["target"] for e in said if e.get("event") == "denied"]
+                done.denials = [e for e in said if e.get("event") == "denied"]
+                done.denied = [e["target"] for e in done.denials]
         except (FileNotFoundError, json.JSONDecodeError):
             pass
         return done
@@ -421,8 +422,44 @@ def nested():
         tap.check(done.stdout == "secret\n", "without all that they can be moved", [done.stderr])
 
 
+SESSION = "01234567-89ab-4cde-8fab-0123456789ab"
+HINDER = "echo evil > .bashrc; prlimit --pid $PPID --nofile=0:0; echo $?"
+
+
+def hindered():
+    """A command does not set the limits of who looks after it. Where that is hindered
+    nevertheless, it says so."""
+    for in_session in False, True:
+        for hinders in False, True:
+            with Place() as place:
+                options = ["--layer", "seccomp=off"] if hinders else []
+                where = ""
+                if in_session:
+                    pool = place.write("pool.json", json.dumps(
+                        {"enabled": True, "backend": "sandbox", "volume_root": place.path("s")}))
+                    options += ["--pool", pool, "--session", SESSION]
+                    where = os.path.join("s", SESSION, "volume")
+                done = place.run(HINDER, *options)
+                left = os.listdir(place.path(where))
+                told = [d["remedy"] for d in done.denials if d["target"].endswith("/.bashrc")]
+                story = [done.stdout, done.stderr, str(left), str(done.denials)]
+            title = "in a session: " if in_session else ""
+            if hinders:
+                # A session's first process has limits of its own, and moves it when all is over.
+                tap.check(done.stdout == "0\n" and (in_session or ".bashrc" in left),
+                          f"{title}without the filter it is not", story)
+                tap.check(told and "could not" in told[0] and
+                          (in_session or not any("was moved" in remedy for remedy in told)),
+                          f"{title}that is told as it is", story)
+            else:
+                tap.check(done.stdout == "1\n" and ".bashrc" not in left,
+                          f"{title}what has appeared is moved aside", story)
+                tap.check(len(done.denials) == len(told) == 1 and "was moved" in told[0],
+                          f"{title}that is told", story)
+
+
 CASES = [whole, switched_off, degraded, protected, appeared, own_repository, links, nested,
-         fail_closed]
+         hindered, fail_closed]
 
 
 def main():

@@ -459,6 +459,32 @@ START_TEST(keyrings)
 }
 END_TEST
 
+/* One's own may be set, and everybody's looked at. A pid is an int, a pointer is not. */
+START_TEST(limits)
+{
+	static const uint64_t junk[] = { 0, UINT64_C(0xffffffff00000000) };
+
+	for (size_t i = 0; i < T_COUNT(junk); i++) {
+		for (unsigned int bit = 0; bit < 64; bit++) {
+			uint64_t limit = UINT64_C(1) << bit, pid = junk[i] | 1U << bit % 32;
+
+			ck_assert_uint_eq(decide_args(SYS_prlimit64,
+						      (const uint64_t[6]){ junk[i], 7, limit }),
+					  SECCOMP_RET_ALLOW);
+			ck_assert_uint_eq(decide_args(SYS_prlimit64,
+						      (const uint64_t[6]){ pid, 7, limit }),
+					  EPERM_RET);
+			ck_assert_uint_eq(decide_args(SYS_prlimit64,
+						      (const uint64_t[6]){ pid, 7, 0, limit }),
+					  SECCOMP_RET_ALLOW);
+		}
+		ck_assert_uint_eq(decide_args(SYS_prlimit64, (const uint64_t[6]){ junk[i] | 12345,
+										  7, UINT64_MAX }),
+				  EPERM_RET);
+	}
+}
+END_TEST
+
 /* ---- the kernel */
 
 static int install(const struct sock_fprog *program, unsigned int flags)
@@ -554,6 +580,13 @@ static const struct sample samples[] = {
 	{ "clone3", SYS_clone3, ENOSYS, { 0 } },
 	{ "openat2", SYS_openat2, ENOSYS, { BAD_FD } },
 	{ "get_mempolicy", SYS_get_mempolicy, ENOSYS, { 0, 0, 0, 0, 0x8000 } },
+	{ "prlimit64, another's", SYS_prlimit64, EPERM, { INT32_MAX, RLIMIT_CORE, EMPTY } },
+	{ "prlimit64, another's, high bits",
+	  SYS_prlimit64,
+	  EPERM,
+	  { HIGH | INT32_MAX, RLIMIT_CORE, EMPTY } },
+	{ "prlimit64, asking", SYS_prlimit64, 0, { INT32_MAX, RLIMIT_CORE, 0 } },
+	{ "prlimit64, one's own", SYS_prlimit64, 0, { HIGH, 99, EMPTY } },
 	{ "personality, old code", SYS_personality, ENOSYS, { READ_IMPLIES_EXEC } },
 	{ "personality, asking", SYS_personality, 0, { UINT32_MAX } },
 	{ "TIOCSTI", SYS_ioctl, EPERM, { BAD_FD, TIOCSTI } },
@@ -811,6 +844,7 @@ int main(void)
 	tcase_add_test(decisions, modes);
 	tcase_add_test(decisions, personalities);
 	tcase_add_test(decisions, keyrings);
+	tcase_add_test(decisions, limits);
 	tcase_add_test(decisions, names);
 	tcase_add_loop_test(kernel, really, 0, T_COUNT(samples));
 	tcase_add_loop_test(kernel, reports, 0, T_COUNT(reported));

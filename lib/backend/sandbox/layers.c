@@ -377,6 +377,10 @@ void ad_sandbox_denied(agentd_task *task, const char *kind, const char *target)
 		agentd_task_denied(task, kind, target, "seccomp",
 				   "a command that cannot do without this system call needs a "
 				   "policy whose protection \"seccomp\" is off");
+	else if (strcmp(kind, "left") == 0)
+		agentd_task_denied(task, "path", target, "protected name",
+				   "this could not be looked at, moved aside or put back: look at "
+				   "it before anything uses it");
 	else
 		agentd_task_denied(
 			task, kind, target, "protected name",
