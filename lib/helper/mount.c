@@ -11,20 +11,28 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int mount_copy(int dir, const char *path, uint64_t attributes)
+int mount_set_tree(int fd, uint64_t attributes)
 {
 	struct mount_attr attr = { .attr_set = attributes, .propagation = MS_PRIVATE };
+
+	return mount_setattr(fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0 ?
+		       -errno :
+		       0;
+}
+
+int mount_copy(int dir, const char *path, uint64_t attributes)
+{
 	int fd = open_tree(dir, path ? path : "",
 			   OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE |
-				   (path ? 0u : AT_EMPTY_PATH));
+				   (path ? 0u : AT_EMPTY_PATH)),
+	    r;
 
 	if (fd < 0)
 		return -errno;
-	if (mount_setattr(fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0) {
-		int error = errno;
-
+	r = mount_set_tree(fd, attributes);
+	if (r < 0) {
 		close(fd);
-		return -error;
+		return r;
 	}
 	return fd;
 }

@@ -13,8 +13,9 @@ int mount_copy(int dir, const char *path, uint64_t attributes);
 /* Of the mount that path, which is not followed if it is a link, is in; path "": dir itself. 0 with
  * errno if there is nothing, or the kernel (before 5.8) does not tell. */
 uint64_t mount_id(int dir, const char *path);
-/* Set attributes on what fd is the root of. */
+/* Set attributes on what fd is the root of; on the tree of that, which becomes private. */
 int mount_set(int fd, uint64_t attributes);
+int mount_set_tree(int fd, uint64_t attributes);
 /* Show what fd is the root of with the ids of a user namespace. */
 int mount_map_ids(int fd, int userns);
 /* Put a detached tree in its place. */

@@ -14,7 +14,7 @@
  * the command's.
  *
  * A symbolic link cannot be mounted on: it is put back if it has changed. What it leads
- * to is protected where that is. */
+ * to, link by link, is protected where that is: also if nothing is there yet. */
 #include "helper/sandbox.h"
 
 #include <errno.h>
@@ -31,38 +31,39 @@
 
 #include "helper/mount.h"
 
-/* To be looked at in the end: a path below a root where there was nothing, or a link. Texts by
- * where they are in protection.text. */
+/* Paths are absolute and have no link on their way. Texts by where they are in
+ * protection.text. */
+
+/* To be looked at in the end: where there was nothing, or a link. */
 struct late {
-	const char *root; /* a writable directory of the view */
-	size_t name;      /* below it */
-	size_t link;      /* where the symbolic link led; NO_TEXT: nothing was there */
+	size_t path;
+	size_t link; /* where the symbolic link led; NO_TEXT: nothing was there */
 };
 
 /* What was there on the way to the names. */
 struct known {
 	size_t path;
-	uint64_t mount; /* its id, being mounted on itself by now; 0: nothing is there */
+	uint64_t mount;      /* its id, being mounted on itself by now; 0: nothing is there */
+	uint64_t attributes; /* it has them */
 };
 
 #define NO_TEXT SIZE_MAX
 enum {
 	ENTRIES_MIN = 16,
-	TEXT_MIN = PATH_MAX /* so that twice as much has room for another path */
+	TEXT_MIN = PATH_MAX, /* so that twice as much has room for another path */
+	LINKS_MAX = 40       /* as the kernel's: more lead nowhere */
 };
 
 struct guard {
 	struct protection *protection;
 	const struct sandbox *sandbox;
-	const char *root;
-	int root_fd;
+	int view; /* its root */
 	struct fault *fault;
 };
 
-static bool guard_fault(const struct guard *guard, int error, const char *name)
+static bool guard_fault(const struct guard *guard, int error, const char *path)
 {
-	return fault_set(guard->fault, AD_STAGE_VIEW, 0, error, "protecting %s/%s", guard->root,
-			 name);
+	return fault_set(guard->fault, AD_STAGE_VIEW, 0, error, "protecting %s", path);
 }
 
 /* ---- bookkeeping */
@@ -94,49 +95,45 @@ static size_t keep_text(struct protection *protection, const char *text)
 	return at;
 }
 
-static bool add_late(struct guard *guard, const char *name, const char *link)
+static bool add_late(struct guard *guard, const char *path, const char *link)
 {
 	struct protection *protection = guard->protection;
 	struct late *late;
 
 	for (size_t i = 0; i < protection->count; i++) {
-		late = &protection->late[i];
-		if (strcmp(late->root, guard->root) == 0 &&
-		    strcmp(protection->text + late->name, name) == 0)
+		if (strcmp(protection->text + protection->late[i].path, path) == 0)
 			return true;
 	}
 	late = with_room(protection->late, protection->count, sizeof(*late));
 	if (!late)
-		return guard_fault(guard, ENOMEM, name);
+		return guard_fault(guard, ENOMEM, path);
 	protection->late = late;
 	late += protection->count;
 	*late = (struct late){
-		.root = guard->root,
-		.name = keep_text(protection, name),
+		.path = keep_text(protection, path),
 		.link = link ? keep_text(protection, link) : NO_TEXT,
 	};
-	if (late->name == NO_TEXT || (link && late->link == NO_TEXT))
-		return guard_fault(guard, ENOMEM, name);
+	if (late->path == NO_TEXT || (link && late->link == NO_TEXT))
+		return guard_fault(guard, ENOMEM, path);
 	protection->count++;
-	protection->unsure |= link != NULL;
 	return true;
 }
 
-static bool is_known(const struct guard *guard, const char *path, bool mounted)
+static struct known *find_known(const struct guard *guard, const char *path, bool mounted)
 {
 	const struct protection *protection = guard->protection;
 
 	for (size_t i = 0; i < protection->known_count; i++) {
-		const struct known *known = &protection->known[i];
+		struct known *known = &protection->known[i];
 
 		if ((known->mount != 0) == mounted &&
 		    strcmp(protection->text + known->path, path) == 0)
-			return true;
+			return known;
 	}
-	return false;
+	return NULL;
 }
 
-static bool note(struct guard *guard, const char *path, uint64_t mount)
+static bool note(struct guard *guard, const char *path, uint64_t mount, uint64_t attributes)
 {
 	struct protection *protection = guard->protection;
 	struct known *known = with_room(protection->known, protection->known_count, sizeof(*known));
@@ -145,24 +142,20 @@ static bool note(struct guard *guard, const char *path, uint64_t mount)
 		return guard_fault(guard, ENOMEM, path);
 	protection->known = known;
 	known += protection->known_count;
-	*known = (struct known){ .path = keep_text(protection, path), .mount = mount };
+	*known = (struct known){
+		.path = keep_text(protection, path),
+		.mount = mount,
+		.attributes = attributes,
+	};
 	if (known->path == NO_TEXT)
 		return guard_fault(guard, ENOMEM, path);
 	protection->known_count++;
 	return true;
 }
 
-static void path_of(const struct guard *guard, const char *name, char ret[static PATH_MAX])
+static bool note_absent(struct guard *guard, const char *path)
 {
-	snprintf(ret, PATH_MAX, "%s%s%s", guard->root, name[0] ? "/" : "", name);
-}
-
-static bool note_absent(struct guard *guard, const char *name)
-{
-	char path[PATH_MAX];
-
-	path_of(guard, name, path);
-	return is_known(guard, path, false) || note(guard, path, 0);
+	return find_known(guard, path, false) || note(guard, path, 0, 0);
 }
 
 /* Of what has another name by now, a command may find that it still is read-only. */
@@ -183,181 +176,6 @@ static void forget(struct protection *protection)
 
 /* ---- mounts */
 
-/* Mount on itself what fd is, unless it is already. */
-static bool mount_on_itself(struct guard *guard, int fd, const char *name, uint64_t attributes)
-{
-	char path[PATH_MAX];
-	uint64_t mount;
-	int copy, r;
-
-	path_of(guard, name, path);
-	if (is_known(guard, path, true))
-		return true;
-	copy = mount_copy(fd, NULL, attributes);
-	if (copy < 0)
-		return guard_fault(guard, -copy, name);
-	r = mount_attach(copy, fd);
-	mount = mount_id(copy, "");
-	close(copy);
-	if (r < 0)
-		return guard_fault(guard, -r, name);
-	guard->protection->unsure |= mount == 0;
-	return note(guard, path, mount);
-}
-
-/* ---- the way to a name */
-
-enum met {
-	MET_IT,      /* all of it, and no link */
-	MET_NOTHING, /* it ends before the last part */
-	MET_MISSING, /* all but the last part */
-	MET_LINK,
-	MET_FILE, /* where a directory would have to be */
-	MET_ERROR
-};
-
-/* Go from the root to name and mount all directories in between on themselves.
- * Afterwards `at` has the part of name that was reached, and *ret_fd is what is there,
- * or -1. */
-static enum met walk(struct guard *guard, const char *name, char at[static PATH_MAX], int *ret_fd)
-{
-	const char *rest = name;
-
-	at[0] = '\0';
-	for (;;) {
-		size_t len = strcspn(rest, "/"), have = strlen(at);
-		bool last = rest[len] == '\0';
-		struct stat st;
-		int fd;
-
-		if (have + len + 2 > PATH_MAX) {
-			guard_fault(guard, ENAMETOOLONG, name);
-			return MET_ERROR;
-		}
-		snprintf(at + have, PATH_MAX - have, "%s%.*s", have ? "/" : "", (int)len, rest);
-		*ret_fd = fd = open_beneath(guard->root_fd, at, O_PATH | O_NOFOLLOW);
-		if (fd == -ENOENT && !note_absent(guard, at))
-			return MET_ERROR;
-		if (fd == -ENOENT)
-			return last ? MET_MISSING : MET_NOTHING;
-		if (fd < 0 || fstat(fd, &st) < 0) {
-			guard_fault(guard, fd < 0 ? -fd : errno, at);
-			return MET_ERROR;
-		}
-		if (S_ISLNK(st.st_mode))
-			return MET_LINK;
-		if (last)
-			return MET_IT;
-		if (!S_ISDIR(st.st_mode))
-			return MET_FILE;
-		if (!mount_on_itself(guard, fd, at, 0)) {
-			close(fd);
-			return MET_ERROR;
-		}
-		close(fd);
-		rest += len + 1;
-	}
-}
-
-/* The directories between a writable directory and what is mounted in it. */
-static bool pin_parents(struct guard *guard, const char *path)
-{
-	size_t len = strlen(guard->root);
-	char at[PATH_MAX];
-	enum met met;
-	int fd = -1;
-
-	if (strncmp(path, guard->root, len) != 0 || path[len] != '/')
-		return true;
-	met = walk(guard, path + len + 1, at, &fd);
-	if (fd >= 0)
-		close(fd);
-	return met != MET_ERROR;
-}
-
-static bool writable_root(const struct sandbox *sandbox, size_t i, const char **ret);
-static bool protect_name(struct guard *guard, const char *name);
-
-/* What a link leads to, if that is in a writable directory. */
-static bool protect_where_it_is(struct guard *guard, const char *name)
-{
-	char path[PATH_MAX], real[PATH_MAX], link[64];
-	const char *root;
-	bool ok = true;
-	ssize_t n;
-	int fd;
-
-	path_of(guard, name, path);
-	fd = open(path, O_PATH | O_CLOEXEC);
-	/* It leads nowhere. */
-	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
-		return true;
-	if (fd < 0)
-		return guard_fault(guard, errno, name);
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	n = readlink(link, real, sizeof(real) - 1);
-	if (n < 0)
-		ok = guard_fault(guard, errno, name);
-	real[n < 0 ? 0 : n] = '\0';
-	for (size_t i = 0; ok && writable_root(guard->sandbox, i, &root); i++) {
-		size_t len = root ? strlen(root) : 0;
-		struct guard other = *guard;
-
-		if (!root || strncmp(real, root, len) != 0 || real[len] != '/')
-			continue;
-		other.root = root;
-		other.root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		ok = other.root_fd >= 0 ? protect_name(&other, real + len + 1) :
-					  guard_fault(guard, errno, name);
-		if (other.root_fd >= 0)
-			close(other.root_fd);
-	}
-	close(fd);
-	return ok;
-}
-
-static bool protect_link(struct guard *guard, int fd, const char *at, const char *name)
-{
-	char text[PATH_MAX];
-	ssize_t n = readlinkat(fd, "", text, sizeof(text) - 1);
-
-	if (n < 0)
-		return guard_fault(guard, errno, at);
-	text[n] = '\0';
-	return add_late(guard, at, text) && protect_where_it_is(guard, name);
-}
-
-static bool protect_name(struct guard *guard, const char *name)
-{
-	char at[PATH_MAX];
-	int fd = -1;
-	bool ok;
-
-	switch (walk(guard, name, at, &fd)) {
-	case MET_IT:
-	case MET_FILE:
-		ok = mount_on_itself(guard, fd, at, MOUNT_ATTR_RDONLY);
-		break;
-	case MET_LINK:
-		ok = protect_link(guard, fd, at, name);
-		break;
-	case MET_MISSING:
-		ok = add_late(guard, name, NULL);
-		break;
-	case MET_NOTHING:
-		ok = true;
-		break;
-	default:
-		ok = false;
-		break;
-	}
-	if (fd >= 0)
-		close(fd);
-	return ok;
-}
-
-/* ---- all writable directories */
-
 /* The i-th place that may be one: the working directory, then the policy's paths. NULL:
  * this is none. False: there are no more. */
 static bool writable_root(const struct sandbox *sandbox, size_t i, const char **ret)
@@ -377,75 +195,300 @@ static bool writable_root(const struct sandbox *sandbox, size_t i, const char **
 	return true;
 }
 
+/* Can a command change what is in that place? */
+static bool changeable(const struct guard *guard, const char *path)
+{
+	const char *root;
+
+	for (size_t i = 0; writable_root(guard->sandbox, i, &root); i++) {
+		size_t len = root && root[1] ? strlen(root) : 0;
+
+		if (root && strncmp(path, root, len) == 0 && path[len] == '/')
+			return true;
+	}
+	return false;
+}
+
+/* Mount on itself what fd is, if a command could change that place, and unless it is already. */
+static bool mount_on_itself(struct guard *guard, int fd, const char *path, uint64_t attributes)
+{
+	struct known *known = find_known(guard, path, true);
+	uint64_t mount;
+	int copy, r;
+
+	if (known) {
+		r = (known->attributes & attributes) == attributes ? 0 :
+								     mount_set_tree(fd, attributes);
+		known->attributes |= attributes;
+		return r < 0 ? guard_fault(guard, -r, path) : true;
+	}
+	if (!changeable(guard, path))
+		return true;
+	copy = mount_copy(fd, NULL, attributes);
+	if (copy < 0)
+		return guard_fault(guard, -copy, path);
+	r = mount_attach(copy, fd);
+	mount = mount_id(copy, "");
+	close(copy);
+	if (r < 0)
+		return guard_fault(guard, -r, path);
+	guard->protection->unsure |= mount == 0;
+	return note(guard, path, mount, attributes);
+}
+
+/* ---- the way to a name */
+
+enum met {
+	MET_DIRECTORY,
+	MET_FILE,    /* anything else, perhaps where a directory would have to be */
+	MET_NOTHING, /* it ends before the last part, or the links lead nowhere */
+	MET_MISSING, /* the last part, or what that leads to */
+	MET_ERROR
+};
+
+/* A path that is gone along. */
+struct way {
+	char at[PATH_MAX];   /* so far; "": the root of the view */
+	char rest[PATH_MAX]; /* from there */
+	unsigned int links;  /* followed until here */
+};
+
+static void go_up(struct way *way)
+{
+	char *slash = strrchr(way->at, '/');
+
+	if (slash)
+		*slash = '\0';
+}
+
+/* To the next part of the rest. False: it would be too long. */
+static bool go_on(struct way *way)
+{
+	const char *part = way->rest + strspn(way->rest, "/");
+	size_t len = strcspn(part, "/"), have = strlen(way->at);
+	const char *next = part + len + strspn(part + len, "/");
+
+	if (len == 2 && strncmp(part, "..", 2) == 0) {
+		go_up(way);
+	} else if (len > 0 && !(len == 1 && part[0] == '.')) {
+		if (have + len + 2 > sizeof(way->at))
+			return false;
+		snprintf(way->at + have, sizeof(way->at) - have, "/%.*s", (int)len, part);
+	}
+	memmove(way->rest, next, strlen(next) + 1);
+	return true;
+}
+
+/* fd is a link: it is to stay what it is, and what it leads to comes before the rest. */
+static bool go_by_link(struct guard *guard, struct way *way, int fd)
+{
+	char text[PATH_MAX];
+	size_t rest = strlen(way->rest);
+	ssize_t n = readlinkat(fd, "", text, sizeof(text) - 1);
+
+	if (n < 0)
+		return guard_fault(guard, errno, way->at);
+	text[n] = '\0';
+	if ((size_t)n + rest + 2 > sizeof(way->rest))
+		return guard_fault(guard, ENAMETOOLONG, way->at);
+	guard->protection->unsure = true;
+	if (changeable(guard, way->at) && !add_late(guard, way->at, text))
+		return false;
+	memmove(way->rest + n + 1, way->rest, rest + 1);
+	memcpy(way->rest, text, (size_t)n);
+	way->rest[n] = rest ? '/' : '\0';
+	if (text[0] == '/')
+		way->at[0] = '\0';
+	else
+		go_up(way);
+	return true;
+}
+
+/* Go all of way, and mount the directories in between on themselves. *ret_fd is what is
+ * there, or -1. */
+static enum met go(struct guard *guard, struct way *way, int *ret_fd)
+{
+	for (;;) {
+		struct stat st;
+		bool ok;
+		int fd;
+
+		*ret_fd = -1;
+		if (!go_on(way)) {
+			guard_fault(guard, ENAMETOOLONG, way->at);
+			return MET_ERROR;
+		}
+		fd = open_beneath(guard->view, way->at[0] ? way->at + 1 : ".", O_PATH | O_NOFOLLOW);
+		if (fd == -ENOENT)
+			return note_absent(guard, way->at) ? MET_MISSING : MET_ERROR;
+		if (fd < 0 || fstat(fd, &st) < 0) {
+			guard_fault(guard, fd < 0 ? -fd : errno, way->at);
+			return MET_ERROR;
+		}
+		*ret_fd = fd;
+		if (!S_ISLNK(st.st_mode) && !S_ISDIR(st.st_mode))
+			return MET_FILE;
+		if (S_ISDIR(st.st_mode) && !way->rest[0])
+			return MET_DIRECTORY;
+		ok = S_ISDIR(st.st_mode) ? mount_on_itself(guard, fd, way->at, 0) :
+					   go_by_link(guard, way, fd);
+		close(fd);
+		*ret_fd = -1;
+		if (!ok)
+			return MET_ERROR;
+		if (S_ISLNK(st.st_mode) && ++way->links > LINKS_MAX)
+			return MET_NOTHING;
+	}
+}
+
+/* The same from base along name, part by part: what is missing before the last is not there
+ * to have that name in it. */
+static enum met walk(struct guard *guard, const char *base, const char *name, struct way *way,
+		     int *ret_fd)
+{
+	way->links = 0;
+	snprintf(way->at, sizeof(way->at), "%s", base);
+	for (;;) {
+		size_t len = strcspn(name, "/");
+		bool last = name[len] == '\0', ok;
+		enum met met;
+
+		snprintf(way->rest, sizeof(way->rest), "%.*s", (int)len, name);
+		met = go(guard, way, ret_fd);
+		if (met == MET_MISSING && !last)
+			return MET_NOTHING;
+		if (met != MET_DIRECTORY || last)
+			return met;
+		ok = mount_on_itself(guard, *ret_fd, way->at, 0);
+		close(*ret_fd);
+		*ret_fd = -1;
+		if (!ok)
+			return MET_ERROR;
+		name += len + 1;
+	}
+}
+
+/* The directories between a writable directory and what is mounted in it. */
+static bool pin_parents(struct guard *guard, const char *base, const char *path)
+{
+	size_t len = strlen(base); /* 0: of the root */
+	struct way way;
+	enum met met;
+	int fd = -1;
+
+	if (strncmp(path, base, len) != 0 || path[len] != '/')
+		return true;
+	met = walk(guard, base, path + len + 1, &way, &fd);
+	if (fd >= 0)
+		close(fd);
+	return met != MET_ERROR;
+}
+
+static bool protect_name(struct guard *guard, const char *base, const char *name)
+{
+	struct way way;
+	int fd = -1;
+	bool ok;
+
+	switch (walk(guard, base, name, &way, &fd)) {
+	case MET_DIRECTORY:
+	case MET_FILE:
+		ok = mount_on_itself(guard, fd, way.at, MOUNT_ATTR_RDONLY);
+		break;
+	case MET_MISSING:
+		ok = !changeable(guard, way.at) || add_late(guard, way.at, NULL);
+		break;
+	case MET_NOTHING:
+		ok = true;
+		break;
+	default:
+		ok = false;
+		break;
+	}
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* ---- all writable directories */
+
 /* What else is mounted in this one. */
-static bool pin_all(struct guard *guard)
+static bool pin_all(struct guard *guard, const char *base)
 {
 	const struct sandbox *sandbox = guard->sandbox;
 	const struct ad_profile *profile = &sandbox->spec->profile;
-	bool ok = pin_parents(guard, sandbox->spec->workdir);
+	bool ok = pin_parents(guard, base, sandbox->spec->workdir);
 
 	/* Also of what is denied and not there. */
 	for (size_t i = 0; ok && i < profile->path_count; i++)
-		ok = pin_parents(guard, profile->paths[i].target);
+		ok = pin_parents(guard, base, profile->paths[i].target);
 	for (size_t i = 0; ok && i < sandbox->hidden_count; i++)
-		ok = pin_parents(guard, sandbox->hidden[i]);
+		ok = pin_parents(guard, base, sandbox->hidden[i]);
 	return ok;
 }
 
 /* The same in what this one shows of another one. */
-static bool protect_aliases(struct guard *guard, const char *name)
+static bool protect_aliases(struct guard *guard, const char *base, const char *name)
 {
-	size_t len = strlen(guard->root);
+	size_t len = strlen(base);
 	char path[PATH_MAX];
 	bool ok = true;
 
 	for (size_t i = 0; ok && i < guard->sandbox->alias_count; i++) {
 		const char *alias = guard->sandbox->aliases[i];
 
-		if (strncmp(alias, guard->root, len) != 0 || alias[len] != '/')
+		if (strncmp(alias, base, len) != 0 || alias[len] != '/')
 			continue;
 		if ((size_t)snprintf(path, sizeof(path), "%s/%s", alias + len + 1, name) >=
 		    sizeof(path))
 			return guard_fault(guard, ENAMETOOLONG, name);
-		ok = protect_name(guard, path);
+		ok = protect_name(guard, base, path);
 	}
 	return ok;
 }
 
-static bool protect_root(struct guard *guard)
+static bool protect_root(struct guard *guard, const char *root)
 {
 	const struct ad_profile *profile = &guard->sandbox->spec->profile;
-	bool ok;
+	struct way way;
+	int fd = -1;
+	/* It may be a link to, or into, what another entry shows. */
+	enum met met = walk(guard, "", root + 1, &way, &fd);
+	bool ok = met != MET_ERROR;
 
-	guard->root_fd = open(guard->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (guard->root_fd < 0 && errno == ENOENT)
-		return note_absent(guard, "");
-	/* A file, or a link to what another entry shows. */
-	if (guard->root_fd < 0 && errno == ENOTDIR) {
+	if (met == MET_DIRECTORY) {
+		ok = (strcmp(way.at, root) == 0 || mount_on_itself(guard, fd, way.at, 0)) &&
+		     pin_all(guard, way.at);
+		for (size_t i = 0; ok && i < profile->name_count; i++)
+			ok = protect_name(guard, way.at, profile->names[i]) &&
+			     protect_aliases(guard, way.at, profile->names[i]);
+	} else if (met == MET_FILE) {
 		guard->protection->unsure = true;
-		return true;
 	}
-	if (guard->root_fd < 0)
-		return guard_fault(guard, errno, "");
-	ok = pin_all(guard);
-	for (size_t i = 0; ok && i < profile->name_count; i++)
-		ok = protect_name(guard, profile->names[i]) &&
-		     protect_aliases(guard, profile->names[i]);
-	close(guard->root_fd);
+	if (fd >= 0)
+		close(fd);
 	return ok;
 }
 
 bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		   struct fault *fault)
 {
-	struct guard guard = { .protection = protection, .sandbox = sandbox, .fault = fault };
-	bool ok = true;
+	struct guard guard = {
+		.protection = protection,
+		.sandbox = sandbox,
+		.view = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
+		.fault = fault,
+	};
+	const char *root;
+	bool ok = guard.view >= 0 || guard_fault(&guard, errno, "/");
 
 	forget(protection);
-	for (size_t i = 0; ok && writable_root(sandbox, i, &guard.root); i++) {
-		if (guard.root)
-			ok = protect_root(&guard);
+	for (size_t i = 0; ok && writable_root(sandbox, i, &root); i++) {
+		if (root)
+			ok = protect_root(&guard, root);
 	}
+	if (guard.view >= 0)
+		close(guard.view);
 	return ok;
 }
 
@@ -522,7 +565,7 @@ static enum state state_of(int dir, const char *name, const char *link)
 
 enum outcome { RIGHT, SET_RIGHT, LEFT };
 
-static enum outcome set_right_in(int dir, const char *name, const char *link)
+static enum outcome set_right(int dir, const char *name, const char *link)
 {
 	switch (state_of(dir, name, link)) {
 	case AS_BEFORE:
@@ -538,51 +581,36 @@ static enum outcome set_right_in(int dir, const char *name, const char *link)
 	return LEFT;
 }
 
-static enum outcome set_right(int root, const char *path, const char *link)
-{
-	char parent[PATH_MAX];
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	enum outcome outcome;
-	int dir = root;
-
-	if (slash) {
-		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
-		dir = open_beneath(root, parent, O_PATH | O_DIRECTORY);
-		if (dir < 0)
-			return !link && (dir == -ENOENT || dir == -ENOTDIR) ? RIGHT : LEFT;
-	}
-	outcome = set_right_in(dir, name, link);
-	if (dir != root)
-		close(dir);
-	return outcome;
-}
-
 void protect_end(const struct protection *protection,
 		 void (*told)(const char *path, bool moved, void *userdata), void *userdata)
 {
-	const char *open_root = NULL;
-	int root = -1;
+	int view = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), dir = -EBADF;
+	char parent[PATH_MAX] = "";
 
 	for (size_t i = 0; i < protection->count; i++) {
 		const struct late *late = &protection->late[i];
-		const char *name = protection->text + late->name;
+		const char *path = protection->text + late->path;
 		const char *link = late->link == NO_TEXT ? NULL : protection->text + late->link;
+		const char *name = strrchr(path, '/') + 1;
+		size_t len = (size_t)(name - path);
 		enum outcome outcome;
-		char path[PATH_MAX];
 
-		/* Those of one root are beside each other. */
-		if (late->root != open_root) {
-			if (root >= 0)
-				close(root);
-			open_root = late->root;
-			root = open(open_root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		/* Those of one directory are beside each other. */
+		if (strncmp(parent, path, len) != 0 || parent[len] != '\0') {
+			if (dir >= 0)
+				close(dir);
+			snprintf(parent, sizeof(parent), "%.*s", (int)len, path);
+			dir = open_beneath(view, len > 1 ? parent + 1 : ".", O_PATH | O_DIRECTORY);
 		}
-		outcome = root < 0 ? LEFT : set_right(root, name, link);
-		if (outcome != RIGHT) {
-			snprintf(path, sizeof(path), "%s/%s", late->root, name);
+		if (dir >= 0)
+			outcome = set_right(dir, name, link);
+		else
+			outcome = !link && (dir == -ENOENT || dir == -ENOTDIR) ? RIGHT : LEFT;
+		if (outcome != RIGHT)
 			told(path, outcome == SET_RIGHT, userdata);
-		}
 	}
-	if (root >= 0)
-		close(root);
+	if (dir >= 0)
+		close(dir);
+	if (view >= 0)
+		close(view);
 }

@@ -422,6 +422,57 @@ def nested():
         tap.check(done.stdout == "secret\n", "without all that they can be moved", [done.stderr])
 
 
+# What there is before (a text that begins with "->" is a link, None a directory), what is done,
+# and what is told and moved aside. All of it is as it was then.
+LINKS = [
+    ("what a link leads to appears", {".bashrc": "-> dot/bashrc", "dot": None},
+     "echo evil > dot/bashrc", ["dot/bashrc"]),
+    ("it appears with its directory", {".bashrc": "-> dot/bashrc"},
+     "mkdir dot; echo evil > dot/bashrc", ["dot"]),
+    ("what a link out and back leads to appears", {".bashrc": "-> {work}/dot/../dot/bashrc", "dot": None},
+     "echo evil > dot/bashrc", ["dot/bashrc"]),
+    ("hooks appear in a repository behind a link", {".git": "-> gitreal", "gitreal": None},
+     "mkdir gitreal/hooks; echo evil > gitreal/hooks/pre-commit", ["gitreal/hooks"]),
+    ("a link in a chain is replaced", {".bashrc": "-> a", "a": "-> real/b", "real/b": "mine\n"},
+     "rm a; echo evil > a", ["a"]),
+    ("a link in a chain is removed", {".bashrc": "-> a", "a": "-> b", "b": "-> c"},
+     "rm b", ["b"]),
+    ("a directory that is a link is replaced",
+     {".profile": "-> cfg/profile", "cfg": "-> dots", "dots/profile": "mine\n"},
+     "rm cfg; mkdir cfg; echo evil > cfg/profile", ["cfg"]),
+    ("the end of a chain is changed", {".bashrc": "-> a", "a": "-> real/b", "real/b": "mine\n"},
+     "echo evil >> real/b; mv real r; rm real/b", []),
+    ("a loop of links is broken", {".bashrc": "-> a", "a": "-> .bashrc"},
+     "rm a; echo evil > a", ["a"]),
+    ("a name beside one that a link goes through", {".bashrc": "-> .git/hooks/x", ".git/hooks/x": "a\n"},
+     "echo evil > .git/hooks/y", []),
+]
+
+
+def links_on_the_way():
+    for title, files, command, told in LINKS:
+        for options in [], ["--no-protect"]:
+            with Place() as place:
+                for name, text in files.items():
+                    if text is None:
+                        place.make_dir("work", name)
+                    elif text.startswith("-> "):
+                        os.symlink(text[3:].format(work=place.work), place.path(name))
+                    else:
+                        place.write(name, text)
+                before = tree(place)
+                done = place.run(f"{command}; echo alive", *options)
+                now = {name: text for name, text in tree(place).items()
+                       if ".agentd-denied-" not in name}
+                story = [str(now), str(done.denied), done.stdout, done.stderr]
+                if options:
+                    tap.check(now != before, f"links: {title}: succeeds without protection", story)
+                    continue
+                tap.check("alive" in done.stdout and now == before, f"links: {title}", story)
+                tap.check(sorted(os.path.relpath(d, place.work) for d in done.denied) == told,
+                          f"links: {title}: it is told", story)
+
+
 SESSION = "01234567-89ab-4cde-8fab-0123456789ab"
 HINDER = "echo evil > .bashrc; prlimit --pid $PPID --nofile=0:0; echo $?"
 
@@ -459,7 +510,7 @@ def hindered():
 
 
 CASES = [whole, switched_off, degraded, protected, appeared, own_repository, links, nested,
-         hindered, fail_closed]
+         links_on_the_way, hindered, fail_closed]
 
 
 def main():
