@@ -85,7 +85,7 @@ AGENTD_API int agentd_policy_deny_host(agentd_policy *policy, const char *host_p
 AGENTD_API int agentd_policy_set_protection(agentd_policy *policy, const char *layer,
 					    int32_t strictness, agentd_error **reterr);
 /** A name relative to a writable directory, such as ".git/hooks", that commands
- *  may not change. */
+ *  may not change. A component "*" stands for all that is there. */
 AGENTD_API int agentd_policy_protect_name(agentd_policy *policy, const char *relative_path,
 					  agentd_error **reterr);
 /** Refuse a VM that is only emulated. */

@@ -14,9 +14,12 @@
  * the command's.
  *
  * A symbolic link cannot be mounted on: it is put back if it has changed. What it leads
- * to, link by link, is protected where that is: also if nothing is there yet. */
+ * to, link by link, is protected where that is: also if nothing is there yet.
+ *
+ * A part "*" of a name stands for all that is in that directory when the command starts. */
 #include "helper/sandbox.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -57,7 +60,8 @@ enum {
 struct guard {
 	struct protection *protection;
 	const struct sandbox *sandbox;
-	int view; /* its root */
+	int view;       /* its root */
+	bool look_only; /* what is passed is not mounted on itself */
 	struct fault *fault;
 };
 
@@ -216,6 +220,8 @@ static bool mount_on_itself(struct guard *guard, int fd, const char *path, uint6
 	uint64_t mount;
 	int copy, r;
 
+	if (guard->look_only)
+		return true;
 	if (known) {
 		r = (known->attributes & attributes) == attributes ? 0 :
 								     mount_set_tree(fd, attributes);
@@ -384,19 +390,86 @@ static bool pin_parents(struct guard *guard, const char *base, const char *path)
 	return met != MET_ERROR;
 }
 
-static bool protect_name(struct guard *guard, const char *base, const char *name)
+static bool protect_name(struct guard *guard, const char *base, const char *name, size_t plain);
+
+/* What each directory in fd, which is at base, has of that name; name begins with a slash, or is
+ * empty: then each of all that is there. */
+static bool protect_each(struct guard *guard, int fd, const char *base, const char *name)
 {
+	int own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = own < 0 ? NULL : fdopendir(own);
+	const struct dirent *entry;
+	bool ok = dir || guard_fault(guard, errno, base);
+
+	if (!dir && own >= 0)
+		close(own);
+	/* That another one has come in there is seen by reading it only. */
+	guard->protection->unsure = true;
+	while (ok && (errno = 0, entry = readdir(dir))) {
+		char below[PATH_MAX];
+		size_t plain = strlen(entry->d_name);
+		struct stat st;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (name[0] && (fstatat(own, entry->d_name, &st, 0) < 0 || !S_ISDIR(st.st_mode)))
+			continue;
+		if ((size_t)snprintf(below, sizeof(below), "%s%s", entry->d_name, name) >=
+		    sizeof(below))
+			ok = guard_fault(guard, ENAMETOOLONG, base);
+		else
+			ok = protect_name(guard, base, below, plain);
+	}
+	if (ok && errno)
+		ok = guard_fault(guard, errno, base);
+	if (dir)
+		closedir(dir);
+	return ok;
+}
+
+/* The first part that is "*", or NULL. */
+static const char *find_star(const char *name)
+{
+	const char *star = name;
+
+	while ((star = strchr(star, '*')) &&
+	       ((star > name && star[-1] != '/') || (star[1] != '\0' && star[1] != '/')))
+		star++;
+	return star;
+}
+
+/* In the first bytes of name, so many, no "*" stands for others. */
+static bool protect_name(struct guard *guard, const char *base, const char *name, size_t plain)
+{
+	const char *star = find_star(name + plain);
+	size_t len = star ? (size_t)(star - name) : strlen(name);
+	char before[PATH_MAX];
 	struct way way;
+	enum met met;
 	int fd = -1;
 	bool ok;
 
-	switch (walk(guard, base, name, &way, &fd)) {
+	snprintf(before, sizeof(before), "%.*s", (int)len, name);
+	/* A "*" also stands for directories that have nothing of that name, and that the command
+	 * may have to remove. */
+	guard->look_only = plain > 0 && !star;
+	met = walk(guard, base, before, &way, &fd);
+	if (guard->look_only && fd >= 0) {
+		close(fd);
+		guard->look_only = false;
+		met = walk(guard, base, before, &way, &fd);
+	}
+	guard->look_only = false;
+	switch (met) {
 	case MET_DIRECTORY:
+		ok = star ? protect_each(guard, fd, way.at, star + 1) :
+			    mount_on_itself(guard, fd, way.at, MOUNT_ATTR_RDONLY);
+		break;
 	case MET_FILE:
 		ok = mount_on_itself(guard, fd, way.at, MOUNT_ATTR_RDONLY);
 		break;
 	case MET_MISSING:
-		ok = !changeable(guard, way.at) || add_late(guard, way.at, NULL);
+		ok = star || !changeable(guard, way.at) || add_late(guard, way.at, NULL);
 		break;
 	case MET_NOTHING:
 		ok = true;
@@ -442,7 +515,7 @@ static bool protect_aliases(struct guard *guard, const char *base, const char *n
 		if ((size_t)snprintf(path, sizeof(path), "%s/%s", alias + len + 1, name) >=
 		    sizeof(path))
 			return guard_fault(guard, ENAMETOOLONG, name);
-		ok = protect_name(guard, base, path);
+		ok = protect_name(guard, base, path, 0);
 	}
 	return ok;
 }
@@ -460,7 +533,7 @@ static bool protect_root(struct guard *guard, const char *root)
 		ok = (strcmp(way.at, root) == 0 || mount_on_itself(guard, fd, way.at, 0)) &&
 		     pin_all(guard, way.at);
 		for (size_t i = 0; ok && i < profile->name_count; i++)
-			ok = protect_name(guard, way.at, profile->names[i]) &&
+			ok = protect_name(guard, way.at, profile->names[i], 0) &&
 			     protect_aliases(guard, way.at, profile->names[i]);
 	} else if (met == MET_FILE) {
 		guard->protection->unsure = true;

@@ -10,10 +10,28 @@ const char *const ad_policy_layers[AD_POLICY_LAYER_COUNT] = {
 	"landlock", "seccomp", "capabilities", "keyring", "rlimits", "cgroup", "idmap",
 };
 
-/* What a command must not change lest it run later outside of its sandbox. */
+/* What a command must not change lest it run later outside of its sandbox. Of a repository
+ * also what says that its configuration is somewhere else; and of submodules, whose names
+ * often have two parts, and worktrees. */
+#define OF_REPOSITORY(dir) dir "/hooks", dir "/config", dir "/config.worktree", dir "/commondir"
 static const char *const default_protected[] = {
-	".git/hooks", ".git/config", ".bashrc",   ".bash_profile", ".bash_login",
-	".profile",   ".zshrc",      ".zprofile", ".zshenv",       ".zlogin",
+	OF_REPOSITORY(".git"),
+	OF_REPOSITORY(".git/modules/*"),
+	OF_REPOSITORY(".git/modules/*/*"),
+	OF_REPOSITORY(".git/worktrees/*"),
+	".gitconfig",
+	".config/git/config",
+	".bashrc",
+	".bash_profile",
+	".bash_login",
+	".bash_logout",
+	".bash_aliases",
+	".profile",
+	".zshrc",
+	".zprofile",
+	".zshenv",
+	".zlogin",
+	".zlogout",
 };
 
 static const agentd_policy defaults = {

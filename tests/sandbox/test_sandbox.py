@@ -473,6 +473,125 @@ def links_on_the_way():
                           f"links: {title}: it is told", story)
 
 
+# Ways to have the host's git run a program, by files that name others.
+REDIRECTS = {
+    "commondir": "echo ../evil > .git/commondir",
+    "another commondir": "rm -f .git/commondir; cp -r evil .git/e; echo e > .git/commondir",
+    "a worktree's own configuration": "cp evil/config .git/config.worktree",
+    "a submodule's configuration": "cat evil/config >> .git/modules/sub/config",
+    "a submodule's configuration is replaced": "cp evil/config x; mv -f x .git/modules/sub/config",
+    "a submodule's commondir": "echo ../../../evil > .git/modules/sub/commondir",
+    "a submodule is renamed": "mv .git/modules/sub .git/modules/s; cp -r .git/modules/s"
+    " .git/modules/sub; cat evil/config >> .git/modules/sub/config",
+    "a submodule's hooks": "mkdir -p .git/modules/sub/hooks; cp evil/config .git/modules/sub/hooks/evil",
+    "a submodule with a name of two parts": "cat evil/config >> .git/modules/lib/foo/config",
+    "all submodules are renamed": "mv .git/modules .git/m; cp -r .git/m .git/modules;"
+    " cat evil/config >> .git/modules/lib/foo/config",
+    "a worktree's commondir": "echo ../../../evil > .git/worktrees/tree/commondir",
+    "the configuration of a worktree": "cp evil/config .git/worktrees/tree/config.worktree",
+}
+
+
+def host_git(place, *words):
+    env = {"PATH": os.environ["PATH"], "HOME": place.base, "GIT_CONFIG_NOSYSTEM": "1"}
+    return subprocess.run(["git", "-c", "protocol.file.allow=always", "-c", "user.name=x", "-c",
+                           "user.email=x@y", *words], cwd=place.work, env=env, check=False,
+                          capture_output=True, text=True)
+
+
+def make_repository(place):
+    """With submodules, a worktree, and a file that the host is to be made to look at."""
+    origin = os.path.join(place.base, "origin")
+    for words in (
+        ["init", "-q", origin],
+        ["-C", origin, "commit", "-q", "--allow-empty", "-m", "x"],
+        ["init", "-q", "."],
+        ["config", "extensions.worktreeConfig", "true"],
+        ["submodule", "--quiet", "add", origin, "sub"],
+        ["submodule", "--quiet", "add", origin, "lib/foo"],
+        ["commit", "-q", "-m", "x"],
+        ["worktree", "add", "-q", "tree"],
+    ):
+        done = host_git(place, *words)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+    pwned = os.path.join(place.base, "pwned")
+    place.write("evil/config", "[core]\n\trepositoryformatversion = 0\n"
+                f"\tfsmonitor = \"touch {pwned}; false\"\n")
+    for name in ("objects", "refs"):
+        place.make_dir("work", "evil", name)
+    return pwned
+
+
+def redirects():
+    for title, command in REDIRECTS.items():
+        for options in [], ["--no-protect"]:
+            with Place() as place:
+                pwned = make_repository(place)
+                done = place.run(f"{command}; echo alive", *options)
+                for where in ".", "sub", "lib/foo", "tree":
+                    host_git(place, "-C", where, "status")
+                runs = os.path.exists(pwned) or os.path.exists(
+                    place.path(".git", "modules", "sub", "hooks", "evil"))
+                story = [str(done.denied), done.stdout, done.stderr]
+                if options:
+                    tap.check(runs, f"git: {title}: succeeds without protection", story)
+                else:
+                    tap.check("alive" in done.stdout and not runs, f"git: {title}", story)
+
+
+def git_works():
+    """With all of that protected, in a submodule and a worktree as well."""
+    with Place() as place:
+        make_repository(place)
+        place.write(".git/modules/sub/rebase-merge/head-name", "x\n")
+        done = place.run("rm -r .git/modules/sub/rebase-merge && echo removed")
+        tap.check(done.stdout == "removed\n" and not done.denied,
+                  "git can remove what it made in a submodule", [done.stderr, str(done.denied)])
+        done = place.run(
+            "git config --global user.name x; git config --global user.email x@y;"
+            "git config --global --add safe.directory '*';"
+            "for d in . sub lib/foo tree; do (cd $d && echo $d > file && git add file &&"
+            " git commit -qm two && git log --format=%s | head -1 && git branch other && git gc -q); done")
+        tap.check(done.stdout.split() == ["two"] * 4 and not done.denied,
+                  "git works in submodules and worktrees", [done.stdout, done.stderr, str(done.denied)])
+        done = place.run(
+            "git config --global user.name x; git config --global user.email x@y;"
+            "git config --global --add safe.directory '*'; git worktree add -q more &&"
+            " cd more && git commit -q --allow-empty -m three && git log --format=%s | head -1")
+        tap.check(done.stdout.split() == ["three"] and not done.denied and
+                  os.path.exists(place.path(".git", "worktrees", "more", "commondir")),
+                  "a worktree can be added", [done.stdout, done.stderr, str(done.denied)])
+
+
+def patterns():
+    with Place() as place:
+        place.write("a/.git/config", "mine\n")
+        place.write("*/.git/config", "mine\n")
+        place.write("file", "mine\n")
+        place.write("top/x", "mine\n")
+        place.make_dir("work", "b", ".git")
+        os.symlink("elsewhere", place.path("l"))
+        place.write("elsewhere/.git/config", "mine\n")
+        command = ("for d in a b '*' l elsewhere new; do mkdir -p \"$d/.git\";"
+                   " echo evil > \"$d/.git/config\"; done; echo evil > file; echo evil > top/x;"
+                   " echo evil > top/y; rm l; echo alive")
+        names = "a/.git/config", "*/.git/config", "elsewhere/.git/config", "top/x"
+        done = place.run(command, "--protect", "*/.git/config", "--protect", "top/*")
+        now = tree(place)
+        story = [str(now), str(done.denied), done.stderr]
+        tap.check("alive" in done.stdout and all(now[name] == "mine\n" for name in names),
+                  "a part * stands for all there is", story)
+        tap.check("b/.git/config" not in now and now.get("l") == "-> elsewhere" and
+                  sorted(os.path.relpath(d, place.work) for d in done.denied) ==
+                  ["b/.git/config", "l"], "what appears there is moved aside", story)
+        tap.check(now["file"] == now["top/y"] == now["new/.git/config"] == "evil\n",
+                  "all the rest is the command's", story)
+        done = place.run(command, "--no-protect")
+        tap.check(all(tree(place)[name] == "evil\n" for name in names),
+                  "patterns: succeeds without protection", [str(tree(place)), done.stderr])
+
+
 SESSION = "01234567-89ab-4cde-8fab-0123456789ab"
 HINDER = "echo evil > .bashrc; prlimit --pid $PPID --nofile=0:0; echo $?"
 
@@ -510,7 +629,8 @@ def hindered():
 
 
 CASES = [whole, switched_off, degraded, protected, appeared, own_repository, links, nested,
-         links_on_the_way, hindered, fail_closed]
+         links_on_the_way, redirects,
+         git_works, patterns, hindered, fail_closed]
 
 
 def main():

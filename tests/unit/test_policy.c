@@ -244,8 +244,8 @@ START_TEST(test_defaults)
 		ck_assert_uint_eq(ad_policy_limits(p)->size, sizeof(struct agentd_limits));
 		ck_assert_uint_eq(ad_policy_limits(p)->pids_max, 0);
 		ck_assert_str_eq(ad_policy_protected_at(p, 0), ".git/hooks");
-		ck_assert_uint_eq(ad_policy_protected_count(p), 10);
-		ck_assert_ptr_null(ad_policy_protected_at(p, 10));
+		ck_assert_uint_eq(ad_policy_protected_count(p), 29);
+		ck_assert_ptr_null(ad_policy_protected_at(p, 29));
 	}
 	ck_assert_ptr_eq(agentd_policy_ref(policy), policy);
 	agentd_policy_unref(policy);
@@ -286,8 +286,8 @@ START_TEST(test_setters)
 			 AGENTD_PROTECTION_OFF);
 	ck_assert_int_eq(agentd_policy_protect_name(policy, ".envrc", NULL), 0);
 	ck_assert_int_eq(agentd_policy_protect_name(policy, ".envrc", NULL), 0);
-	ck_assert_uint_eq(ad_policy_protected_count(policy), 11);
-	ck_assert_str_eq(ad_policy_protected_at(policy, 10), ".envrc");
+	ck_assert_uint_eq(ad_policy_protected_count(policy), 30);
+	ck_assert_str_eq(ad_policy_protected_at(policy, 29), ".envrc");
 	ck_assert_int_eq(agentd_policy_require_kvm(policy, NULL), 0);
 	ck_assert(ad_policy_require_kvm(policy));
 	ck_assert_int_eq(agentd_policy_discard_unfinished(policy, NULL), 0);
