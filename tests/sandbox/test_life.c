@@ -441,7 +441,7 @@ START_TEST(mounts_show_no_more)
 	      20000);
 	t_expect_out(&run, AGENTD_STDOUT, "shown\nwrote\n");
 	t_run_free(&run);
-	in_workdir(world, "cd ../data/proj; test shown = $(cat .git/config); test ! -e .bashrc");
+	in_workdir(world, "cd ../data/proj; test shown = $(cat .git/config) && test ! -e .bashrc");
 	free(workdir);
 	t_world_free(world);
 }
