@@ -324,6 +324,9 @@ static enum met go(struct guard *guard, struct way *way, int *ret_fd)
 			guard_fault(guard, ENAMETOOLONG, way->at);
 			return MET_ERROR;
 		}
+		/* Many names begin alike. */
+		if (find_known(guard, way->at, false))
+			return MET_MISSING;
 		fd = open_beneath(guard->view, way->at[0] ? way->at + 1 : ".", O_PATH | O_NOFOLLOW);
 		if (fd == -ENOENT)
 			return note_absent(guard, way->at) ? MET_MISSING : MET_ERROR;
