@@ -36,7 +36,8 @@ struct agentd_runner_opts {
 	agentd_log_fn log;             /**< NULL: silent */
 	void *log_userdata;            /**< given to log */
 	int32_t log_level;             /**< most detailed AGENTD_LOG_* wanted */
-	uint32_t max_running;          /**< commands alive at once; 0: 16 */
+	uint32_t max_running;          /**< commands alive at once, or waiting for their
+					*   session; 0: 16 */
 	uint32_t max_queued;           /**< commands waiting for a place; 0: 64 */
 	uint32_t heartbeat_ms;         /**< "still running" record; 0: 5000 */
 	uint32_t drain_ms;             /**< wait for output after exit or kill; 0: 250 */
