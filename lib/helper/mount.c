@@ -48,6 +48,14 @@ uint64_t mount_id(int dir, const char *path)
 		       0;
 }
 
+bool mount_is_root(const char *path)
+{
+	struct statx st;
+
+	return statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, 0, &st) == 0 &&
+	       (st.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+}
+
 int mount_set(int fd, uint64_t attributes)
 {
 	struct mount_attr attr = { .attr_set = attributes };

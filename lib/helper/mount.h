@@ -4,6 +4,7 @@
 #ifndef AD_HELPER_MOUNT_H
 #define AD_HELPER_MOUNT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -13,6 +14,8 @@ int mount_copy(int dir, const char *path, uint64_t attributes);
 /* Of the mount that path, which is not followed if it is a link, is in; path "": dir itself. 0 with
  * errno if there is nothing, or the kernel (before 5.8) does not tell. */
 uint64_t mount_id(int dir, const char *path);
+/* Whether something is mounted at path itself (Linux 5.8). */
+bool mount_is_root(const char *path);
 /* Set attributes on what fd is the root of; on the tree of that, which becomes private. */
 int mount_set(int fd, uint64_t attributes);
 int mount_set_tree(int fd, uint64_t attributes);

@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -39,20 +40,23 @@
 
 /* To be looked at in the end: where there was nothing, or a link. */
 struct late {
+	uint32_t hash; /* of the path: there may be thousands */
 	size_t path;
 	size_t link; /* where the symbolic link led; NO_TEXT: nothing was there */
 };
 
 /* What was there on the way to the names. */
 struct known {
+	uint32_t hash;
 	size_t path;
 	uint64_t mount;      /* its id, being mounted on itself by now; 0: nothing is there */
-	uint64_t attributes; /* it has them */
+	uint64_t attributes; /* it has them, or had them until it was removed */
 };
 
 #define NO_TEXT SIZE_MAX
 enum {
 	ENTRIES_MIN = 16,
+	ENTRIES_MAX = 16384, /* of a repository with 500 submodules */
 	TEXT_MIN = PATH_MAX, /* so that twice as much has room for another path */
 	LINKS_MAX = 40       /* as the kernel's: more lead nowhere */
 };
@@ -99,21 +103,45 @@ static size_t keep_text(struct protection *protection, const char *text)
 	return at;
 }
 
+/* FNV-1a */
+static uint32_t hash_of(const char *path)
+{
+	uint32_t hash = 2166136261;
+
+	while (*path)
+		hash = (hash ^ (uint8_t)*path++) * 16777619;
+	return hash;
+}
+
+/* A command may have made them, to keep the next ones busy for ever. */
+static bool too_many(const struct guard *guard, size_t count, const char *path)
+{
+	return count < ENTRIES_MAX ? false :
+				     !fault_set(guard->fault, AD_STAGE_VIEW, 0, E2BIG,
+						"there are more than %d protected names, one is %s",
+						ENTRIES_MAX, path);
+}
+
 static bool add_late(struct guard *guard, const char *path, const char *link)
 {
 	struct protection *protection = guard->protection;
+	uint32_t hash = hash_of(path);
 	struct late *late;
 
 	for (size_t i = 0; i < protection->count; i++) {
-		if (strcmp(protection->text + protection->late[i].path, path) == 0)
+		late = &protection->late[i];
+		if (late->hash == hash && strcmp(protection->text + late->path, path) == 0)
 			return true;
 	}
+	if (too_many(guard, protection->count, path))
+		return false;
 	late = with_room(protection->late, protection->count, sizeof(*late));
 	if (!late)
 		return guard_fault(guard, ENOMEM, path);
 	protection->late = late;
 	late += protection->count;
 	*late = (struct late){
+		.hash = hash,
 		.path = keep_text(protection, path),
 		.link = link ? keep_text(protection, link) : NO_TEXT,
 	};
@@ -126,11 +154,12 @@ static bool add_late(struct guard *guard, const char *path, const char *link)
 static struct known *find_known(const struct guard *guard, const char *path, bool mounted)
 {
 	const struct protection *protection = guard->protection;
+	uint32_t hash = hash_of(path);
 
 	for (size_t i = 0; i < protection->known_count; i++) {
 		struct known *known = &protection->known[i];
 
-		if ((known->mount != 0) == mounted &&
+		if (known->hash == hash && (known->mount != 0) == mounted &&
 		    strcmp(protection->text + known->path, path) == 0)
 			return known;
 	}
@@ -140,13 +169,17 @@ static struct known *find_known(const struct guard *guard, const char *path, boo
 static bool note(struct guard *guard, const char *path, uint64_t mount, uint64_t attributes)
 {
 	struct protection *protection = guard->protection;
-	struct known *known = with_room(protection->known, protection->known_count, sizeof(*known));
+	struct known *known;
 
+	if (too_many(guard, protection->known_count, path))
+		return false;
+	known = with_room(protection->known, protection->known_count, sizeof(*known));
 	if (!known)
 		return guard_fault(guard, ENOMEM, path);
 	protection->known = known;
 	known += protection->known_count;
 	*known = (struct known){
+		.hash = hash_of(path),
 		.path = keep_text(protection, path),
 		.mount = mount,
 		.attributes = attributes,
@@ -415,7 +448,9 @@ static bool protect_each(struct guard *guard, int fd, const char *base, const ch
 
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
-		if (name[0] && (fstatat(own, entry->d_name, &st, 0) < 0 || !S_ISDIR(st.st_mode)))
+		/* A link would let a command have this go anywhere. */
+		if (name[0] && (fstatat(own, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+				!S_ISDIR(st.st_mode)))
 			continue;
 		if ((size_t)snprintf(below, sizeof(below), "%s%s", entry->d_name, name) >=
 		    sizeof(below))
@@ -581,16 +616,77 @@ bool protect_holds(const struct protection *protection)
 	return !protection->unsure;
 }
 
+/* ---- in a session, whose commands live on what is mounted */
+
+bool protect_share(struct protection *protection)
+{
+	size_t size = (protection->known_count + 1) * sizeof(*protection->known);
+	struct known *shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+				    -1, 0);
+
+	if (shared == MAP_FAILED)
+		return false;
+	if (protection->known_count > 0)
+		memcpy(shared, protection->known, size - sizeof(*shared));
+	free(protection->known);
+	protection->known = shared;
+	return true;
+}
+
+static bool is_kept(const struct protection *protection, const struct known *known)
+{
+	return !known->mount || mount_id(AT_FDCWD, protection->text + known->path) == known->mount;
+}
+
 bool protect_kept(const struct protection *protection)
 {
 	for (size_t i = 0; i < protection->known_count; i++) {
-		const struct known *known = &protection->known[i];
-
-		if (known->mount &&
-		    mount_id(AT_FDCWD, protection->text + known->path) != known->mount)
+		if (!is_kept(protection, &protection->known[i]))
 			return false;
 	}
 	return true;
+}
+
+/* fd is what is there now. */
+static bool mount_anew(struct known *known, int fd)
+{
+	struct stat st;
+	int copy = fstat(fd, &st) < 0 || S_ISLNK(st.st_mode) ?
+			   -ELOOP :
+			   mount_copy(fd, NULL, known->attributes);
+	bool ok = copy >= 0 && mount_attach(copy, fd) == 0;
+
+	known->mount = ok ? mount_id(copy, "") : 0;
+	if (copy >= 0)
+		close(copy);
+	return known->mount != 0;
+}
+
+bool protect_renew(const struct protection *protection)
+{
+	int view = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bool ok = view >= 0;
+
+	/* Those above others come before them. */
+	for (size_t i = 0; i < protection->known_count && ok; i++) {
+		struct known *known = &protection->known[i];
+		int fd;
+
+		if (is_kept(protection, known))
+			continue;
+		fd = open_beneath(view, protection->text + known->path + 1, O_PATH | O_NOFOLLOW);
+		if (fd >= 0)
+			ok = mount_anew(known, fd);
+		else if (fd == -ENOENT || fd == -ENOTDIR)
+			known->mount = 0;
+		else
+			ok = false;
+		if (fd >= 0)
+			close(fd);
+	}
+	if (view >= 0)
+		close(view);
+	return ok;
 }
 
 /* ---- afterwards */
@@ -657,36 +753,61 @@ static enum outcome set_right(int dir, const char *name, const char *link)
 	return LEFT;
 }
 
+/* Those of one directory are beside each other. */
+struct looking {
+	int view, dir;
+	char parent[PATH_MAX];
+	void (*told)(const char *path, bool moved, void *userdata);
+	void *userdata;
+};
+
+static void look_at(struct looking *looking, const char *path, const char *link)
+{
+	const char *name = strrchr(path, '/') + 1;
+	size_t len = (size_t)(name - path);
+	enum outcome outcome;
+
+	if (strncmp(looking->parent, path, len) != 0 || looking->parent[len] != '\0') {
+		if (looking->dir >= 0)
+			close(looking->dir);
+		snprintf(looking->parent, sizeof(looking->parent), "%.*s", (int)len, path);
+		looking->dir = open_beneath(looking->view, len > 1 ? looking->parent + 1 : ".",
+					    O_PATH | O_DIRECTORY);
+	}
+	if (looking->dir >= 0)
+		outcome = set_right(looking->dir, name, link);
+	else
+		outcome = !link && (looking->dir == -ENOENT || looking->dir == -ENOTDIR) ? RIGHT :
+											   LEFT;
+	if (outcome != RIGHT)
+		looking->told(path, outcome == SET_RIGHT, looking->userdata);
+}
+
 void protect_end(const struct protection *protection,
 		 void (*told)(const char *path, bool moved, void *userdata), void *userdata)
 {
-	int view = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), dir = -EBADF;
-	char parent[PATH_MAX] = "";
+	struct looking looking = {
+		.view = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
+		.dir = -EBADF,
+		.told = told,
+		.userdata = userdata,
+	};
 
 	for (size_t i = 0; i < protection->count; i++) {
 		const struct late *late = &protection->late[i];
-		const char *path = protection->text + late->path;
-		const char *link = late->link == NO_TEXT ? NULL : protection->text + late->link;
-		const char *name = strrchr(path, '/') + 1;
-		size_t len = (size_t)(name - path);
-		enum outcome outcome;
 
-		/* Those of one directory are beside each other. */
-		if (strncmp(parent, path, len) != 0 || parent[len] != '\0') {
-			if (dir >= 0)
-				close(dir);
-			snprintf(parent, sizeof(parent), "%.*s", (int)len, path);
-			dir = open_beneath(view, len > 1 ? parent + 1 : ".", O_PATH | O_DIRECTORY);
-		}
-		if (dir >= 0)
-			outcome = set_right(dir, name, link);
-		else
-			outcome = !link && (dir == -ENOENT || dir == -ENOTDIR) ? RIGHT : LEFT;
-		if (outcome != RIGHT)
-			told(path, outcome == SET_RIGHT, userdata);
+		look_at(&looking, protection->text + late->path,
+			late->link == NO_TEXT ? NULL : protection->text + late->link);
 	}
-	if (dir >= 0)
-		close(dir);
-	if (view >= 0)
-		close(view);
+	/* What the host has removed is missing as well. */
+	for (size_t i = 0; i < protection->known_count; i++) {
+		const struct known *known = &protection->known[i];
+
+		if (!known->mount && (known->attributes & MOUNT_ATTR_RDONLY))
+			look_at(&looking, protection->text + known->path, NULL);
+	}
+	if (looking.dir >= 0)
+		close(looking.dir);
+	if (looking.view >= 0)
+		close(looking.view);
 }

@@ -135,9 +135,13 @@ bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		   struct fault *fault);
 /* Would that be the same now? Takes no right, and nothing but system calls. */
 bool protect_holds(const struct protection *protection);
+/* In a session, before its supervisors are made: they and pid 1 know the same from here on. */
+bool protect_share(struct protection *protection);
 /* Is what was mounted for it still there? What the host removes or replaces by another loses its
  * mount. */
 bool protect_kept(const struct protection *protection);
+/* Only what has lost it gets another. False: that cannot be. */
+bool protect_renew(const struct protection *protection);
 /* When nothing of it is alive: what has appeared is moved aside, and told is called with
  * its path; also, with moved false, of what could not be looked at or set right. Who calls this
  * is about to end, and nothing is freed. */

@@ -66,11 +66,13 @@ static bool in_a_writable(const struct sandbox *sandbox, const char *path)
 	return is;
 }
 
-static void note_cover(const struct sandbox *sandbox, const char *path)
+static void note_cover(const struct sandbox *sandbox, const char *path, bool hidden)
 {
+	/* What hides it may be gone already, while the session was made. */
+	uint64_t mount = hidden && !mount_is_root(path) ? UINT64_MAX : mount_id(AT_FDCWD, path);
+
 	if (in_a_writable(sandbox, path))
-		covers.all[covers.count++] = (struct cover){ .path = path,
-							     .mount = mount_id(AT_FDCWD, path) };
+		covers.all[covers.count++] = (struct cover){ .path = path, .mount = mount };
 }
 
 static bool note_covers(const struct sandbox *sandbox)
@@ -81,10 +83,10 @@ static bool note_covers(const struct sandbox *sandbox)
 	if (!covers.all)
 		return false;
 	for (size_t i = 0; i < sandbox->hidden_count; i++)
-		note_cover(sandbox, sandbox->hidden[i]);
+		note_cover(sandbox, sandbox->hidden[i], true);
 	for (size_t i = 0; i < profile->path_count; i++) {
 		if (!(profile->paths[i].access & AD_ACCESS_WRITE))
-			note_cover(sandbox, profile->paths[i].target);
+			note_cover(sandbox, profile->paths[i].target, false);
 	}
 	return true;
 }
@@ -114,18 +116,14 @@ static int begin(struct supervise *job, const struct request_content *content)
 
 static void protect_again(struct supervise *job, int token)
 {
-	struct fault fault;
 	int r;
 
 	/* Nothing here can be hidden again: that takes another session. */
-	if (!is_covered())
+	if (!is_covered() || !protect_renew(job->protection))
 		supervise_failed(job, AD_STAGE_REQUEST, 0, ESRCH, "");
 	r = put_token(token);
-
 	if (r < 0)
-		fault_set(&fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);
-	if (r < 0 || !protect_begin(job->protection, job->sandbox, &fault))
-		supervise_failed(job, fault.stage, fault.index, fault.error, fault.text);
+		supervise_failed(job, AD_STAGE_VIEW, 0, -r, SANDBOX_TOKEN);
 }
 
 static _Noreturn void wait_for_request(const struct session *session)
@@ -170,11 +168,6 @@ static _Noreturn void wait_for_request(const struct session *session)
  * ends, and is started anew. */
 static bool add_supervisor(struct session *session)
 {
-	struct protection *protection = session->job->protection;
-	struct fault fault;
-
-	if (!protect_kept(protection) && !protect_begin(protection, session->job->sandbox, &fault))
-		return false;
 	/* The C library's fork is not missed: we have no threads. */
 	session->waiting = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
 	if (session->waiting == 0)
@@ -309,8 +302,9 @@ void session_run(const struct supervise *job, uint32_t slot, const struct helper
 	sigaddset(&signals, SIGCHLD);
 	sigaddset(&signals, SIGNAL_ORDER);
 	session.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (!note_covers(job->sandbox) || session.signal_fd < 0 ||
-	    pipe2(session.taken, O_CLOEXEC | O_NONBLOCK) < 0 || !add_supervisor(&session))
+	if (!note_covers(job->sandbox) || !protect_share(job->protection) ||
+	    session.signal_fd < 0 || pipe2(session.taken, O_CLOEXEC | O_NONBLOCK) < 0 ||
+	    !add_supervisor(&session))
 		supervise_failed(job, AD_STAGE_SUPERVISOR, 0, errno, "");
 	if (session.network >= 0)
 		close(ad_steal_fd(&session.network));

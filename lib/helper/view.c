@@ -296,7 +296,7 @@ static bool collect_denied(struct view *view, const struct ad_profile_path *path
 	char *real;
 
 	if (fd < 0)
-		return errno == ENOENT || errno == ENOTDIR ?
+		return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ?
 			       true :
 			       path_fault(fault, index, errno, "%s", path->source);
 	real = real_path(fd, fault);

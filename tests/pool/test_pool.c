@@ -670,8 +670,11 @@ START_TEST(protected_name_is_replaced)
 	if (!in_sandbox())
 		return;
 	t_write_file(name, "first\n");
+	expect(&place, A,
+	       "sleep 1000 & echo $! >pid; grep -c . /proc/self/mountinfo >mounts; echo ok",
+	       "ok\n");
 	expect(&place, A, tries, "first\nfree\n");
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 5; i++) {
 		t_write_file(other, i % 2 ? "second\n" : "third\n");
 		ck_assert_int_eq(rename(other, name), 0);
 		/* With the next supervisor there already, and not. */
@@ -679,6 +682,10 @@ START_TEST(protected_name_is_replaced)
 			t_world_loop(place.world, t_slack(100), NULL);
 		expect(&place, A, tries, i % 2 ? "second\nfree\n" : "third\nfree\n");
 	}
+	/* Nothing piles up, and what lives on in the background does. */
+	expect(&place, A,
+	       "test $(grep -c . /proc/self/mountinfo) = $(cat mounts) && kill -0 $(cat pid) && echo ok",
+	       "ok\n");
 	ck_assert_int_eq(unlink(name), 0);
 	run_in(&run, &place, A, "echo mine >$HOME/.bashrc");
 	t_expect_status(&run, AGENTD_STATUS_OK);

@@ -571,7 +571,8 @@ def patterns():
         place.write("file", "mine\n")
         place.write("top/x", "mine\n")
         place.make_dir("work", "b", ".git")
-        os.symlink("elsewhere", place.path("l"))
+        # A link may be a command's, and lead anywhere.
+        os.symlink("../outside", place.path("l"))
         place.write("elsewhere/.git/config", "mine\n")
         command = ("for d in a b '*' l elsewhere new; do mkdir -p \"$d/.git\";"
                    " echo evil > \"$d/.git/config\"; done; echo evil > file; echo evil > top/x;"
@@ -582,9 +583,9 @@ def patterns():
         story = [str(now), str(done.denied), done.stderr]
         tap.check("alive" in done.stdout and all(now[name] == "mine\n" for name in names),
                   "a part * stands for all there is", story)
-        tap.check("b/.git/config" not in now and now.get("l") == "-> elsewhere" and
-                  sorted(os.path.relpath(d, place.work) for d in done.denied) ==
-                  ["b/.git/config", "l"], "what appears there is moved aside", story)
+        tap.check("b/.git/config" not in now and
+                  [os.path.relpath(d, place.work) for d in done.denied] == ["b/.git/config"],
+                  "what appears there is moved aside", story)
         tap.check(now["file"] == now["top/y"] == now["new/.git/config"] == "evil\n",
                   "all the rest is the command's", story)
         done = place.run(command, "--no-protect")
