@@ -82,6 +82,7 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 {
 	ad_autoclose int fd = open_in(volume, "lock", O_RDWR | flags);
 	struct stat held, named;
+	bool there;
 
 	if (fd < 0)
 		return ad_fail_errno(reterr, errno,
@@ -91,8 +92,12 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 			       "the session is open elsewhere, by who has locked \"%s/lock\"",
 			       volume->dir);
 	/* It may have been moved away and removed between the two. */
-	if (fstat(fd, &held) < 0 || stat_in(volume, "lock", &named) < 0 ||
-	    held.st_ino != named.st_ino || held.st_dev != named.st_dev)
+	there = fstat(fd, &held) == 0 && stat_in(volume, "lock", &named) == 0;
+	if (!there && errno != ENOENT)
+		return ad_fail_errno(reterr, errno,
+				     "the lock of the volume \"%s\" cannot be looked at",
+				     volume->dir);
+	if (!there || held.st_ino != named.st_ino || held.st_dev != named.st_dev)
 		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
 			       "the volume \"%s\" is being removed by another process",
 			       volume->dir);
