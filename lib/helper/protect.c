@@ -232,12 +232,11 @@ static bool writable_root(const struct sandbox *sandbox, size_t i, const char **
 	return true;
 }
 
-/* Can a command change what is in that place? */
-static bool changeable(const struct guard *guard, const char *path)
+bool protect_reaches(const struct sandbox *sandbox, const char *path)
 {
 	const char *root;
 
-	for (size_t i = 0; writable_root(guard->sandbox, i, &root); i++) {
+	for (size_t i = 0; writable_root(sandbox, i, &root); i++) {
 		size_t len = root && root[1] ? strlen(root) : 0;
 
 		if (root && strncmp(path, root, len) == 0 && path[len] == '/')
@@ -261,7 +260,7 @@ static bool mount_on_itself(struct guard *guard, int fd, const char *path, uint6
 		known->attributes |= attributes;
 		return r < 0 ? guard_fault(guard, -r, path) : true;
 	}
-	if (!changeable(guard, path))
+	if (!protect_reaches(guard->sandbox, path))
 		return true;
 	copy = mount_copy(fd, NULL, attributes);
 	if (copy < 0)
@@ -331,7 +330,7 @@ static bool go_by_link(struct guard *guard, struct way *way, int fd)
 	if ((size_t)n + rest + 2 > sizeof(way->rest))
 		return guard_fault(guard, ENAMETOOLONG, way->at);
 	guard->protection->unsure = true;
-	if (changeable(guard, way->at) && !add_late(guard, way->at, text))
+	if (protect_reaches(guard->sandbox, way->at) && !add_late(guard, way->at, text))
 		return false;
 	memmove(way->rest + n + 1, way->rest, rest + 1);
 	memcpy(way->rest, text, (size_t)n);
@@ -507,7 +506,8 @@ static bool protect_name(struct guard *guard, const char *base, const char *name
 		ok = mount_on_itself(guard, fd, way.at, MOUNT_ATTR_RDONLY);
 		break;
 	case MET_MISSING:
-		ok = star || !changeable(guard, way.at) || add_late(guard, way.at, NULL);
+		ok = star || !protect_reaches(guard->sandbox, way.at) ||
+		     add_late(guard, way.at, NULL);
 		break;
 	case MET_NOTHING:
 		ok = true;

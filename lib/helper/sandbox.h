@@ -105,8 +105,6 @@ struct view {
 	size_t count, cap;
 };
 
-/* Is path top, or in it? */
-bool view_beneath(const char *path, const char *top);
 /* Take hold of everything the view is made of. In a user namespace this is done in
  * the zygote's own mount namespace, else before leaving the host's. */
 bool view_collect(struct view *view, struct sandbox *sandbox, struct fault *fault);
@@ -135,6 +133,8 @@ bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		   struct fault *fault);
 /* Would that be the same now? Takes no right, and nothing but system calls. */
 bool protect_holds(const struct protection *protection);
+/* Can a command change what is in that place? */
+bool protect_reaches(const struct sandbox *sandbox, const char *path);
 /* In a session, before its supervisors are made: they and pid 1 know the same from here on. */
 bool protect_share(struct protection *protection);
 /* Is what was mounted for it still there? What the host removes or replaces by another loses its

@@ -54,24 +54,12 @@ static struct {
 	size_t count;
 } covers;
 
-static bool in_a_writable(const struct sandbox *sandbox, const char *path)
-{
-	const struct ad_profile *profile = &sandbox->spec->profile;
-	bool is = (profile->workdir_access & AD_ACCESS_WRITE) &&
-		  view_beneath(path, sandbox->spec->workdir);
-
-	for (size_t i = 0; i < profile->path_count && !is; i++)
-		is = (profile->paths[i].access & AD_ACCESS_WRITE) &&
-		     view_beneath(path, profile->paths[i].target);
-	return is;
-}
-
 static void note_cover(const struct sandbox *sandbox, const char *path, bool hidden)
 {
 	/* What hides it may be gone already, while the session was made. */
 	uint64_t mount = hidden && !mount_is_root(path) ? UINT64_MAX : mount_id(AT_FDCWD, path);
 
-	if (in_a_writable(sandbox, path))
+	if (protect_reaches(sandbox, path))
 		covers.all[covers.count++] = (struct cover){ .path = path, .mount = mount };
 }
 

@@ -87,7 +87,7 @@ static bool path_fault(struct fault *fault, uint32_t index, int error, const cha
 	return fault_set(fault, stage, stage == AD_STAGE_PATH ? index : 0, error, fmt, detail);
 }
 
-bool view_beneath(const char *path, const char *top)
+static bool beneath(const char *path, const char *top)
 {
 	size_t len = strlen(top);
 
@@ -101,12 +101,12 @@ static bool covered(const struct template_spec *spec, const char *path, uint8_t 
 {
 	const struct ad_profile *profile = &spec->profile;
 
-	if (view_beneath(path, spec->workdir) && (access & ~profile->workdir_access) == 0)
+	if (beneath(path, spec->workdir) && (access & ~profile->workdir_access) == 0)
 		return true;
 	for (size_t i = 0; i < profile->path_count; i++) {
 		const struct ad_profile_path *at = &profile->paths[i];
 
-		if (at->access && (access & ~at->access) == 0 && view_beneath(path, at->source) &&
+		if (at->access && (access & ~at->access) == 0 && beneath(path, at->source) &&
 		    strcmp(at->source, at->target) == 0)
 			return true;
 	}
@@ -276,9 +276,9 @@ static bool collect_denied_places(struct view *view, const char *real, uint32_t 
 
 		if (!by.access || strcmp(by.source, by.target) == 0)
 			continue;
-		if (view_beneath(by.source, real))
+		if (beneath(by.source, real))
 			place = strdup(by.target);
-		else if (view_beneath(real, by.source))
+		else if (beneath(real, by.source))
 			place = place_of(real, &by);
 		else
 			continue;
@@ -378,7 +378,7 @@ static const char *const etc_dirs[] = {
 static bool covers_target(const struct view *view, const char *target)
 {
 	for (size_t i = 0; i < view->count; i++) {
-		if (view->entries[i].access && view_beneath(target, view->entries[i].target))
+		if (view->entries[i].access && beneath(target, view->entries[i].target))
 			return true;
 	}
 	return false;
@@ -819,8 +819,8 @@ static bool note_nested(const struct view *view, struct sandbox *sandbox)
 	for (size_t i = 0; i < view->count; i++) {
 		const struct view_entry *entry = &view->entries[i];
 
-		if (entry->fd >= 0 && (view_beneath(entry->target, "/run") ||
-				       (sandbox->own_tmp && view_beneath(entry->target, "/tmp"))))
+		if (entry->fd >= 0 && (beneath(entry->target, "/run") ||
+				       (sandbox->own_tmp && beneath(entry->target, "/tmp"))))
 			sandbox->nested[sandbox->nested_count++] = entry->target;
 	}
 	return true;
@@ -847,7 +847,7 @@ static bool note_alias(struct sandbox *sandbox, const struct ad_profile_path *pa
 	const char **grown;
 
 	if (!(by->access & AD_ACCESS_WRITE) || strcmp(path->source, by->source) == 0 ||
-	    !view_beneath(path->source, by->source))
+	    !beneath(path->source, by->source))
 		return true;
 	place = place_of(path->source, by);
 	if (place && strcmp(place, path->target) == 0) {
