@@ -94,8 +94,15 @@ static bool read_proc(pid_t pid, struct proc *ret)
 bool proc_usable(void)
 {
 	struct proc self;
+	pid_t parent;
+	bool is;
 
-	return read_proc(getpid(), &self) && self.ppid == getppid();
+	/* Who started the helper ends about now, and it gets another parent. */
+	do {
+		parent = getppid();
+		is = read_proc(getpid(), &self) && self.ppid == parent;
+	} while (parent != getppid());
+	return is;
 }
 
 bool proc_gone(pid_t pid)
