@@ -21,7 +21,6 @@ struct ad_egress;
 struct ad_launcher;
 struct ad_resolver;
 
-#define AD_NS_PER_MS UINT64_C(1000000)
 #define AD_NEVER UINT64_MAX
 
 enum {

@@ -8,8 +8,6 @@
 #include "loop/loop.h"
 #include "util/util.h"
 
-#define NS_PER_MS 1000000U
-
 struct agentd_loop {
 	ad_refcount refs;
 	struct event_base *base;
@@ -123,7 +121,7 @@ static int run_timed(agentd_loop *loop, const agentd_exec *exec, int64_t timeout
 
 	if (timeout_ms <= 0)
 		return turn_until(loop, exec, &expired, reterr);
-	if (__builtin_mul_overflow((uint64_t)timeout_ms, NS_PER_MS, &ns))
+	if (__builtin_mul_overflow((uint64_t)timeout_ms, AD_NS_PER_MS, &ns))
 		ns = UINT64_MAX;
 	ad_timer_init(&timer, loop->loop, on_timeout, &expired);
 	if (ad_timer_start(&timer, ns) < 0)

@@ -11,17 +11,15 @@
 
 #include "sys/sys.h"
 
-#define SECOND UINT64_C(1000000000)
-
 /* A client that sends its request slowly, a host that does not answer, a tunnel that nobody
  * uses, and one who does not read what it is told. */
-static const uint64_t request_ns = 20 * SECOND;
-static const uint64_t connect_ns = 30 * SECOND; /* with the lookup, for all addresses */
-static const uint64_t attempt_ns = 5 * SECOND;  /* for each but the last */
-static const uint64_t idle_ns = 600 * SECOND;
-static const uint64_t goodbye_ns = 2 * SECOND;
+static const uint64_t request_ns = 20 * AD_NS_PER_S;
+static const uint64_t connect_ns = 30 * AD_NS_PER_S; /* with the lookup, for all addresses */
+static const uint64_t attempt_ns = 5 * AD_NS_PER_S;  /* for each but the last */
+static const uint64_t idle_ns = 600 * AD_NS_PER_S;
+static const uint64_t goodbye_ns = 2 * AD_NS_PER_S;
 /* No descriptors left: others may give some back. */
-static const uint64_t pause_ns = SECOND / 10;
+static const uint64_t pause_ns = AD_NS_PER_S / 10;
 
 enum { ACCEPTS_PER_WAKE = 16, FIRST_READ = 2048, REPLY_MAX = 2048 };
 

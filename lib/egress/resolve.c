@@ -12,9 +12,6 @@
 
 #include "sys/sys.h"
 
-#define NS_PER_US UINT64_C(1000)
-#define NS_PER_S UINT64_C(1000000000)
-
 enum {
 	TRY_MS = 2000, /* for the first try with each server; c-ares doubles it */
 	TRIES = 2,
@@ -146,8 +143,8 @@ static void arm(struct ad_lookup *lookup)
 	struct timeval tv;
 
 	if (ares_timeout(lookup->channel, NULL, &tv))
-		ad_timer_start(&lookup->timer,
-			       (uint64_t)tv.tv_sec * NS_PER_S + (uint64_t)tv.tv_usec * NS_PER_US);
+		ad_timer_start(&lookup->timer, (uint64_t)tv.tv_sec * AD_NS_PER_S +
+						       (uint64_t)tv.tv_usec * AD_NS_PER_US);
 	else
 		ad_timer_stop(&lookup->timer);
 }

@@ -15,13 +15,11 @@
 #include "policy/policy.h"
 #include "sys/sys.h"
 
-#define MS UINT64_C(1000000)
-
 enum { BUCKETS = 64, READS_PER_WAKE = 64, REAP_WAIT_MS = 100 };
 enum { SPAWN_FDS_MAX = 1 + AD_SPAWN_MACHINE_FDS_MAX }; /* and the message itself */
 
 /* The helper's own time limits for a kill add up to less. */
-static const uint64_t stuck_ns = 15000 * MS;
+static const uint64_t stuck_ns = 15000 * AD_NS_PER_MS;
 
 _Static_assert((int)AD_MEANS_NONE == AD_MSG_MEANS_NONE &&
 		       (int)AD_MEANS_RLIMIT == AD_MSG_MEANS_RLIMIT &&

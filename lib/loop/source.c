@@ -10,7 +10,6 @@
 
 #include "loop/private.h"
 
-#define NS_PER_S 1000000000U
 /* libevent adds it to a clock: any bound will do that cannot overflow. */
 enum { TIMER_MAX_S = INT32_MAX };
 
@@ -96,7 +95,7 @@ static uint64_t now_ns(void)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+	return (uint64_t)ts.tv_sec * AD_NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
 /* Rounded up. */

@@ -17,9 +17,7 @@
 #include "json/json.h"
 #include "sys/sys.h"
 
-#define NS_PER_MS UINT64_C(1000000)
-#define NS_PER_S UINT64_C(1000000000)
-#define MAINTAIN_NS (60 * NS_PER_S)
+#define MAINTAIN_NS (60 * AD_NS_PER_S)
 enum {
 	STOP_GRACE_MS = 5000,
 	LOOK_MS = 100, /* whether somebody else still has a volume */
@@ -422,7 +420,7 @@ int ad_pool_acquire(agentd_pool *pool, struct ad_pool_lease *lease, const char *
 	if (!entry)
 		return ad_fail_nomem(reterr);
 	ad_timer_init(&lease->timer, pool->host.loop, acquire_timeout, lease);
-	lease->until = ad_sys_now_ns() + pool->config.acquire_timeout_ms * NS_PER_MS;
+	lease->until = ad_sys_now_ns() + pool->config.acquire_timeout_ms * AD_NS_PER_MS;
 	return wait_for(entry, lease, &entry->waiting, reterr);
 }
 
@@ -570,7 +568,7 @@ static int start_session(struct ad_pool_entry *entry, agentd_error **reterr)
 	volume_touch(&entry->volume);
 	r = ad_spec_copy(&entry->spec, first->spec, reterr);
 	if (r == 0)
-		r = ad_timer_start(&entry->timer, backend->ops.setup_max_ms * NS_PER_MS);
+		r = ad_timer_start(&entry->timer, backend->ops.setup_max_ms * AD_NS_PER_MS);
 	if (r == 0) {
 		entry->state = STARTING;
 		entry->over = entry->stuck = entry->was_ready = false;
@@ -625,7 +623,7 @@ static void try_start(struct ad_pool_entry *entry)
 		return;
 	}
 	r = start_session(entry, &err);
-	if (r == AGENTD_ERR_AGAIN && ad_timer_start(&entry->timer, LOOK_MS * NS_PER_MS) == 0) {
+	if (r == AGENTD_ERR_AGAIN && ad_timer_start(&entry->timer, LOOK_MS * AD_NS_PER_MS) == 0) {
 		forget_elsewhere(entry);
 		entry->elsewhere = AD_STEAL(err);
 	} else if (r < 0) {
@@ -785,7 +783,7 @@ static void start_command(struct ad_pool_entry *entry)
 	r = ad_task_start(&entry->command, entry->task.backend, &command_listener,
 			  &entry->command_spec, &entry->error);
 	if (r == 0)
-		r = ad_timer_start(&entry->timer, PREPARE_MAX_S * NS_PER_S);
+		r = ad_timer_start(&entry->timer, PREPARE_MAX_S * AD_NS_PER_S);
 	if (r < 0 && !entry->command.running)
 		ad_task_release(&entry->command);
 	if (r < 0)
@@ -866,7 +864,7 @@ static void stop_session(struct ad_pool_entry *entry, uint32_t grace_ms)
 	if (entry->state != STOPPING) {
 		entry->state = STOPPING;
 		begin_work(entry->pool);
-		(void)ad_timer_start(&entry->timer, (grace_ms + close_max_ms) * NS_PER_MS);
+		(void)ad_timer_start(&entry->timer, (grace_ms + close_max_ms) * AD_NS_PER_MS);
 	}
 	(void)ad_session_stop(&entry->task, grace_ms);
 }
@@ -1064,7 +1062,7 @@ static void maintain_stopped(struct ad_pool_entry *entry)
 {
 	const struct pool_config *config = &entry->pool->config;
 	uint64_t unused = volume_unused_s(&entry->volume);
-	uint64_t here = (ad_sys_now_ns() - entry->last_used) / NS_PER_S;
+	uint64_t here = (ad_sys_now_ns() - entry->last_used) / AD_NS_PER_S;
 	bool wants = config->backup_destination && !volume_backed_up(&entry->volume);
 	bool due = unused >= config->prune_s;
 	ad_autoerror agentd_error *err = NULL;
@@ -1100,7 +1098,7 @@ static void maintain_stopped(struct ad_pool_entry *entry)
 
 static void maintain(struct ad_pool_entry *entry)
 {
-	uint64_t idle = (ad_sys_now_ns() - entry->last_used) / NS_PER_S;
+	uint64_t idle = (ad_sys_now_ns() - entry->last_used) / AD_NS_PER_S;
 
 	if (in_use(entry) || entry->worker)
 		return;

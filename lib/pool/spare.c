@@ -9,9 +9,8 @@
 
 #include "sys/sys.h"
 
-#define NS_PER_MS UINT64_C(1000000)
 /* After one that failed or died, doubled until one was of use. */
-#define RETRY_LEAST_NS (1000 * NS_PER_MS)
+#define RETRY_LEAST_NS (1000 * AD_NS_PER_MS)
 #define RETRY_MOST_NS (64 * RETRY_LEAST_NS)
 
 struct spare {
@@ -130,7 +129,7 @@ static void step(struct ad_defer *defer, void *userdata)
 static void end(struct spare *spare)
 {
 	spare->ending = true;
-	(void)ad_timer_start(&spare->timer, spare->task.backend->ops.close_max_ms * NS_PER_MS);
+	(void)ad_timer_start(&spare->timer, spare->task.backend->ops.close_max_ms * AD_NS_PER_MS);
 	(void)ad_session_stop(&spare->task, 0);
 }
 
@@ -163,7 +162,7 @@ static int start(struct spares *spares, struct ad_backend *backend, agentd_error
 	ad_defer_init(&spare->step, spares->host->loop, step, spare);
 	ad_list_append(&spares->list, &spare->link);
 	r = ad_spec_copy(&spare->spec, &spares->like.spec, reterr);
-	if (r == 0 && ad_timer_start(&spare->timer, backend->ops.setup_max_ms * NS_PER_MS) < 0)
+	if (r == 0 && ad_timer_start(&spare->timer, backend->ops.setup_max_ms * AD_NS_PER_MS) < 0)
 		r = ad_fail_nomem(reterr);
 	if (r == 0) {
 		r = ad_session_start(&spare->task, backend, &listener, &spare->spec.spec, reterr);

@@ -19,6 +19,9 @@
 #define AD_PRINTF(fmt, first) __attribute__((__format__(__printf__, fmt, first)))
 #define AD_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define AD_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define AD_NS_PER_US UINT64_C(1000)
+#define AD_NS_PER_MS UINT64_C(1000000)
+#define AD_NS_PER_S UINT64_C(1000000000)
 
 /* ---- cleanup: `ad_autofree char *p`, `ad_autoclose int fd`, `ad_autoerror` */
 

@@ -21,7 +21,7 @@ enum { CHUNK = AD_GUEST_DATA_MAX, READS_PER_WAKE = 8 };
 
 /* Each way, without what the other side takes its time for; a disk that hangs must not
  * hang the command. */
-static const uint64_t way_ns = 60000 * MICROVM_MS;
+static const uint64_t way_ns = 60000 * AD_NS_PER_MS;
 
 enum way { PACKING, WAITING, APPLYING };
 

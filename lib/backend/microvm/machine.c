@@ -27,23 +27,23 @@
 
 /* A boot takes 0.1 s under KVM and 2 s under TCG; with both processors loaded 8 s, and
  * with twenty who want them more than 30 s. */
-static const uint64_t boot_kvm_ns = 5000 * MICROVM_MS, boot_tcg_ns = 60000 * MICROVM_MS;
-static const uint64_t setup_ns = 15000 * MICROVM_MS;
+static const uint64_t boot_kvm_ns = 5000 * AD_NS_PER_MS, boot_tcg_ns = 60000 * AD_NS_PER_MS;
+static const uint64_t setup_ns = 15000 * AD_NS_PER_MS;
 /* The guest's clock is wrong by what a set-up's way there took, at most: one that took
  * longer, as the mounting of a volume does, is followed by another for the clock alone. */
-static const uint64_t clock_ns = 30 * MICROVM_MS;
+static const uint64_t clock_ns = 30 * AD_NS_PER_MS;
 enum { SETUPS_MAX = 4 };
 /* For a monitor whose guest has powered off, to end by itself. */
-static const uint64_t end_ns = 2000 * MICROVM_MS;
+static const uint64_t end_ns = 2000 * AD_NS_PER_MS;
 /* Over 20 ms the rate of the time-stamp counter comes out to 1 in 10,000 (measured). */
-static const uint64_t timing_ns = 20 * MICROVM_MS;
+static const uint64_t timing_ns = 20 * AD_NS_PER_MS;
 
 /* A clone runs after 0.1 s. */
-static const uint64_t restore_ns = 10000 * MICROVM_MS;
+static const uint64_t restore_ns = 10000 * AD_NS_PER_MS;
 /* For the agent to settle: what it runs to that end takes it 5 s at most. */
-static const uint64_t save_ns = 20000 * MICROVM_MS;
+static const uint64_t save_ns = 20000 * AD_NS_PER_MS;
 /* Beside the grace of a stop: for the kernel to write what it has. */
-static const uint64_t unmount_ns = 3000 * MICROVM_MS;
+static const uint64_t unmount_ns = 3000 * AD_NS_PER_MS;
 
 enum state {
 	TIMING,
@@ -381,7 +381,7 @@ static void send_setup(struct machine *machine)
 		return;
 	}
 	clock_gettime(CLOCK_REALTIME, &now);
-	setup.u.setup.realtime_ns = (uint64_t)now.tv_sec * 1000 * MICROVM_MS +
+	setup.u.setup.realtime_ns = (uint64_t)now.tv_sec * 1000 * AD_NS_PER_MS +
 				    (uint64_t)now.tv_nsec;
 	machine->state = SETTING_UP;
 	machine->setups++;
@@ -964,7 +964,7 @@ void machine_stop(struct machine *machine, uint32_t grace_ms)
 		return;
 	machine->stopping = true;
 	if (!machine_send(machine, &stop) ||
-	    ad_timer_start(&machine->timer, grace_ms * MICROVM_MS + unmount_ns) < 0)
+	    ad_timer_start(&machine->timer, grace_ms * AD_NS_PER_MS + unmount_ns) < 0)
 		machine_kill(machine);
 }
 

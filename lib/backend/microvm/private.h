@@ -23,7 +23,6 @@
 #include "sys/sys.h"
 #include "util/util.h"
 
-#define MICROVM_MS UINT64_C(1000000)
 /* Whom a command runs as in its machine, as in a sandbox. */
 enum { MICROVM_GUEST_UID = 1000 };
 

@@ -26,7 +26,7 @@
 #define VOLUME_BLOCK UINT64_C(4096)
 
 /* The machine of a host program that was killed ends a moment after it. */
-static const uint64_t lock_pause_ns = 10 * MICROVM_MS, lock_patience_ns = 5000 * MICROVM_MS;
+static const uint64_t lock_pause_ns = 10 * AD_NS_PER_MS, lock_patience_ns = 5000 * AD_NS_PER_MS;
 
 struct vm_session {
 	struct microvm *vm;

@@ -32,9 +32,9 @@
 #include "proto/helper_msg.h"
 
 /* A kill that the agent does not answer ends the machine. */
-static const uint64_t kill_ns = 3000 * MICROVM_MS;
+static const uint64_t kill_ns = 3000 * AD_NS_PER_MS;
 /* For the archive, each way: what the carrier has, and as much for the guest. */
-static const uint64_t carry_ns = 60000 * MICROVM_MS;
+static const uint64_t carry_ns = 60000 * AD_NS_PER_MS;
 /* Of the guest's memory, for its kernel and agent; the rest is the command's at most. */
 #define GUEST_RESERVE_BYTES (UINT64_C(48) << 20)
 #define MEMORY_STEP (UINT64_C(256) << 20)
@@ -386,11 +386,11 @@ static void report(const struct vm_task *self)
 
 	snprintf(text, sizeof(text), "%s, %s, Linux %s, booted in %" PRIu64 " ms",
 		 self->vm->engine->name, accel_name(facts->accel), facts->kernel,
-		 facts->boot_ns / MICROVM_MS);
+		 facts->boot_ns / AD_NS_PER_MS);
 	len = strlen(text);
 	if (facts->restore_ns)
 		snprintf(text + len, sizeof(text) - len, ", cloned in %" PRIu64 " ms",
-			 facts->restore_ns / MICROVM_MS);
+			 facts->restore_ns / AD_NS_PER_MS);
 	agentd_task_protection(self->task, "vm", AGENTD_LAYER_ENFORCED, text);
 	if (self->session)
 		agentd_task_protection(self->task, "workdir", AGENTD_LAYER_ENFORCED,

@@ -15,8 +15,6 @@
 #include "loop/loop.h"
 #include "sys/sys.h"
 
-#define NS_PER_MS UINT64_C(1000000)
-
 struct sandbox_session {
 	agentd_task *task;
 	const agentd_spec *spec; /* lives as long as its task */
@@ -202,7 +200,7 @@ int32_t sandbox_session_stop(void *state, uint32_t grace_ms)
 
 	session->stopping = true;
 	if (grace_ms == 0 || !session->started || ad_job_signal(session->job, SIGTERM) < 0 ||
-	    ad_timer_start(&session->grace, grace_ms * NS_PER_MS) < 0) {
+	    ad_timer_start(&session->grace, grace_ms * AD_NS_PER_MS) < 0) {
 		ad_timer_stop(&session->grace);
 		return ad_job_kill(session->job);
 	}
