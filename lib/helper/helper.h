@@ -18,6 +18,11 @@ struct protection;
 /* The socket, where the library put it. */
 enum { HELPER_SOCKET = 3, HELPER_HOST_PIDFD = 4 };
 
+/* ---- the helper's own process (main.c; job.h has the rest of it) */
+
+/* In another, forked by it: what is only the helper's is closed. */
+void close_ours(void);
+
 /* ---- /proc (scan.c) */
 
 struct proc {

@@ -266,8 +266,7 @@ _Noreturn void session_run(const struct supervise *job, uint32_t slot,
 
 struct template;
 
-/* close_ours: what a zygote must not keep of the helper's. */
-void template_init(const struct helper_shared *shared, uid_t uid, void (*close_ours)(void));
+void template_init(const struct helper_shared *shared, uid_t uid);
 /* The one that fits a command of a host program with these ids, begun if there is none
  * yet, and held until template_drop(). netns: the network namespace to join, or -1. NULL:
  * errno says why. */
@@ -301,8 +300,8 @@ void template_close_all(void);
 
 /* ---- warm.c: supervisors that are there before their command */
 
-/* close_ours: what they must not keep of the helper's, warm_close_ours() among it. */
-void warm_init(const struct helper_shared *shared, void (*close_ours)(void));
+void warm_init(const struct helper_shared *shared);
+/* Part of close_ours(). */
 void warm_close_ours(void);
 /* A command of a template, or of the host (NULL), has started: the next one is likely to be
  * like it. Keep so many ready. */

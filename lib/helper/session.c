@@ -24,9 +24,7 @@
 
 #include "helper/mount.h"
 
-#define MS UINT64_C(1000000)
-
-static const uint64_t give_up_ns = 5000 * MS; /* as a supervisor */
+static const uint64_t give_up_ns = 5000 * AD_NS_PER_MS; /* as a supervisor */
 static const struct timespec kill_pause = { .tv_nsec = 1000000 };
 
 struct session {
@@ -184,7 +182,7 @@ static int keep_one(struct session *session)
 	if (session->waiting > 0 || session->stopping)
 		return -1;
 	if (session->due > now && !atomic_load(&session->job->slot->command_waits))
-		return (int)((session->due - now + MS - 1) / MS);
+		return (int)((session->due - now + AD_NS_PER_MS - 1) / AD_NS_PER_MS);
 	atomic_store(&session->job->slot->command_waits, 0);
 	if (!add_supervisor(session))
 		_exit(SUPERVISOR_LOST);

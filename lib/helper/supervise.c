@@ -24,12 +24,10 @@
 
 #include "sys/sys.h"
 
-#define MS UINT64_C(1000000)
-
 /* How long to go on killing what does not die, and how often to look. */
-static const uint64_t give_up_ns = 5000 * MS;
-static const uint64_t pause_min_ns = 1 * MS, pause_max_ns = 50 * MS;
-static const uint64_t patience_ns = 1000 * MS;
+static const uint64_t give_up_ns = 5000 * AD_NS_PER_MS;
+static const uint64_t pause_min_ns = 1 * AD_NS_PER_MS, pause_max_ns = 50 * AD_NS_PER_MS;
+static const uint64_t patience_ns = 1000 * AD_NS_PER_MS;
 
 enum {
 	BLOCK_SIZE = 512, /* of ru_oublock, whatever the file system's are */
@@ -361,7 +359,7 @@ static bool died_of_kill(const struct state *state)
 static uint64_t children_cpu_ns(struct rusage *usage)
 {
 	getrusage(RUSAGE_CHILDREN, usage);
-	return (uint64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1000 * MS +
+	return (uint64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1000 * AD_NS_PER_MS +
 	       (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) * 1000;
 }
 
@@ -384,7 +382,7 @@ static void report_limits_hit(struct state *state)
 	}
 	/* The kernel may have seen it before the watchdog did. */
 	if (limits->cpu_time_ms && died_of_kill(state) && !state->killing &&
-	    children_cpu_ns(&usage) / MS >= limits->cpu_time_ms)
+	    children_cpu_ns(&usage) / AD_NS_PER_MS >= limits->cpu_time_ms)
 		report_limit(state, AD_MSG_LIMIT_CPU_TIME, true);
 }
 
@@ -629,8 +627,8 @@ static void wait_for_events(struct state *state)
 		uint64_t now = ad_sys_now_ns();
 		uint64_t left = state->next_pass > now ? state->next_pass - now : 0;
 
-		timeout.tv_sec = (time_t)(left / (1000 * MS));
-		timeout.tv_nsec = (long)(left % (1000 * MS));
+		timeout.tv_sec = (time_t)(left / (1000 * AD_NS_PER_MS));
+		timeout.tv_nsec = (long)(left % (1000 * AD_NS_PER_MS));
 	}
 	if (ppoll(fds, AD_COUNT(fds), state->killing ? &timeout : NULL, NULL) <= 0)
 		return;

@@ -17,12 +17,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MS UINT64_C(1000000)
-
 /* It pins the mounts and memory of its view; to make another costs milliseconds. */
-static const uint64_t idle_max_ns = 60000 * MS;
+static const uint64_t idle_max_ns = 60000 * AD_NS_PER_MS;
 /* A stuck file system must not hold commands for ever. */
-static const uint64_t build_max_ns = 10000 * MS;
+static const uint64_t build_max_ns = 10000 * AD_NS_PER_MS;
 static const struct timeval clone_max = { .tv_sec = 5 };
 
 /* No file system's times are coarser. */
@@ -65,16 +63,14 @@ struct template
 static struct {
 	const struct helper_shared *shared;
 	uid_t uid;
-	void (*close_ours)(void);
 	struct ad_list all;
 	size_t count;
 } t;
 
-void template_init(const struct helper_shared *shared, uid_t uid, void (*close_ours)(void))
+void template_init(const struct helper_shared *shared, uid_t uid)
 {
 	t.shared = shared;
 	t.uid = uid;
-	t.close_ours = close_ours;
 	ad_list_init(&t.all);
 }
 
@@ -306,7 +302,7 @@ static bool fork_zygote(struct template *template)
 				close(other->spec.netns);
 		}
 		close(pair[0]);
-		t.close_ours();
+		close_ours();
 		zygote_run(&template->spec, pair[1], t.shared);
 	}
 	close(pair[1]);

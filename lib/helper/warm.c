@@ -10,14 +10,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MS UINT64_C(1000000)
-
 /* The making of the next one takes a processor from the command that was just started, from
  * its supervisor and from the host program: it waits until a short one is over. Nor is more than
  * one needed before. */
-static const uint64_t pause_ns = 20 * MS;
+static const uint64_t pause_ns = 20 * AD_NS_PER_MS;
 /* Where commands follow each other so closely, the next one is asked for before that. */
-static const uint64_t burst_ns = 50 * MS;
+static const uint64_t burst_ns = 50 * AD_NS_PER_MS;
 
 enum { WANTED_MAX = 64 };
 
@@ -41,15 +39,13 @@ struct warm {
 
 static struct {
 	const struct helper_shared *shared;
-	void (*close_ours)(void);
 	struct ad_list kinds, all;
 	bool ended;
 } w;
 
-void warm_init(const struct helper_shared *shared, void (*close_ours)(void))
+void warm_init(const struct helper_shared *shared)
 {
 	w.shared = shared;
-	w.close_ours = close_ours;
 	ad_list_init(&w.kinds);
 	ad_list_init(&w.all);
 }
@@ -194,7 +190,7 @@ static pid_t fork_on_host(const struct leaf *leaf, int sock)
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		w.close_ours();
+		close_ours();
 		wait_on_host(leaf, sock);
 	}
 	return pid;
