@@ -43,6 +43,20 @@ need_packages()
 		--no-install-recommends install $missing || die "cannot install:$missing"
 }
 
+# need_image BUILD: what virtual machines boot from, where programs look for it: $image.
+need_image()
+{
+	if [ "$(id -u)" = 0 ]; then
+		image=/var/cache/agentd
+	else
+		image=${XDG_CACHE_HOME:-$HOME/.cache}/agentd
+	fi
+	[ ! -f "$image/image.json" ] || return 0
+	echo "There is no image that machines could boot from: scripts/build-image makes it" \
+		"from Debian's packages, once."
+	scripts/build-image --agent "$1/lib/guest/agentd-guest"
+}
+
 # packages_of COMMAND:PACKAGE...: the packages of those commands that are not installed,
 # from wherever: a sandbox shows the system's directories only.
 packages_of()
