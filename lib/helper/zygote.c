@@ -506,7 +506,14 @@ static void next_request(struct zygote *zygote)
  * copy its tables. */
 static void give_back_memory(void)
 {
+	enum { LARGE = 16384 };
+	void *volatile large; /* else the compiler does without it */
+
 	malloc_trim(0);
+	/* What is free is put in order by the next request for much, which writes to all of those
+	 * pages: here, and not in each reaper, which would copy them. */
+	large = malloc(LARGE);
+	free(large);
 }
 
 void zygote_run(const struct template_spec *spec, int sock, const struct helper_shared *shared)
