@@ -459,7 +459,8 @@ START_TEST(keyrings)
 }
 END_TEST
 
-/* One's own may be set, and everybody's looked at. A pid is an int, a pointer is not. */
+/* One's own may be set, and everybody's looked at. A pid is an int, but what has something in the
+ * upper half is refused as if it were another's. */
 START_TEST(limits)
 {
 	static const uint64_t junk[] = { 0, UINT64_C(0xffffffff00000000) };
@@ -470,7 +471,7 @@ START_TEST(limits)
 
 			ck_assert_uint_eq(decide_args(SYS_prlimit64,
 						      (const uint64_t[6]){ junk[i], 7, limit }),
-					  SECCOMP_RET_ALLOW);
+					  junk[i] ? EPERM_RET : SECCOMP_RET_ALLOW);
 			ck_assert_uint_eq(decide_args(SYS_prlimit64,
 						      (const uint64_t[6]){ pid, 7, limit }),
 					  EPERM_RET);
@@ -586,7 +587,8 @@ static const struct sample samples[] = {
 	  EPERM,
 	  { HIGH | INT32_MAX, RLIMIT_CORE, EMPTY } },
 	{ "prlimit64, asking", SYS_prlimit64, 0, { INT32_MAX, RLIMIT_CORE, 0 } },
-	{ "prlimit64, one's own", SYS_prlimit64, 0, { HIGH, 99, EMPTY } },
+	{ "prlimit64, one's own", SYS_prlimit64, 0, { 0, 99, EMPTY } },
+	{ "prlimit64, one's own, high bits", SYS_prlimit64, EPERM, { HIGH, 99, EMPTY } },
 	{ "personality, old code", SYS_personality, ENOSYS, { READ_IMPLIES_EXEC } },
 	{ "personality, asking", SYS_personality, 0, { UINT32_MAX } },
 	{ "TIOCSTI", SYS_ioctl, EPERM, { BAD_FD, TIOCSTI } },
