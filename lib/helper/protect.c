@@ -113,13 +113,12 @@ static uint32_t hash_of(const char *path)
 	return hash;
 }
 
-/* A command may have made them, to keep the next ones busy for ever. */
-static bool too_many(const struct guard *guard, size_t count, const char *path)
+/* A command may have made so many, to keep the next ones busy for ever. */
+static bool has_room(const struct guard *guard, size_t count, const char *path)
 {
-	return count < ENTRIES_MAX ? false :
-				     !fault_set(guard->fault, AD_STAGE_VIEW, 0, E2BIG,
-						"there are more than %d protected names, one is %s",
-						ENTRIES_MAX, path);
+	return count < ENTRIES_MAX ||
+	       fault_set(guard->fault, AD_STAGE_VIEW, 0, E2BIG,
+			 "there are more than %d protected names, one is %s", ENTRIES_MAX, path);
 }
 
 static bool add_late(struct guard *guard, const char *path, const char *link)
@@ -133,7 +132,7 @@ static bool add_late(struct guard *guard, const char *path, const char *link)
 		if (late->hash == hash && strcmp(protection->text + late->path, path) == 0)
 			return true;
 	}
-	if (too_many(guard, protection->count, path))
+	if (!has_room(guard, protection->count, path))
 		return false;
 	late = with_room(protection->late, protection->count, sizeof(*late));
 	if (!late)
@@ -171,7 +170,7 @@ static bool note(struct guard *guard, const char *path, uint64_t mount, uint64_t
 	struct protection *protection = guard->protection;
 	struct known *known;
 
-	if (too_many(guard, protection->known_count, path))
+	if (!has_room(guard, protection->known_count, path))
 		return false;
 	known = with_room(protection->known, protection->known_count, sizeof(*known));
 	if (!known)
@@ -213,33 +212,21 @@ static void forget(struct protection *protection)
 
 /* ---- mounts */
 
-/* The i-th place that may be one: the working directory, then the policy's paths. NULL:
- * this is none. False: there are no more. */
-static bool writable_root(const struct sandbox *sandbox, size_t i, const char **ret)
+/* What path is called in dir ("": the root), or NULL: it is not in there. */
+static const char *name_in(const char *dir, const char *path)
 {
-	const struct template_spec *spec = sandbox->spec;
-	const struct ad_profile *profile = &spec->profile;
+	size_t len = strlen(dir);
 
-	if (i > profile->path_count)
-		return false;
-	if (i == 0)
-		*ret = profile->workdir_access & AD_ACCESS_WRITE ? spec->workdir : NULL;
-	else if ((profile->paths[i - 1].access & AD_ACCESS_WRITE) &&
-		 strcmp(profile->paths[i - 1].target, spec->workdir) != 0)
-		*ret = profile->paths[i - 1].target;
-	else
-		*ret = NULL;
-	return true;
+	return strncmp(path, dir, len) == 0 && path[len] == '/' ? path + len + 1 : NULL;
 }
 
 bool protect_reaches(const struct sandbox *sandbox, const char *path)
 {
-	const char *root;
+	struct ad_profile_path shown;
 
-	for (size_t i = 0; writable_root(sandbox, i, &root); i++) {
-		size_t len = root && root[1] ? strlen(root) : 0;
-
-		if (root && strncmp(path, root, len) == 0 && path[len] == '/')
+	for (size_t i = 0; view_shown(sandbox->spec, i, &shown); i++) {
+		if ((shown.access & AD_ACCESS_WRITE) &&
+		    name_in(shown.target[1] ? shown.target : "", path))
 			return true;
 	}
 	return false;
@@ -412,14 +399,14 @@ static enum met walk(struct guard *guard, const char *base, const char *name, st
 /* The directories between a writable directory and what is mounted in it. */
 static bool pin_parents(struct guard *guard, const char *base, const char *path)
 {
-	size_t len = strlen(base); /* 0: of the root */
+	const char *name = name_in(base, path);
 	struct way way;
 	enum met met;
 	int fd = -1;
 
-	if (strncmp(path, base, len) != 0 || path[len] != '/')
+	if (!name)
 		return true;
-	met = walk(guard, base, path + len + 1, &way, &fd);
+	met = walk(guard, base, name, &way, &fd);
 	if (fd >= 0)
 		close(fd);
 	return met != MET_ERROR;
@@ -541,17 +528,15 @@ static bool pin_all(struct guard *guard, const char *base)
 /* The same in what this one shows of another one. */
 static bool protect_aliases(struct guard *guard, const char *base, const char *name)
 {
-	size_t len = strlen(base);
 	char path[PATH_MAX];
 	bool ok = true;
 
 	for (size_t i = 0; ok && i < guard->sandbox->alias_count; i++) {
-		const char *alias = guard->sandbox->aliases[i];
+		const char *alias = name_in(base, guard->sandbox->aliases[i]);
 
-		if (strncmp(alias, base, len) != 0 || alias[len] != '/')
+		if (!alias)
 			continue;
-		if ((size_t)snprintf(path, sizeof(path), "%s/%s", alias + len + 1, name) >=
-		    sizeof(path))
+		if ((size_t)snprintf(path, sizeof(path), "%s/%s", alias, name) >= sizeof(path))
 			return guard_fault(guard, ENAMETOOLONG, name);
 		ok = protect_name(guard, base, path, 0);
 	}
@@ -590,13 +575,13 @@ bool protect_begin(struct protection *protection, const struct sandbox *sandbox,
 		.view = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
 		.fault = fault,
 	};
-	const char *root;
+	struct ad_profile_path shown;
 	bool ok = guard.view >= 0 || guard_fault(&guard, errno, "/");
 
 	forget(protection);
-	for (size_t i = 0; ok && writable_root(sandbox, i, &root); i++) {
-		if (root)
-			ok = protect_root(&guard, root);
+	for (size_t i = 0; ok && view_shown(sandbox->spec, i, &shown); i++) {
+		if (shown.access & AD_ACCESS_WRITE)
+			ok = protect_root(&guard, shown.target);
 	}
 	if (guard.view >= 0)
 		close(guard.view);

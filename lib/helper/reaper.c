@@ -165,7 +165,11 @@ static int copy_token(int memory)
 
 int reaper_put_token(int memory)
 {
-	int r = unlink(SANDBOX_TOKEN) < 0 && errno != ENOENT ? -errno : copy_token(memory);
+	int r;
+
+	if (memory < 0)
+		return 0;
+	r = unlink(SANDBOX_TOKEN) < 0 && errno != ENOENT ? -errno : copy_token(memory);
 
 	close(memory);
 	return r;
@@ -226,7 +230,7 @@ static bool put_up_rules(struct supervise *job, bool apart, struct fault *fault)
 /* What is the command's own. apart: see landlock_make(). */
 static bool confine(struct supervise *job, int token, bool apart, struct fault *fault)
 {
-	int r = token < 0 ? 0 : reaper_put_token(token);
+	int r = reaper_put_token(token);
 
 	if (r < 0)
 		return fault_set(fault, AD_STAGE_VIEW, 0, -r, "%s", SANDBOX_TOKEN);

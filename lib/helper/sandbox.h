@@ -110,6 +110,9 @@ struct view {
 bool view_collect(struct view *view, struct sandbox *sandbox, struct fault *fault);
 /* Put it together and make it the root. */
 bool view_build(struct view *view, struct sandbox *sandbox, struct fault *fault);
+/* The i-th path that is shown, the working directory first; access 0: another one stands for it.
+ * False: there are no more. */
+bool view_shown(const struct template_spec *spec, size_t i, struct ad_profile_path *ret);
 /* Something to mount on, made if it is missing; a descriptor or -errno. Never through
  * a symbolic link. */
 int view_point(int root, const char *path, bool directory);
@@ -248,7 +251,8 @@ struct reaper {
 	struct ad_sys_msg *request;
 };
 _Noreturn void reaper_run(const struct reaper *reaper);
-/* What is each command's own before it starts: the token. 0 or a negative errno. */
+/* What is each command's own before it starts: the token, which is taken; -1: there is none. 0 or a
+ * negative errno. */
 int reaper_put_token(int memory);
 
 /* ---- session.c: pid 1 of a session, and the supervisors in it */

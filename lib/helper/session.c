@@ -44,11 +44,12 @@ struct session {
 
 /* What hides a path, or shows it read-only, in a writable directory: the kernel takes it away as
  * soon as the host removes that path's name. */
+struct cover {
+	const char *path;
+	uint64_t mount; /* its id; 0: nothing is there to be hidden */
+};
 static struct {
-	struct cover {
-		const char *path;
-		uint64_t mount; /* its id; 0: nothing is there to be hidden */
-	} * all;
+	struct cover *all;
 	size_t count;
 } covers;
 
@@ -86,17 +87,12 @@ static bool is_covered(void)
 	return true;
 }
 
-static int put_token(int token)
-{
-	return token < 0 ? 0 : reaper_put_token(token);
-}
-
 /* The leaf is the whole session's: only counted, and from now on. */
 static int begin(struct supervise *job, const struct request_content *content)
 {
 	if (job->leaf)
 		cgroup_count(job->leaf, job->standby ? &job->standby->gauges : NULL, &job->counted);
-	return protect_kept(job->protection) && is_covered() ? put_token(content->token) :
+	return protect_kept(job->protection) && is_covered() ? reaper_put_token(content->token) :
 							       SUPERVISE_ASK;
 }
 
@@ -107,7 +103,7 @@ static void protect_again(struct supervise *job, int token)
 	/* Nothing here can be hidden again: that takes another session. */
 	if (!is_covered() || !protect_renew(job->protection))
 		supervise_failed(job, AD_STAGE_REQUEST, 0, ESRCH, "");
-	r = put_token(token);
+	r = reaper_put_token(token);
 	if (r < 0)
 		supervise_failed(job, AD_STAGE_VIEW, 0, -r, SANDBOX_TOKEN);
 }

@@ -87,27 +87,18 @@ static bool path_fault(struct fault *fault, uint32_t index, int error, const cha
 	return fault_set(fault, stage, stage == AD_STAGE_PATH ? index : 0, error, fmt, detail);
 }
 
-static bool beneath(const char *path, const char *top)
-{
-	size_t len = strlen(top);
-
-	if (strcmp(top, "/") == 0)
-		return true;
-	return strncmp(path, top, len) == 0 && (path[len] == '/' || path[len] == '\0');
-}
-
 /* Does the view show the host's path, with that access, under its own name? */
 static bool covered(const struct template_spec *spec, const char *path, uint8_t access)
 {
 	const struct ad_profile *profile = &spec->profile;
 
-	if (beneath(path, spec->workdir) && (access & ~profile->workdir_access) == 0)
+	if (ad_path_beneath(path, spec->workdir) && (access & ~profile->workdir_access) == 0)
 		return true;
 	for (size_t i = 0; i < profile->path_count; i++) {
 		const struct ad_profile_path *at = &profile->paths[i];
 
-		if (at->access && (access & ~at->access) == 0 && beneath(path, at->source) &&
-		    strcmp(at->source, at->target) == 0)
+		if (at->access && (access & ~at->access) == 0 &&
+		    ad_path_beneath(path, at->source) && strcmp(at->source, at->target) == 0)
 			return true;
 	}
 	return false;
@@ -241,8 +232,7 @@ static bool collect(struct view *view, const char *source, const char *target, u
 	return path_fault(fault, index, errno, "%s", source);
 }
 
-/* The i-th path that is shown, the working directory first. False: there are no more. */
-static bool shown_path(const struct template_spec *spec, size_t i, struct ad_profile_path *ret)
+bool view_shown(const struct template_spec *spec, size_t i, struct ad_profile_path *ret)
 {
 	if (i > spec->profile.path_count)
 		return false;
@@ -271,14 +261,14 @@ static bool collect_denied_places(struct view *view, const char *real, uint32_t 
 {
 	struct ad_profile_path by;
 
-	for (size_t i = 0; shown_path(spec, i, &by); i++) {
+	for (size_t i = 0; view_shown(spec, i, &by); i++) {
 		char *place;
 
 		if (!by.access || strcmp(by.source, by.target) == 0)
 			continue;
-		if (beneath(by.source, real))
+		if (ad_path_beneath(by.source, real))
 			place = strdup(by.target);
-		else if (beneath(real, by.source))
+		else if (ad_path_beneath(real, by.source))
 			place = place_of(real, &by);
 		else
 			continue;
@@ -378,7 +368,7 @@ static const char *const etc_dirs[] = {
 static bool covers_target(const struct view *view, const char *target)
 {
 	for (size_t i = 0; i < view->count; i++) {
-		if (view->entries[i].access && beneath(target, view->entries[i].target))
+		if (view->entries[i].access && ad_path_beneath(target, view->entries[i].target))
 			return true;
 	}
 	return false;
@@ -819,8 +809,9 @@ static bool note_nested(const struct view *view, struct sandbox *sandbox)
 	for (size_t i = 0; i < view->count; i++) {
 		const struct view_entry *entry = &view->entries[i];
 
-		if (entry->fd >= 0 && (beneath(entry->target, "/run") ||
-				       (sandbox->own_tmp && beneath(entry->target, "/tmp"))))
+		if (entry->fd >= 0 &&
+		    (ad_path_beneath(entry->target, "/run") ||
+		     (sandbox->own_tmp && ad_path_beneath(entry->target, "/tmp"))))
 			sandbox->nested[sandbox->nested_count++] = entry->target;
 	}
 	return true;
@@ -847,7 +838,7 @@ static bool note_alias(struct sandbox *sandbox, const struct ad_profile_path *pa
 	const char **grown;
 
 	if (!(by->access & AD_ACCESS_WRITE) || strcmp(path->source, by->source) == 0 ||
-	    !beneath(path->source, by->source))
+	    !ad_path_beneath(path->source, by->source))
 		return true;
 	place = place_of(path->source, by);
 	if (place && strcmp(place, path->target) == 0) {
@@ -866,9 +857,9 @@ static bool note_aliases(struct sandbox *sandbox)
 {
 	struct ad_profile_path path, by;
 
-	for (size_t i = 0; shown_path(sandbox->spec, i, &path); i++) {
+	for (size_t i = 0; view_shown(sandbox->spec, i, &path); i++) {
 		for (size_t j = 0;
-		     (path.access & AD_ACCESS_WRITE) && shown_path(sandbox->spec, j, &by); j++) {
+		     (path.access & AD_ACCESS_WRITE) && view_shown(sandbox->spec, j, &by); j++) {
 			if (!note_alias(sandbox, &path, &by))
 				return false;
 		}
