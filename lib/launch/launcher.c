@@ -370,14 +370,14 @@ static void on_writable(struct ad_io *io, void *userdata)
 	flush(userdata);
 }
 
-/* Keep a message until the socket takes it. */
+/* Keep a message until the socket takes it. 0 or a negative errno. */
 static int queue(struct ad_launcher *launcher, const uint8_t *data, size_t len, const int *fds,
 		 size_t fd_count)
 {
 	struct outgoing *out = malloc(sizeof(*out) + len);
 
 	if (!out)
-		return AGENTD_ERR_NOMEM;
+		return -ENOMEM;
 	out->fd_count = 0;
 	out->len = len;
 	memcpy(out->data, data, len);
@@ -385,20 +385,22 @@ static int queue(struct ad_launcher *launcher, const uint8_t *data, size_t len, 
 	for (size_t i = 0; i < fd_count; i++) {
 		out->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
 		if (out->fds[i] < 0) {
+			int error = errno;
+
 			outgoing_free(out);
-			return AGENTD_ERR_SYSTEM;
+			return -error;
 		}
 		out->fd_count++;
 	}
 	if (ad_io_start(&launcher->writable) < 0) {
 		outgoing_free(out);
-		return AGENTD_ERR_NOMEM;
+		return -ENOMEM;
 	}
 	ad_list_append(&launcher->out, &out->link);
 	return 0;
 }
 
-/* Borrows the descriptors. 0 or a code. */
+/* Borrows the descriptors. 0 or a negative errno. */
 static int post(struct ad_launcher *launcher, const uint8_t *data, size_t len, const int *fds,
 		size_t fd_count)
 {
@@ -406,16 +408,7 @@ static int post(struct ad_launcher *launcher, const uint8_t *data, size_t len, c
 
 	if (ad_list_empty(&launcher->out))
 		r = ad_sys_send(launcher->fd, data, len, fds, fd_count, MSG_DONTWAIT);
-	if (r == -EAGAIN)
-		return queue(launcher, data, len, fds, fd_count);
-	return r < 0 ? AGENTD_ERR_BACKEND : 0;
-}
-
-static int post_msg(struct ad_launcher *launcher, const struct ad_msg *msg)
-{
-	uint8_t buf[AD_MSG_FIXED_MAX];
-
-	return post(launcher, buf, ad_msg_encode(msg, buf), NULL, 0);
+	return r == -EAGAIN ? queue(launcher, data, len, fds, fd_count) : r;
 }
 
 /* Kills need no memory: what could not be sent is remembered in the job. */
@@ -771,9 +764,14 @@ int ad_launcher_new(struct ad_loop *loop, const char *helper_path, struct ad_lau
 
 /* ---- jobs */
 
-static int unreachable(int r, agentd_error **reterr)
+/* r: of post(). */
+static int posted(int r, agentd_error **reterr)
 {
-	return r < 0 ? ad_fail(reterr, r, NULL, "the helper cannot be reached") : 0;
+	if (r == 0)
+		return 0;
+	if (r == -EPIPE || r == -ECONNRESET)
+		return ad_fail(reterr, AGENTD_ERR_BACKEND, NULL, "the helper cannot be reached");
+	return ad_fail_errno(reterr, -r, "Failed to spawn shell command");
 }
 
 /* A request beyond what goes in one message goes in a file without a name. */
@@ -793,8 +791,7 @@ static int post_large(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 		return ad_fail_errno(reterr, -fd, "Failed to spawn shell command");
 	memmove(fds + 1, fds, fd_count * sizeof(*fds));
 	fds[0] = fd;
-	return unreachable(post(launcher, buf, ad_msg_encode(&msg, buf), fds, fd_count + 1),
-			   reterr);
+	return posted(post(launcher, buf, ad_msg_encode(&msg, buf), fds, fd_count + 1), reterr);
 }
 
 static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn,
@@ -818,9 +815,9 @@ static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 		fds[fd_count++] = request->machine->fds[i];
 	if (size > sizeof(launcher->scratch))
 		return post_large(launcher, spawn, size, fds, fd_count, reterr);
-	return unreachable(post(launcher, launcher->scratch,
-				ad_msg_spawn_encode(spawn, launcher->scratch), fds, fd_count),
-			   reterr);
+	return posted(post(launcher, launcher->scratch,
+			   ad_msg_spawn_encode(spawn, launcher->scratch), fds, fd_count),
+		      reterr);
 }
 
 static uint32_t new_id(struct ad_launcher *launcher)
@@ -986,6 +983,7 @@ int ad_job_kill(struct ad_job *job)
 int ad_job_signal(struct ad_job *job, int signo)
 {
 	struct ad_msg msg = { .type = AD_MSG_SIGNAL, .u.signal.signo = signo };
+	uint8_t buf[AD_MSG_FIXED_MAX];
 	int saved = errno, r;
 
 	if (signo < 1 || signo > 64)
@@ -993,7 +991,7 @@ int ad_job_signal(struct ad_job *job, int signo)
 	if (!job->launcher || job->launcher->lost || job->state >= JOB_EXITED)
 		return AGENTD_ERR_STATE;
 	msg.job = job->id;
-	r = post_msg(job->launcher, &msg);
+	r = posted(post(job->launcher, buf, ad_msg_encode(&msg, buf), NULL, 0), NULL);
 	errno = saved;
 	return r;
 }

@@ -71,7 +71,7 @@ static const struct call calls[] = {
 	/* sockets */
 	CALL(socket, 0, EMFILE, EAFNOSUPPORT),
 	CALL(socketpair, 0, EMFILE, ENFILE),
-	CALL(sendmsg, ONCE, EINTR, ENOMEM, ENOBUFS),
+	CALL(sendmsg, ONCE, EINTR, ENOMEM, ENOBUFS, ETOOMANYREFS),
 	CALL(sendto, 0, ENOMEM, ENOBUFS),
 	CALL(recvmsg, ONCE, EINTR, ENOMEM),
 	CALL(recvfrom, ONCE, EINTR),

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -26,6 +27,7 @@
 #include "loop/loop.h"
 #include "policy/policy.h"
 #include "proto/helper_msg.h"
+#include "sys/sys.h"
 
 enum { PIDS_MAX = 4096, OUTPUT_MAX = 65536, PATIENCE_MS = 20000 };
 
@@ -900,6 +902,76 @@ START_TEST(host_out_of_descriptors)
 	for (int i = 0; i < 32; i++)
 		close(filler[i]);
 	expect_works();
+}
+END_TEST
+
+/* Of a user who may have so many open, more are not let on their way (ETOOMANYREFS): that is a lack
+ * of room, until somebody receives them. In a process that is nobody else's user. */
+enum { FEW = 24, OTHER_USER = 64999 };
+
+static const char *send_beyond_limit(void)
+{
+	const struct rlimit few = { FEW, FEW };
+	struct msghdr hdr = { 0 };
+	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
+	int pair[2], r = 0, sent = 0;
+	char text[16];
+	pid_t receiver;
+
+	if (getuid() == 0 &&
+	    (setgroups(0, NULL) < 0 || setresgid(OTHER_USER, OTHER_USER, OTHER_USER) < 0 ||
+	     setresuid(OTHER_USER, OTHER_USER, OTHER_USER) < 0))
+		return "another user";
+	if (ad_sys_pair(pair) < 0 || setrlimit(RLIMIT_NOFILE, &few) < 0)
+		return "a pair";
+	while (sent <= 100 * FEW &&
+	       (r = ad_sys_send(pair[0], "x", 1, &pair[0], 1, MSG_DONTWAIT)) == 0)
+		sent++;
+	if (r != -EAGAIN || sent < FEW)
+		return "as if there were no room";
+	hdr.msg_iov = &iov;
+	hdr.msg_iovlen = 1;
+	hdr.msg_control = control.space;
+	hdr.msg_controllen = sizeof(control.space);
+	control.align = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)),
+					  .cmsg_level = SOL_SOCKET,
+					  .cmsg_type = SCM_RIGHTS };
+	memcpy(CMSG_DATA(&control.align), &pair[0], sizeof(int));
+	if (sendmsg(pair[0], &hdr, MSG_DONTWAIT) >= 0 || errno != ETOOMANYREFS)
+		return "that is the reason";
+	receiver = fork();
+	if (receiver == 0) {
+		struct ad_sys_msg msg = { .data = text, .cap = sizeof(text) };
+
+		/* Longer than for memory. */
+		sleep_ms(1500);
+		while (sent-- >= 0 && ad_sys_recv(pair[1], &msg, 0) > 0)
+			ad_sys_msg_close(&msg);
+		_exit(0);
+	}
+	r = ad_sys_send(pair[0], "x", 1, &pair[0], 1, 0);
+	waitpid(receiver, NULL, 0);
+	return r == 0 ? NULL : "it goes when there is room";
+}
+
+START_TEST(descriptors_on_their_way)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		const char *failed = send_beyond_limit();
+
+		if (failed)
+			fprintf(stderr, "not: %s\n", failed);
+		_exit(failed != NULL);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
 }
 END_TEST
 
@@ -1864,6 +1936,7 @@ int main(void)
 	tcase_add_test(tc, bad_program);
 	tcase_add_test(tc, arguments_too_long);
 	tcase_add_test(tc, host_out_of_descriptors);
+	tcase_add_test(tc, descriptors_on_their_way);
 	tcase_add_test(tc, kills_the_tree);
 	tcase_add_test(tc, kills_what_ignores);
 	tcase_add_test(tc, kills_under_a_strange_name);
