@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,14 +31,22 @@ void ad_manifest_free(struct ad_manifest *manifest)
 
 /* ---- the index */
 
+/* Like FNV-1a, but with a factor of this process only: a command chooses the names, and must not
+ * be able to have them all in one place. */
 static uint32_t hash(uint32_t parent, const char *name, size_t len)
 {
-	uint32_t value = 2166136261u ^ parent;
+	static uint64_t factor;
+	uint64_t value = parent + UINT64_C(14695981039346656037);
 
-	value *= 16777619u;
+	if (!factor) {
+		if (getrandom(&factor, sizeof(factor), GRND_NONBLOCK) != sizeof(factor))
+			factor = UINT64_C(1099511628211); /* FNV's own */
+		factor |= 1;
+	}
+	value *= factor;
 	for (size_t i = 0; i < len; i++)
-		value = (value ^ (unsigned char)name[i]) * 16777619u;
-	return value ^ value >> 15;
+		value = (value ^ (unsigned char)name[i]) * factor;
+	return (uint32_t)(value >> 32);
 }
 
 const char *manifest_name(const struct ad_manifest *manifest, uint32_t i)
