@@ -25,7 +25,6 @@ struct ad_resolver;
 
 enum {
 	AD_READ_CHUNK = AD_TASK_OUTPUT_MAX, /* one read */
-	AD_STDERR_LOG_MAX = 65536,
 };
 
 struct agentd_runner {
@@ -155,7 +154,7 @@ struct agentd_exec {
 	uint64_t grace_ns;
 
 	int stop_cause; /* AGENTD_CAUSE_*, 0: nobody stopped it */
-	bool killed, exited, task_over, sink_failed, waiting_probe, waiting_session, finishing;
+	bool killed, exited, task_over, sink_failed, waiting_probe, finishing;
 	bool task_lost;       /* by the backend, and its session with it */
 	bool starts_anew;     /* the step is to acquire the session again */
 	bool started_anew;    /* once is enough */
@@ -188,11 +187,12 @@ void ad_runner_unpin(agentd_runner *runner); /* may free it */
 bool ad_runner_on_loop(const agentd_runner *runner);
 /* Have what other threads want seen to. [any thread] */
 void ad_runner_wake(agentd_runner *runner);
+/* A new execution: it gets a place and its first step, or waits for that. */
+void ad_runner_exec_add(agentd_runner *runner, agentd_exec *exec);
 /* An execution is over: give its place to the next one, settle a shutdown. */
 void ad_runner_exec_over(agentd_runner *runner, bool placed);
 
-/* ---- exec.c */
-void ad_exec_step(struct ad_defer *defer, void *userdata);
+/* ---- the execution; what its files offer each other is in exec.h */
 /* Stop for a cause; the first cause stays. now: without grace. */
 void ad_exec_stop(agentd_exec *exec, int cause, bool now);
 /* Apply what agentd_exec_cancel() asked for. */
@@ -201,7 +201,8 @@ void ad_exec_apply_wanted(agentd_exec *exec);
 void ad_exec_abandon(agentd_exec *exec);
 /* Look at everything and go on: kill, drain, finish, arm the timer. */
 void ad_exec_settle(agentd_exec *exec);
-uint64_t ad_exec_now(void);
+/* For the result; what was noted first stays. */
+void ad_exec_note_limit(agentd_exec *exec, const char *limit);
 void ad_exec_set_metric(agentd_exec *exec, int32_t metric, uint64_t value);
 
 /* ---- stream.c */
@@ -220,6 +221,8 @@ void ad_streams_finish(agentd_exec *exec);
 /* The backend is done: what it delivered itself is all there is. */
 void ad_streams_end_pushed(agentd_exec *exec);
 void ad_streams_discard(agentd_exec *exec); /* close without reading */
+/* stderr as one record to the sink, if all of it was UTF-8. */
+void ad_streams_log_stderr(agentd_exec *exec);
 
 /* ---- net.c */
 /* Serve a listening socket in the command's network. Takes it, also on failure. */

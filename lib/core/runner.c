@@ -172,6 +172,24 @@ int agentd_runner_shutdown(agentd_runner *runner, uint32_t grace_ms, agentd_runn
 	return 0;
 }
 
+static void give_place(agentd_runner *runner, agentd_exec *exec)
+{
+	exec->placed = true;
+	runner->active_count++;
+	ad_list_append(&runner->active, &exec->link);
+	ad_defer(&exec->step);
+}
+
+void ad_runner_exec_add(agentd_runner *runner, agentd_exec *exec)
+{
+	if (runner->active_count < runner->max_running) {
+		give_place(runner, exec);
+	} else {
+		runner->queued_count++;
+		ad_list_append(&runner->queued, &exec->link);
+	}
+}
+
 void ad_runner_exec_over(agentd_runner *runner, bool placed)
 {
 	if (placed)
@@ -181,12 +199,9 @@ void ad_runner_exec_over(agentd_runner *runner, bool placed)
 	if (runner->active_count < runner->max_running && !ad_list_empty(&runner->queued)) {
 		agentd_exec *next = AD_CONTAINER_OF(runner->queued.next, agentd_exec, link);
 
-		ad_list_remove(&next->link);
-		ad_list_append(&runner->active, &next->link);
-		next->placed = true;
 		runner->queued_count--;
-		runner->active_count++;
-		ad_defer(&next->step);
+		ad_list_remove(&next->link);
+		give_place(runner, next);
 	}
 	if (runner->shutting_down && nothing_left(runner))
 		ad_defer(&runner->settle);

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include "core/core.h"
+#include "sys/sys.h"
 
 enum {
+	STDERR_LOG_MAX = 65536,
 	READS_PER_WAKE = 4,       /* then other events of the host get their turn */
 	FULL_PIPE = 65536,        /* a read of this size means that the pipe was full (pipe(7)) */
 	LARGE_PIPE = 1 << 20,     /* /proc/sys/fs/pipe-max-size */
@@ -25,7 +27,7 @@ static void stream_close(struct ad_stream *stream)
 }
 
 /* stderr is repeated as one log record at the end if all of it was UTF-8: keep
- * the last AD_STDERR_LOG_MAX bytes, letting the buffer grow to twice that between
+ * the last STDERR_LOG_MAX bytes, letting the buffer grow to twice that between
  * two moves. */
 static void keep_stderr(agentd_exec *exec, const uint8_t *data, size_t len)
 {
@@ -37,20 +39,40 @@ static void keep_stderr(agentd_exec *exec, const uint8_t *data, size_t len)
 		ad_buf_free(tail);
 		return;
 	}
-	if (len > AD_STDERR_LOG_MAX) {
-		data += len - AD_STDERR_LOG_MAX;
-		exec->stderr_kept_from += tail->len + len - AD_STDERR_LOG_MAX;
+	if (len > STDERR_LOG_MAX) {
+		data += len - STDERR_LOG_MAX;
+		exec->stderr_kept_from += tail->len + len - STDERR_LOG_MAX;
 		tail->len = 0;
-		len = AD_STDERR_LOG_MAX;
+		len = STDERR_LOG_MAX;
 	}
-	if (tail->len + len > (size_t)2 * AD_STDERR_LOG_MAX) {
-		size_t keep = AD_STDERR_LOG_MAX - len;
+	if (tail->len + len > (size_t)2 * STDERR_LOG_MAX) {
+		size_t keep = STDERR_LOG_MAX - len;
 
 		memmove(tail->data, tail->data + tail->len - keep, keep);
 		exec->stderr_kept_from += tail->len - keep;
 		tail->len = keep;
 	}
 	ad_buf_append(tail, data, len);
+}
+
+/* Cut at the front on a character's first byte, and trailing white space (Unicode's, as
+ * Rust's trim_end) left out. */
+void ad_streams_log_stderr(agentd_exec *exec)
+{
+	struct ad_buf *tail = &exec->stderr_tail;
+	size_t start = 0, end = tail->len;
+
+	if (!tail->data || tail->failed || end == 0 || !ad_utf8_done(&exec->stderr_utf8))
+		return;
+	if (end > STDERR_LOG_MAX)
+		start = end - STDERR_LOG_MAX;
+	while ((exec->stderr_kept_from || start) && start < end &&
+	       ((unsigned char)tail->data[start] & 0xc0) == 0x80)
+		start++;
+	end = start + ad_params_trim_end(tail->data + start, end - start);
+	tail->data[end] = '\0';
+	if (!memchr(tail->data + start, '\0', end - start))
+		(void)ad_log_sink(exec, AGENTD_LOG_WARN, "shell", tail->data + start, false);
 }
 
 static void sink_failed(agentd_exec *exec, int32_t code)
@@ -75,8 +97,7 @@ static size_t within_limit(agentd_exec *exec, size_t len)
 	else if (len > limit - exec->delivered)
 		allowed = (size_t)(limit - exec->delivered);
 	if (allowed < len) {
-		if (!exec->limit[0])
-			strcpy(exec->limit, "output_bytes");
+		ad_exec_note_limit(exec, "output_bytes");
 		if (exec->flags & AGENTD_EXEC_KILL_ON_OUTPUT)
 			ad_exec_stop(exec, AGENTD_CAUSE_OUTPUT, true);
 	}
@@ -91,7 +112,7 @@ int32_t ad_stream_deliver(struct ad_stream *stream, const uint8_t *data, size_t 
 
 	stream->bytes += len;
 	if (exec->spec.limits.idle_timeout_ms)
-		exec->active_at = ad_exec_now();
+		exec->active_at = ad_sys_now_ns();
 	if (stream->number == AGENTD_STDERR)
 		keep_stderr(exec, data, len);
 	allowed = exec->sink_failed ? 0 : within_limit(exec, len);
