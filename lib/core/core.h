@@ -123,9 +123,11 @@ struct ad_stream {
 
 struct agentd_exec {
 	ad_refcount refs;
-	pthread_mutex_t lock;  /* guards runner against calls from other threads */
-	agentd_runner *runner; /* NULL once released */
-	_Atomic int wanted;    /* enum ad_stop_level asked for by agentd_exec_cancel() */
+	pthread_mutex_t lock;    /* guards runner against calls from other threads */
+	agentd_runner *runner;   /* NULL once released */
+	struct event_base *base; /* for what may outlive the runner */
+	struct ad_last_call late;
+	_Atomic int wanted; /* enum ad_stop_level asked for by agentd_exec_cancel() */
 	struct ad_list link;
 	char id[32];
 	int32_t state;  /* AGENTD_STATE_* */
@@ -161,7 +163,8 @@ struct agentd_exec {
 	bool placed;          /* counts as active, not as queued */
 	bool deadline_passed; /* after it had exited */
 	bool stdin_closed, stdin_waiting;
-	bool pipes; /* output comes through attached pipes, not pushed by the backend */
+	bool stdin_given; /* a task has taken some: another one would not have it */
+	bool pipes;       /* output comes through attached pipes, not pushed by the backend */
 	int wait_status;
 	char limit[24];
 	int32_t fatal_cause; /* of a limit the backend killed for */

@@ -15,10 +15,6 @@ static void step(struct ad_defer *defer, void *userdata)
 	agentd_runner *runner = exec->runner;
 
 	(void)defer;
-	if (!runner) {
-		ad_exec_ended_late(exec);
-		return;
-	}
 	ad_runner_pin(runner);
 	agentd_exec_ref(exec);
 	if (exec->finishing && !ad_exec_sink_delays_end(exec))
@@ -88,6 +84,7 @@ static agentd_exec *exec_new(agentd_runner *runner)
 	pthread_mutex_init(&exec->lock, NULL);
 	exec->refs = 1;
 	exec->runner = runner;
+	exec->base = ad_loop_base(runner->loop);
 	exec->created_at = ad_sys_now_ns();
 	exec->spec.netns = exec->spec.credentials_fd = -1;
 	snprintf(exec->id, sizeof(exec->id), "%s-%llu", runner->id_prefix,
@@ -224,6 +221,7 @@ static int check_live(const agentd_exec *exec)
 
 int agentd_exec_signal(agentd_exec *exec, int32_t signo, agentd_error **reterr)
 {
+	AD_KEEP_ERRNO;
 	int r = check_live(exec);
 
 	if (r == 0 && (signo < 1 || signo > 64)) /* signal(7): standard and real-time */
@@ -239,6 +237,7 @@ int agentd_exec_signal(agentd_exec *exec, int32_t signo, agentd_error **reterr)
 
 int agentd_exec_write(agentd_exec *exec, const uint8_t *data, size_t len, size_t *ret_taken)
 {
+	AD_KEEP_ERRNO;
 	size_t taken = 0;
 	int r = check_live(exec);
 
@@ -257,6 +256,7 @@ int agentd_exec_write(agentd_exec *exec, const uint8_t *data, size_t len, size_t
 	r = ad_task_write(&exec->task, data, len, &taken);
 	if (r == 0) {
 		*ret_taken = taken;
+		exec->stdin_given |= taken > 0;
 		exec->active_at = ad_sys_now_ns();
 	}
 	return r;
@@ -264,21 +264,20 @@ int agentd_exec_write(agentd_exec *exec, const uint8_t *data, size_t len, size_t
 
 int agentd_exec_close_stdin(agentd_exec *exec)
 {
+	AD_KEEP_ERRNO;
 	int r = check_live(exec);
 
 	if (r < 0)
 		return exec && r == AGENTD_ERR_STATE ? 0 : r;
 	if (!(exec->flags & AGENTD_EXEC_STDIN_OPEN))
 		return AGENTD_ERR_STATE;
-	if (!exec->task.running && !exec->task_over && !exec->finishing) {
-		exec->stdin_closed = true; /* before it runs: stdin is then /dev/null */
-		return 0;
-	}
-	return ad_task_close_stdin(&exec->task);
+	exec->stdin_closed = true; /* for a task that is still to be started */
+	return exec->task.running ? ad_task_close_stdin(&exec->task) : 0;
 }
 
 int agentd_exec_resume(agentd_exec *exec, agentd_stream stream)
 {
+	AD_KEEP_ERRNO;
 	int r;
 
 	if (!exec || (stream != AGENTD_STDOUT && stream != AGENTD_STDERR))

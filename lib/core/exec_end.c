@@ -222,8 +222,10 @@ void ad_exec_finish(agentd_exec *exec)
 	ad_runner_unpin(runner);
 }
 
-void ad_exec_ended_late(agentd_exec *exec)
+void ad_exec_ended_late(void *userdata)
 {
+	agentd_exec *exec = userdata;
+
 	ad_task_release(&exec->task);
 	forget_spec(exec);
 	agentd_exec_unref(exec);

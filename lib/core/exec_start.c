@@ -74,7 +74,7 @@ bool ad_exec_starts_anew(agentd_exec *exec, const agentd_error *err)
 	struct ad_record record = { .count = 0 };
 
 	if (!exec->lease.entry || exec->started_anew || exec->finishing || exec->stop_cause ||
-	    exec->started_at || exec->pipes || exec->egress ||
+	    exec->started_at || exec->pipes || exec->egress || exec->stdin_given ||
 	    agentd_error_code(err) != AGENTD_ERR_BACKEND || agentd_error_os_errno(err) != ESRCH)
 		return false;
 	exec->starts_anew = exec->started_anew = exec->task_lost = true;
@@ -93,9 +93,13 @@ bool ad_exec_starts_anew(agentd_exec *exec, const agentd_error *err)
 static void start_task(agentd_exec *exec)
 {
 	agentd_error *err = NULL;
-	int r = ad_task_start(&exec->task, exec->plan.backend, &ad_exec_task_listener, &exec->spec,
-			      &err);
+	int r;
 
+	/* Perhaps while it waited for its session: stdin is /dev/null then. */
+	if (exec->stdin_closed)
+		exec->spec.flags &= ~(uint32_t)AGENTD_EXEC_STDIN_OPEN;
+	r = ad_task_start(&exec->task, exec->plan.backend, &ad_exec_task_listener, &exec->spec,
+			  &err);
 	if (r < 0) {
 		if (ad_exec_starts_anew(exec, err))
 			agentd_error_unref(err);

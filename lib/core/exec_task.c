@@ -163,7 +163,7 @@ static void on_exited(agentd_task *task, int wait_status, uint64_t at_ns)
 static void task_over(agentd_exec *exec)
 {
 	exec->task_over = true;
-	exec->lost_at = AD_NEVER;
+	exec->setup_until = exec->kill_at = exec->lost_at = AD_NEVER;
 	ad_exec_net_close(exec);
 	ad_streams_end_pushed(exec);
 	exec->drain_until = ad_exec_later(ad_sys_now_ns(), exec->runner->drain_ns);
@@ -191,7 +191,6 @@ static void on_failed(agentd_task *task, agentd_error *err)
 		return;
 	}
 	exec->task_lost = code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_PROTOCOL;
-	exec->setup_until = AD_NEVER;
 	task_over(exec);
 	if (!exec->started_at && (code == AGENTD_ERR_DENIED || code == AGENTD_ERR_UNSUPPORTED)) {
 		exec->plan.refused_cause = AGENTD_CAUSE_ISOLATION;
@@ -213,9 +212,12 @@ static void on_failed(agentd_task *task, agentd_error *err)
 		ad_exec_finish_soon(exec);
 }
 
+/* The backend may still use its task until it has returned, and the runner may be gone. */
 static void on_closed_late(agentd_task *task)
 {
-	ad_defer(&exec_of(task)->step);
+	agentd_exec *exec = exec_of(task);
+
+	ad_last_call(&exec->late, exec->base, ad_exec_ended_late, exec);
 }
 
 static void on_log(agentd_task *task, int32_t level, const char *message)

@@ -514,8 +514,6 @@ int ad_spec_fill(agentd_exec *exec, agentd_error **reterr)
 	spec->workdir_access = workdir_access(exec);
 	spec->rootfs = context->rootfs;
 	spec->flags = exec->flags;
-	if (exec->stdin_closed)
-		spec->flags &= ~(uint32_t)AGENTD_EXEC_STDIN_OPEN;
 	spec->grace_ms = (uint32_t)(exec->grace_ns / AD_NS_PER_MS);
 	spec->log_level = ad_log_most(exec->runner);
 	spec->net = narrower_net(exec->runner, exec->plan.context_policy);

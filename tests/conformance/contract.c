@@ -641,6 +641,34 @@ START_TEST(never_closed_after_kill)
 }
 END_TEST
 
+/* The same when runner and loop are gone by then. */
+START_TEST(never_closed_while_the_runner_lives)
+{
+	struct fake fake = { .act = do_nothing_more };
+	struct agentd_backend_ops ops = ops_of("paper");
+	struct t_world *world;
+	struct t_run run;
+
+	ops.close_max_ms = 50;
+	world = fake_world(&fake, &ops);
+	start_run(&run, world, 100);
+	t_run_wait(&run);
+	t_run_free(&run);
+	agentd_runner_unref(world->runner);
+	world->runner = NULL;
+	t_world_loop(world, 50, NULL);
+	ck_assert_int_eq(fake.frees, 0);
+	ck_assert_int_eq(fake.closed, 0);
+	agentd_task_closed(fake.task);
+	/* Not from inside of that. */
+	ck_assert_int_eq(fake.frees, 0);
+	t_world_loop(world, 50, NULL);
+	ck_assert_int_eq(fake.frees, 1);
+	ck_assert_int_eq(fake.closed, 1);
+	t_world_free(world);
+}
+END_TEST
+
 static void do_blob(struct fake *fake)
 {
 	uint8_t *data = malloc(1000000);
@@ -1500,6 +1528,7 @@ int main(void)
 	tcase_add_test(behaves, unknown_fatal_limit);
 	tcase_add_test(behaves, exit_before_the_limit_reported_after);
 	tcase_add_test(slow, never_closed_after_kill);
+	tcase_add_test(slow, never_closed_while_the_runner_lives);
 	tcase_add_test(probes, probe_fails);
 	tcase_add_test(probes, probe_start_fails);
 	tcase_add_test(probes, probe_is_waited_for);

@@ -286,6 +286,30 @@ START_TEST(files_stay)
 END_TEST
 
 /* The shell's own state does not; what was left in the background does, until the stop. */
+/* Before the command has its session. */
+START_TEST(stdin_closed_while_it_waits)
+{
+	struct place place = open_place("");
+	struct agentd_exec_opts opts = { .size = sizeof(opts), .flags = AGENTD_EXEC_STDIN_OPEN };
+	struct t_run run;
+
+	expect(&place, B, "echo the backend has been probed", "the backend has been probed\n");
+	prepare_in(&run, &place, A);
+	run.exec_opts = &opts;
+	ck_assert_int_eq(t_run_start(&run, "cat; echo end", 30000), 0);
+	/* It has begun, and its session has not. */
+	while (run.logs.count == 0)
+		event_base_loop(place.world->base, EVLOOP_ONCE);
+	ck_assert_int_eq(run.started, 0);
+	ck_assert_int_eq(agentd_exec_close_stdin(run.exec), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	t_expect_out(&run, AGENTD_STDOUT, "end\n");
+	end_of(&run);
+	close_place(&place);
+}
+END_TEST
+
 /* The root of the pool may be named by way of a link, and may be missing. */
 START_TEST(root_behind_a_link)
 {
@@ -2792,6 +2816,7 @@ int main(int argc, char **argv)
 		return 77;
 	tcase_add_test(sessions, files_stay);
 	tcase_add_test(sessions, root_behind_a_link);
+	tcase_add_test(sessions, stdin_closed_while_it_waits);
 	tcase_add_test(sessions, background_lives_until_the_stop);
 	tcase_add_test(sessions, exit_codes_and_signals);
 	tcase_add_test(sessions, limits_of_a_command);
