@@ -1,6 +1,19 @@
 /* SPDX-License-Identifier: MIT */
+/* The parts of a pool, private to it, from the bottom to the top:
+ *   config.c    what the host has asked for;
+ *   volume.c    the files of a session, and who may use them;
+ *   spare.c     sessions that nobody has asked for yet;
+ *   worker.c    slow work, in other processes;
+ *   waiter.c    who is told when something has ended;
+ *   prepare.c   what is done once in a new volume;
+ *   lease.c     who has a session, and who waits for it;
+ *   entry.c     one session: when it starts and stops, and what is next;
+ *   maintain.c  what becomes of sessions that nobody uses;
+ *   pool.c      all of them, for the runner and the public. */
 #ifndef AD_POOL_PRIVATE_H
 #define AD_POOL_PRIVATE_H
+
+#include <pthread.h>
 
 #include "pool/pool.h"
 
@@ -99,5 +112,167 @@ int worker_start(const struct ad_pool_host *host, const char *const *args, worke
 		 void *userdata, struct worker **ret, agentd_error **reterr);
 /* After fn was called, or to forget it: it is killed then. */
 void worker_free(struct worker *worker);
+
+/* ---- waiter.c: those who are told when something has ended, in the order in which they asked */
+
+struct waiter;
+/* done: NULL for nobody. AGENTD_ERR_NOMEM. */
+int waiters_add(struct waiter **list, agentd_pool_fn done, void *userdata);
+/* Each is called, and the list empty before. */
+void waiters_tell(struct waiter **list, agentd_pool *pool, const agentd_error *err);
+void waiters_forget(struct waiter **list);
+
+/* ---- prepare.c: what is done once in a new volume, by commands of its session */
+
+enum { PREPARE_SAID_MAX = 1024 };
+
+enum prepare_step { PREPARE_NIX, PREPARE_BOOTSTRAP, PREPARE_DONE };
+
+struct preparation {
+	enum prepare_step step;
+	struct agentd_task command;
+	agentd_spec spec; /* its; borrows of the session's */
+	const char *nix_argv[6];
+	struct ad_io output;
+	bool output_open;
+	bool over;                   /* the command is */
+	int wait_status;             /* its */
+	char said[PREPARE_SAID_MAX]; /* the end of what it wrote */
+	size_t said_len;
+};
+
+/* The session is there: do what is next. True: all has been done, and is not done again. When a
+ * command cannot be started or has failed entry->error says so, and the session is stopped. */
+bool prepare_advance(struct ad_pool_entry *entry);
+/* The command has had its time. */
+void prepare_kill(struct ad_pool_entry *entry);
+/* The session is over, and a command with it. */
+void prepare_end(struct ad_pool_entry *entry);
+/* Before its session goes, whatever state it is in. */
+void prepare_free(struct ad_pool_entry *entry);
+
+/* ---- lease.c, with ad_pool_acquire() and ad_pool_release() */
+
+/* Whose turn is next; NULL: nobody waits. */
+struct ad_pool_lease *lease_first(const struct ad_pool_entry *entry);
+/* It gets the session, which is ready and not held. */
+void lease_grant(struct ad_pool_entry *entry);
+/* All who wait for it get this error. */
+void lease_refuse_all(struct ad_pool_entry *entry, const agentd_error *err);
+/* Who has it or waits for it never hears of it again. */
+void lease_forget_all(struct ad_pool_entry *entry);
+
+/* ---- entry.c: one session, running or not. The other parts note what has happened to it, and
+ * have its step called, which decides what is next. */
+
+enum { ENTRY_STOP_GRACE_MS = 5000 };
+
+enum entry_state { ENTRY_STOPPED, ENTRY_STARTING, ENTRY_PREPARING, ENTRY_READY, ENTRY_STOPPING };
+
+struct ad_pool_entry {
+	struct ad_list link;
+	agentd_pool *pool;
+	char id[AD_POOL_ID_SIZE];
+	struct volume volume;
+	enum entry_state state;
+	struct agentd_task task; /* the session */
+	struct ad_spec_copy spec;
+	struct ad_list waiting; /* leases */
+	struct ad_pool_lease *held;
+	uint64_t last_used; /* CLOCK_MONOTONIC; of this process */
+	bool stop_wanted, over, stuck;
+	bool was_ready;          /* since it was started last */
+	bool was_spare;          /* it is being started from one */
+	bool spare_failed;       /* the next start is to go without */
+	bool used_here;          /* then last_used is the truth */
+	agentd_error *error;     /* of the start or the last stop */
+	agentd_error *elsewhere; /* it is not started yet: somebody else has its volume */
+	struct waiter *on_stop;
+	struct ad_defer step;
+	struct ad_timer timer; /* of its state */
+	struct preparation preparation;
+	struct {
+		struct worker *worker; /* NULL: none is being made */
+		agentd_error *error;
+		bool over;
+		bool failed; /* said already */
+	} backup;
+};
+
+/* In the order in which they came. after: NULL for the first; NULL after the last. */
+struct ad_pool_entry *entry_next(const agentd_pool *pool, const struct ad_pool_entry *after);
+/* NULL: there is none. */
+struct ad_pool_entry *entry_find(const agentd_pool *pool, const char *id);
+/* Stopped, nothing of it made or looked at; NULL: out of memory. */
+struct ad_pool_entry *entry_new(agentd_pool *pool, const char *id);
+/* If it runs it is killed, and nobody hears of it. */
+void entry_free(struct ad_pool_entry *entry);
+/* By a command, or somebody waits to. */
+bool entry_in_use(const struct ad_pool_entry *entry);
+/* One that is not stopped ends within grace_ms, or is killed; may come again with less. */
+void entry_stop(struct ad_pool_entry *entry, uint32_t grace_ms);
+/* All that are not stopped: each has a place of max_vms. */
+uint32_t entry_count_alive(const agentd_pool *pool);
+/* There may be a place now for those whom somebody waits for. */
+void entry_wake_waiting(agentd_pool *pool);
+
+/* ---- maintain.c: the pass over all sessions. It frees entries: not where one of them may be in
+ * use, as in a callback. */
+
+void maintain_init(agentd_pool *pool);
+/* Neither passes nor removals any more; init() was called. */
+void maintain_free(agentd_pool *pool);
+/* Each volume has its entry afterwards; what an earlier removal has left is removed. */
+int maintain_scan(agentd_pool *pool, agentd_error **reterr);
+/* A pass, from the loop. */
+void maintain_soon(agentd_pool *pool);
+/* The next regular pass is a minute from now. */
+void maintain_later(agentd_pool *pool);
+/* No pass, neither asked for nor regular. */
+void maintain_stop(agentd_pool *pool);
+/* The pass that is wanted, now. */
+void maintain_pass(agentd_pool *pool);
+/* A backup was made or has failed: entry->backup.over. */
+void maintain_backup_over(struct ad_pool_entry *entry);
+
+/* ---- pool.c */
+
+struct agentd_pool {
+	ad_refcount refs;
+	struct ad_list link;  /* of the runner's */
+	pthread_mutex_t lock; /* guards host.loop against unrefs from other threads, and dropped */
+	struct ad_pool_host host;
+	struct pool_config config;
+	struct ad_list entries;
+	struct ad_list removals; /* of folders, under way */
+	struct spares spares;
+	struct ad_timer pass_timer;
+	struct ad_defer settle, tend;
+	struct waiter *on_pass; /* when nothing is going on any more */
+	agentd_error *pass_error;
+	uint32_t busy; /* stops and workers under way */
+	uint32_t pins; /* calls of the loop that still use the pool */
+	bool detached, closing, released;
+	bool dropped; /* by somebody who left it to the loop, and is through with it */
+	bool pass_wanted;
+	uint32_t grace_ms;
+	void (*closed)(void *userdata);
+	void *closed_userdata;
+};
+
+/* To the runner's log. session, err: NULL if it is about none. */
+void pool_say(const agentd_pool *pool, int32_t level, const char *message, const char *session,
+	      const agentd_error *err);
+/* Between the two is whatever the loop calls here and may call somebody else, who may drop the
+ * last references to the pool and the runner: they go at the end. */
+void pool_enter(agentd_pool *pool);
+void pool_leave(agentd_pool *pool);
+/* Between the two is what a pass, and the end of the pool, wait for. err: taken; NULL if it went
+ * well. */
+void pool_begin_work(agentd_pool *pool);
+void pool_end_work(agentd_pool *pool, agentd_error *err);
+/* The one of the configuration, which can do what that asks for. AGENTD_ERR_NOTFOUND,
+ * AGENTD_ERR_UNSUPPORTED. */
+int pool_find_backend(const agentd_pool *pool, struct ad_backend **ret, agentd_error **reterr);
 
 #endif
