@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 /** err: NULL if it went well; valid during the call, as pool is. Called once, on the
- *  loop. */
+ *  loop, unless the runner goes before. */
 typedef void (*agentd_pool_fn)(agentd_pool *pool, const agentd_error *err, void *userdata);
 
 /** A pool for this runner, which it does not keep alive; when the runner goes, the

@@ -58,7 +58,8 @@ enum { AD_TASK_OUTPUT_MAX = 262144 }; /* most that a sink gets at once */
 
 /* ---- tasks: what a backend reports, checked here, passed on to core. */
 
-/* Who does not want to hear of something has NULL there, but for started, closed, failed. */
+/* Who does not want to hear of something has NULL there, but for started, closed, failed, and
+ * closed_late of who gives tasks up. */
 struct ad_task_listener {
 	void (*started)(agentd_task *task, int32_t pid);
 	int32_t (*output)(agentd_task *task, agentd_stream stream, const uint8_t *data, size_t len);

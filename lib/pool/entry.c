@@ -117,7 +117,6 @@ static const struct ad_task_listener listener = {
 	.closed = closed,
 	.failed = failed,
 	.log = logged,
-	.closed_late = closed,
 };
 
 /* ---- starting */
@@ -131,10 +130,11 @@ static int start_task(struct ad_pool_entry *entry, struct ad_backend *backend,
 	agentd_pool *pool = entry->pool;
 	int r;
 
-	entry->was_spare = !entry->spare_failed &&
-			   spares_take(&pool->spares, &entry->task, &listener, &entry->spec.spec);
-	if (entry->was_spare)
+	entry->was_spare = !entry->spare_failed;
+	if (entry->was_spare &&
+	    spares_take(&pool->spares, &entry->task, &listener, &entry->spec.spec))
 		return 0;
+	entry->was_spare = false;
 	if (entry_count_alive(pool) + spares_count(&pool->spares) > pool->config.max_vms)
 		return NO_ROOM;
 	entry->spare_failed = false;
@@ -157,8 +157,8 @@ static int start(struct ad_pool_entry *entry, agentd_error **reterr)
 		return r;
 	volume_touch(&entry->volume);
 	r = ad_spec_copy(&entry->spec, lease_first(entry)->spec, reterr);
-	if (r == 0)
-		r = ad_timer_start(&entry->timer, backend->ops.setup_max_ms * AD_NS_PER_MS);
+	if (r == 0 && ad_timer_start(&entry->timer, backend->ops.setup_max_ms * AD_NS_PER_MS) < 0)
+		r = ad_fail_nomem(reterr);
 	if (r == 0) {
 		entry->state = ENTRY_STARTING;
 		entry->over = entry->stuck = entry->was_ready = false;
@@ -328,17 +328,19 @@ static void timeout(struct ad_timer *timer, void *userdata)
 	(void)timer;
 	pool_enter(pool);
 	if (entry->state == ENTRY_STARTING) {
-		ad_fail(&entry->error, AGENTD_ERR_TIMEOUT, NULL,
-			"the session did not start in time");
+		if (!entry->error)
+			ad_fail(&entry->error, AGENTD_ERR_TIMEOUT, NULL,
+				"the session did not start in time");
 		entry_stop(entry, 0);
 	} else if (entry->state == ENTRY_PREPARING) {
-		prepare_kill(entry);
+		prepare_timed_out(entry);
 	} else if (entry->state == ENTRY_STOPPING && !entry->stuck) {
 		/* It keeps its place and its volume: whatever is left of it may still write. */
 		entry->stuck = true;
 		pool_say(pool, AGENTD_LOG_ERROR, "A session does not end although it was killed",
 			 entry->id, NULL);
 		pool_end_work(pool, NULL);
+		entry_wake_waiting(pool); /* another one may make room */
 	} else if (entry->state == ENTRY_STOPPED) {
 		ad_defer(&entry->step);
 	}

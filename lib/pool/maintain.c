@@ -49,16 +49,21 @@ static void removal_over(struct ad_defer *defer, void *userdata)
 	pool_end_work(pool, NULL);
 }
 
+/* Takes err. */
+static void not_removed(agentd_pool *pool, agentd_error *err)
+{
+	pool_say(pool, AGENTD_LOG_WARN, "Failed to prune VM directory", NULL, err);
+	if (!pool->pass_error)
+		pool->pass_error = AD_STEAL(err);
+	agentd_error_unref(err);
+}
+
 static void removed(agentd_error *err, void *userdata)
 {
 	struct removal *removal = userdata;
-	agentd_pool *pool = removal->pool;
 
 	if (err)
-		pool_say(pool, AGENTD_LOG_WARN, "Failed to prune VM directory", NULL, err);
-	if (err && !pool->pass_error)
-		pool->pass_error = agentd_error_ref(err);
-	agentd_error_unref(err);
+		not_removed(removal->pool, err);
 	ad_defer(&removal->step);
 }
 
@@ -67,20 +72,28 @@ static void remove_tree(agentd_pool *pool, const char *path)
 {
 	const char *args[] = { "remove", path, NULL };
 	struct removal *removal = NULL;
+	agentd_error *err = NULL;
 
 	while ((removal = removal_next(pool, removal)))
 		if (strcmp(removal->path, path) == 0)
 			return;
 	removal = calloc(1, sizeof(*removal));
-	if (!removal)
+	if (!removal) {
+		ad_fail_nomem(&err);
+		not_removed(pool, err);
 		return;
+	}
 	removal->pool = pool;
 	removal->path = strdup(path);
 	ad_list_init(&removal->link);
 	ad_defer_init(&removal->step, pool->host.loop, removal_over, removal);
-	if (!removal->path ||
-	    worker_start(&pool->host, args, removed, removal, &removal->worker, NULL) < 0) {
+	if (!removal->path)
+		ad_fail_nomem(&err);
+	else
+		(void)worker_start(&pool->host, args, removed, removal, &removal->worker, &err);
+	if (err) {
 		removal_free(removal);
+		not_removed(pool, err);
 		return;
 	}
 	ad_list_append(&pool->removals, &removal->link);
@@ -98,6 +111,25 @@ static void packed(agentd_error *err, void *userdata)
 	ad_defer(&entry->step);
 }
 
+/* Of the volume, which is locked, to err, which is owned. */
+static void back_up_over(struct ad_pool_entry *entry, agentd_error *err)
+{
+	ad_autoerror agentd_error *own = NULL;
+
+	if (!err && volume_set_backed_up(&entry->volume, &own) == 0) {
+		entry->backup.failed = false;
+		pool_say(entry->pool, AGENTD_LOG_INFO, "Backed up a session", entry->id, NULL);
+	} else {
+		pool_say(entry->pool, entry->backup.failed ? AGENTD_LOG_DEBUG : AGENTD_LOG_WARN,
+			 "A session could not be backed up; it is tried again and not pruned "
+			 "before",
+			 entry->id, err ? err : own);
+		entry->backup.failed = true;
+	}
+	volume_unlock(&entry->volume);
+	pool_end_work(entry->pool, err);
+}
+
 static void back_up(struct ad_pool_entry *entry)
 {
 	ad_autobuf struct ad_buf file = { 0 }, part = { 0 };
@@ -113,38 +145,22 @@ static void back_up(struct ad_pool_entry *entry)
 	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
 	ad_buf_printf(&part, "%s/.%s.part", dest, entry->id);
 	ad_buf_printf(&file, "%s/%s-%s.tar.zst", dest, entry->id, stamp);
-	if (part.failed || file.failed) {
-		volume_unlock(&entry->volume);
-		return;
-	}
 	args[2] = part.data;
 	args[3] = file.data;
 	pool_begin_work(pool);
-	if (worker_start(&pool->host, args, packed, entry, &entry->backup.worker, &err) < 0) {
-		volume_unlock(&entry->volume);
-		pool_end_work(pool, err);
-	}
+	if (part.failed || file.failed)
+		ad_fail_nomem(&err);
+	else
+		(void)worker_start(&pool->host, args, packed, entry, &entry->backup.worker, &err);
+	if (err)
+		back_up_over(entry, err);
 }
 
 void maintain_backup_over(struct ad_pool_entry *entry)
 {
-	agentd_error *err = AD_STEAL(entry->backup.error);
-	ad_autoerror agentd_error *own = NULL;
-
 	worker_free(AD_STEAL(entry->backup.worker));
 	entry->backup.over = false;
-	if (!err && volume_set_backed_up(&entry->volume, &own) == 0) {
-		entry->backup.failed = false;
-		pool_say(entry->pool, AGENTD_LOG_INFO, "Backed up a session", entry->id, NULL);
-	} else {
-		pool_say(entry->pool, entry->backup.failed ? AGENTD_LOG_DEBUG : AGENTD_LOG_WARN,
-			 "A session could not be backed up; it is tried again and not pruned "
-			 "before",
-			 entry->id, err ? err : own);
-		entry->backup.failed = true;
-	}
-	volume_unlock(&entry->volume);
-	pool_end_work(entry->pool, err);
+	back_up_over(entry, AD_STEAL(entry->backup.error));
 }
 
 /* ---- the pass */

@@ -130,11 +130,10 @@ static void tend(struct ad_defer *defer, void *userdata)
 	(void)defer;
 	pool_enter(pool);
 	if (pool->closing)
-		spares_tend(&pool->spares, NULL, 0);
+		spares_tend(&pool->spares, NULL, 0, 0);
 	else if (config->enabled && config->min_warm > 0 && !is_starting(pool) &&
 		 pool_find_backend(pool, &backend, NULL) == 0)
-		spares_tend(&pool->spares, backend,
-			    (uint32_t)(config->min_warm < room ? config->min_warm : room));
+		spares_tend(&pool->spares, backend, config->min_warm, room);
 	pool_leave(pool);
 }
 

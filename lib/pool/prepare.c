@@ -10,7 +10,7 @@
 #include <agentd/exec.h>
 #include <agentd/log.h>
 
-enum { COMMAND_MAX_S = 600, NO_NIX = 69 };
+enum { COMMAND_MAX_S = 10 * 60, NO_NIX = 69, NOT_EXITED = -1 };
 
 static struct ad_pool_entry *of_task(agentd_task *task)
 {
@@ -137,7 +137,6 @@ static void failed(agentd_task *task, agentd_error *err)
 
 	agentd_error_unref(entry->error);
 	entry->error = err;
-	entry->preparation.wait_status = W_EXITCODE(1, 0);
 	closed(task);
 }
 
@@ -150,7 +149,6 @@ static const struct ad_task_listener listener = {
 	.closed = closed,
 	.failed = failed,
 	.log = logged,
-	.closed_late = closed,
 };
 
 /* ---- its steps */
@@ -177,20 +175,35 @@ static bool fill_command(struct ad_pool_entry *entry)
 static void start_command(struct ad_pool_entry *entry)
 {
 	struct preparation *preparation = &entry->preparation;
+	ad_autoerror agentd_error *err = NULL;
 	int r;
 
 	preparation->spec.session = entry->task.state;
 	preparation->spec.flags = AGENTD_EXEC_MERGE_STDERR;
-	preparation->over = false;
+	preparation->over = preparation->timed_out = false;
+	preparation->wait_status = NOT_EXITED;
 	preparation->said_len = 0;
 	r = ad_task_start(&preparation->command, entry->task.backend, &listener, &preparation->spec,
-			  &entry->error);
-	if (r == 0)
-		r = ad_timer_start(&entry->timer, COMMAND_MAX_S * AD_NS_PER_S);
-	if (r < 0 && !preparation->command.running)
+			  &err);
+	if (r < 0) {
 		ad_task_release(&preparation->command);
-	if (r < 0)
-		entry_stop(entry, 0);
+		close_output(preparation);
+	} else if (ad_timer_start(&entry->timer, COMMAND_MAX_S * AD_NS_PER_S) < 0) {
+		r = ad_fail_nomem(&err);
+	}
+	if (r == 0)
+		return;
+	if (!entry->error)
+		entry->error = AD_STEAL(err);
+	entry_stop(entry, 0);
+}
+
+static void fail(struct ad_pool_entry *entry, const char *why)
+{
+	ad_fail(&entry->error, AGENTD_ERR_BACKEND, NULL, "%s: %s",
+		entry->preparation.step == PREPARE_NIX ? "nix develop failed" :
+							 "Bootstrap command failed",
+		why);
 }
 
 /* False: the session is no good, and stops. */
@@ -212,10 +225,10 @@ static bool command_is_over(struct ad_pool_entry *entry)
 		return true;
 	}
 	if (!entry->error)
-		ad_fail(&entry->error, AGENTD_ERR_BACKEND, NULL, "%s: %s",
-			preparation->step == PREPARE_NIX ? "nix develop failed" :
-							   "Bootstrap command failed",
-			*preparation->said ? preparation->said : "it wrote nothing");
+		fail(entry, preparation->timed_out     ? "it took longer than ten minutes" :
+			    status == NOT_EXITED       ? "the backend lost it" :
+			    *preparation->said != '\0' ? preparation->said :
+							 "it wrote nothing");
 	entry_stop(entry, ENTRY_STOP_GRACE_MS);
 	return false;
 }
@@ -241,9 +254,20 @@ bool prepare_advance(struct ad_pool_entry *entry)
 	return true;
 }
 
-void prepare_kill(struct ad_pool_entry *entry)
+void prepare_timed_out(struct ad_pool_entry *entry)
 {
-	(void)ad_task_kill(&entry->preparation.command);
+	struct preparation *preparation = &entry->preparation;
+	const uint64_t close_max_ms = entry->task.backend->ops.close_max_ms;
+
+	(void)ad_task_kill(&preparation->command);
+	if (!preparation->timed_out &&
+	    ad_timer_start(&entry->timer, close_max_ms * AD_NS_PER_MS) == 0) {
+		preparation->timed_out = true;
+		return;
+	}
+	if (!entry->error)
+		fail(entry, "it does not end although it was killed");
+	entry_stop(entry, 0);
 }
 
 void prepare_end(struct ad_pool_entry *entry)

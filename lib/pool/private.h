@@ -89,9 +89,10 @@ int spares_init(struct spares *spares, const struct ad_pool_host *host, const ch
 void spares_free(struct spares *spares);
 /* The next ones are for sessions like this one. */
 void spares_make_like(struct spares *spares, const agentd_spec *spec);
-/* Have so many: one more is begun, unless one is under way or it is too early after a failure;
- * those who are too many end. backend: unless wanted is 0. */
-void spares_tend(struct spares *spares, struct ad_backend *backend, uint32_t wanted);
+/* Have so many, or as many as there is room for with those that do not end: one more is begun,
+ * unless one is under way or it is too early after a failure; those who are too many end.
+ * backend: unless wanted is 0. */
+void spares_tend(struct spares *spares, struct ad_backend *backend, uint64_t wanted, uint64_t room);
 /* All that take a place. */
 uint32_t spares_count(const struct spares *spares);
 uint32_t spares_ready(const struct spares *spares);
@@ -136,6 +137,7 @@ struct preparation {
 	struct ad_io output;
 	bool output_open;
 	bool over;                   /* the command is */
+	bool timed_out;              /* and is being killed */
 	int wait_status;             /* its */
 	char said[PREPARE_SAID_MAX]; /* the end of what it wrote */
 	size_t said_len;
@@ -144,8 +146,8 @@ struct preparation {
 /* The session is there: do what is next. True: all has been done, and is not done again. When a
  * command cannot be started or has failed entry->error says so, and the session is stopped. */
 bool prepare_advance(struct ad_pool_entry *entry);
-/* The command has had its time. */
-void prepare_kill(struct ad_pool_entry *entry);
+/* The command has had its time: it is killed, and after that the session stopped. */
+void prepare_timed_out(struct ad_pool_entry *entry);
 /* The session is over, and a command with it. */
 void prepare_end(struct ad_pool_entry *entry);
 /* Before its session goes, whatever state it is in. */

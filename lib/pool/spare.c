@@ -88,7 +88,6 @@ static const struct ad_task_listener listener = {
 	.closed = closed,
 	.failed = failed,
 	.log = logged,
-	.closed_late = closed,
 };
 
 /* ---- beginning and ending */
@@ -255,18 +254,23 @@ bool spares_over(const struct spares *spares)
 	return true;
 }
 
-void spares_tend(struct spares *spares, struct ad_backend *backend, uint32_t wanted)
+void spares_tend(struct spares *spares, struct ad_backend *backend, uint64_t wanted, uint64_t room)
 {
 	ad_autoerror agentd_error *err = NULL;
 	bool under_way = false;
-	uint32_t count = 0;
+	uint64_t count = 0, stuck = 0;
 
+	for (struct ad_list *node = spares->list.next; node != &spares->list; node = node->next)
+		stuck += spare_at(node)->stuck;
+	room = room > stuck ? room - stuck : 0;
+	if (wanted > room)
+		wanted = room;
 	for (struct ad_list *node = spares->list.next; node != &spares->list; node = node->next) {
 		struct spare *spare = spare_at(node);
 
 		if (!spare->ending && ++count > wanted)
 			end(spare);
-		under_way |= spare->ending || spare->over || !spare->ready;
+		under_way |= !spare->stuck && (spare->ending || spare->over || !spare->ready);
 	}
 	if (count >= wanted || under_way || ad_sys_now_ns() < spares->not_before)
 		return;

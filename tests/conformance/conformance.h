@@ -44,9 +44,11 @@ struct test_gone {
 	unsigned int times;
 	bool later;   /* task_start has succeeded by then */
 	bool started; /* and so has the command */
-	int code;     /* and ESRCH */
+	int code;     /* and ESRCH; 0: the command closes without having exited */
 };
 extern struct test_gone test_gone;
+/* So many of its sessions do not end when they are asked to. */
+extern unsigned int test_stuck;
 /* Takes what is written to stdin, and loses it. */
 int test_backend_add_liar(agentd_runner *runner, agentd_error **reterr);
 

@@ -24,6 +24,7 @@
 #include "conformance.h"
 
 struct test_gone test_gone;
+unsigned int test_stuck;
 
 enum { POLL_MS = 10 };
 
@@ -417,7 +418,10 @@ static void on_gone(evutil_socket_t fd, short what, void *userdata)
 	(void)what;
 	if (test_gone.started)
 		agentd_task_started(job->task, 0);
-	agentd_task_failed(job->task, gone());
+	if (test_gone.code < 0)
+		agentd_task_failed(job->task, gone());
+	else
+		agentd_task_closed(job->task);
 }
 
 static int find_gone(struct job *job, agentd_error **reterr)
@@ -590,6 +594,10 @@ static int32_t session_stop(void *state, uint32_t grace_ms)
 		return 0;
 	session->stopping = true;
 	drop_event(&session->on_change);
+	if (test_stuck > 0) {
+		test_stuck--;
+		return 0;
+	}
 	return add_timer(&session->on_change, session->backend->base, 5, false, on_change, session);
 }
 
@@ -668,6 +676,7 @@ static const struct agentd_backend_ops attach_ops = {
 	.session_start = session_start,
 	.session_stop = session_stop,
 	.session_free = session_free,
+	.close_max_ms = 2000,
 };
 
 int test_backend_add_attach(agentd_runner *runner, agentd_error **reterr)

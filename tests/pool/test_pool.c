@@ -1242,6 +1242,41 @@ START_TEST(bootstrap)
 }
 END_TEST
 
+/* A command that nobody knows the end of has not prepared anything. */
+START_TEST(bootstrap_without_an_end)
+{
+	struct place place = open_place(", \"bootstrap_command\": \"echo once >>boot\"");
+	struct t_run run;
+
+	test_gone = (struct test_gone){ 1, true, true, 0 };
+	run_in(&run, &place, A, "echo elsewhere");
+	expect_session(&run, false);
+	ck_assert_msg(strstr(t_run_layer(&run, "session", NULL),
+			     "Bootstrap command failed: the backend lost it"),
+		      "%s", t_run_story(&run));
+	ck_assert_uint_eq(test_gone.times, 0);
+	end_of(&run);
+	expect(&place, A, "cat boot", "once\n");
+	close_place(&place);
+}
+END_TEST
+
+/* The one that is asked to make room does not end: another one is asked. */
+START_TEST(stuck_session_is_passed_over)
+{
+	struct place place = open_place(", \"max_vms\": 2, \"fallback\": false");
+
+	expect(&place, A, "echo a", "a\n");
+	expect(&place, B, "echo b", "b\n");
+	test_stuck = 1;
+	expect(&place, C, "echo c", "c\n");
+	ck_assert_uint_eq(test_stuck, 0);
+	ck_assert_ptr_nonnull(t_logs_find(&place.world->logs, 0,
+					  "A session does not end although it was killed"));
+	close_place(&place);
+}
+END_TEST
+
 /* A profile of nix is built once in a new volume; where there is no nix that is said. */
 START_TEST(nix_profile)
 {
@@ -2860,6 +2895,8 @@ int main(int argc, char **argv)
 	} else if (!in_machine()) {
 		tcase_add_test(gone, says_it_is_gone);
 		tcase_add_test(gone, gone_and_stopped);
+		tcase_add_test(gone, bootstrap_without_an_end);
+		tcase_add_test(gone, stuck_session_is_passed_over);
 		tcase_add_test(drops, dropped_when_backend_logs);
 	}
 	if (in_machine() && all_cases()) {
