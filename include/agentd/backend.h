@@ -60,7 +60,9 @@ struct agentd_backend_ops {
 	/** Kill everything of the task, now. May be called more than once, also after
 	 *  the command exited. */
 	int32_t (*task_kill)(void *state);
-	/** Called once, after closed or failed, from the loop. */
+	/** Called once, after closed or failed, from the loop. Or when the runner goes, if a task
+	 *  that was killed has not ended within close_max_ms: all of it goes then, and nothing
+	 *  is reported of it any more. */
 	void (*task_free)(void *state);
 
 	/* optional */

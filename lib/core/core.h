@@ -49,8 +49,9 @@ struct agentd_runner {
 	char *helper_path;    /* as the options say, or NULL */
 	uint8_t *read_buffer; /* AD_READ_CHUNK, shared by all streams of all executions */
 
-	struct ad_list queued; /* executions waiting for a place, oldest first */
-	struct ad_list active; /* those that have one, until they are released */
+	struct ad_list queued;   /* executions waiting for a place, oldest first */
+	struct ad_list given_up; /* finished, but their tasks have not ended */
+	struct ad_list active;   /* those that have one, until they are released */
 	uint32_t queued_count, active_count;
 
 	uint32_t in_log; /* log callbacks on the stack */
@@ -123,12 +124,10 @@ struct ad_stream {
 
 struct agentd_exec {
 	ad_refcount refs;
-	pthread_mutex_t lock;    /* guards runner against calls from other threads */
-	agentd_runner *runner;   /* NULL once released */
-	struct event_base *base; /* for what may outlive the runner */
-	struct ad_last_call late;
-	_Atomic int wanted; /* enum ad_stop_level asked for by agentd_exec_cancel() */
-	struct ad_list link;
+	pthread_mutex_t lock;  /* guards runner against calls from other threads */
+	agentd_runner *runner; /* NULL once released */
+	_Atomic int wanted;    /* enum ad_stop_level asked for by agentd_exec_cancel() */
+	struct ad_list link;   /* of the runner's lists */
 	char id[32];
 	int32_t state;  /* AGENTD_STATE_* */
 	uint32_t flags; /* AGENTD_EXEC_* */
@@ -163,8 +162,9 @@ struct agentd_exec {
 	bool placed;          /* counts as active, not as queued */
 	bool deadline_passed; /* after it had exited */
 	bool stdin_closed, stdin_waiting;
-	bool stdin_given; /* a task has taken some: another one would not have it */
-	bool pipes;       /* output comes through attached pipes, not pushed by the backend */
+	bool stdin_given;   /* a task has taken some: another one would not have it */
+	bool stdin_refused; /* and promised to tell when it takes more */
+	bool pipes;         /* output comes through attached pipes, not pushed by the backend */
 	int wait_status;
 	char limit[24];
 	int32_t fatal_cause; /* of a limit the backend killed for */
@@ -202,6 +202,8 @@ void ad_exec_stop(agentd_exec *exec, int cause, bool now);
 void ad_exec_apply_wanted(agentd_exec *exec);
 /* The base was freed: kill and forget, without callbacks. */
 void ad_exec_abandon(agentd_exec *exec);
+/* The runner goes, and with it the task of one that is finished. */
+void ad_exec_forget_late(agentd_exec *exec);
 /* Look at everything and go on: kill, drain, finish, arm the timer. */
 void ad_exec_settle(agentd_exec *exec);
 /* For the result; what was noted first stays. */

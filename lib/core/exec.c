@@ -15,6 +15,10 @@ static void step(struct ad_defer *defer, void *userdata)
 	agentd_runner *runner = exec->runner;
 
 	(void)defer;
+	if (!runner) {
+		ad_exec_ended_late(exec);
+		return;
+	}
 	ad_runner_pin(runner);
 	agentd_exec_ref(exec);
 	if (exec->finishing && !ad_exec_sink_delays_end(exec))
@@ -84,7 +88,6 @@ static agentd_exec *exec_new(agentd_runner *runner)
 	pthread_mutex_init(&exec->lock, NULL);
 	exec->refs = 1;
 	exec->runner = runner;
-	exec->base = ad_loop_base(runner->loop);
 	exec->created_at = ad_sys_now_ns();
 	exec->spec.netns = exec->spec.credentials_fd = -1;
 	snprintf(exec->id, sizeof(exec->id), "%s-%llu", runner->id_prefix,
@@ -254,6 +257,7 @@ int agentd_exec_write(agentd_exec *exec, const uint8_t *data, size_t len, size_t
 		return AGENTD_ERR_AGAIN;
 	}
 	r = ad_task_write(&exec->task, data, len, &taken);
+	exec->stdin_refused = r == AGENTD_ERR_AGAIN;
 	if (r == 0) {
 		*ret_taken = taken;
 		exec->stdin_given |= taken > 0;

@@ -62,6 +62,6 @@ bool ad_exec_sink_delays_end(agentd_exec *exec);
 /* `finished`, exactly once; the runner has let go of it afterwards. */
 void ad_exec_finish(agentd_exec *exec);
 /* It was finished without its task, which has ended after all: drops what that could still use. */
-void ad_exec_ended_late(void *exec);
+void ad_exec_ended_late(agentd_exec *exec);
 
 #endif

@@ -191,6 +191,8 @@ static void release(agentd_exec *exec)
 	ad_buf_free(&exec->stderr_tail);
 	ad_receipt_clear(&exec->receipt);
 	ad_list_remove(&exec->link);
+	if (exec->task.given_up)
+		ad_list_append(&runner->given_up, &exec->link);
 	pthread_mutex_lock(&exec->lock);
 	exec->runner = NULL;
 	pthread_mutex_unlock(&exec->lock);
@@ -222,13 +224,20 @@ void ad_exec_finish(agentd_exec *exec)
 	ad_runner_unpin(runner);
 }
 
-void ad_exec_ended_late(void *userdata)
+void ad_exec_ended_late(agentd_exec *exec)
 {
-	agentd_exec *exec = userdata;
-
+	ad_list_remove(&exec->link);
 	ad_task_release(&exec->task);
 	forget_spec(exec);
 	agentd_exec_unref(exec);
+}
+
+void ad_exec_forget_late(agentd_exec *exec)
+{
+	ad_defer_cancel(&exec->step);
+	exec->task.given_up = false;
+	exec->task.closed = true;
+	ad_exec_ended_late(exec);
 }
 
 void ad_exec_abandon(agentd_exec *exec)

@@ -167,6 +167,7 @@ void ad_exec_acquire_again(agentd_exec *exec)
 	int r;
 
 	exec->starts_anew = exec->task_lost = false;
+	exec->stdin_waiting |= exec->stdin_refused;
 	exec->spec.session = NULL;
 	ad_task_release(&exec->task);
 	ad_receipt_clear(&exec->receipt);

@@ -59,6 +59,7 @@ static void on_stdin_drained(agentd_task *task)
 {
 	agentd_exec *exec = exec_of(task);
 
+	exec->stdin_refused = false;
 	if (!exec->finishing)
 		ad_sink_stdin_drained(exec->binding);
 }
@@ -212,12 +213,9 @@ static void on_failed(agentd_task *task, agentd_error *err)
 		ad_exec_finish_soon(exec);
 }
 
-/* The backend may still use its task until it has returned, and the runner may be gone. */
 static void on_closed_late(agentd_task *task)
 {
-	agentd_exec *exec = exec_of(task);
-
-	ad_last_call(&exec->late, exec->base, ad_exec_ended_late, exec);
+	ad_defer(&exec_of(task)->step);
 }
 
 static void on_log(agentd_task *task, int32_t level, const char *message)

@@ -44,8 +44,16 @@ static void kill_all(agentd_runner *runner, bool now)
 	}
 }
 
+/* Nothing of them is used any more: the launcher and the loop are about to go. */
+static void forget_given_up(agentd_runner *runner)
+{
+	while (!ad_list_empty(&runner->given_up))
+		ad_exec_forget_late(AD_CONTAINER_OF(runner->given_up.next, agentd_exec, link));
+}
+
 static void destroy(agentd_runner *runner)
 {
+	forget_given_up(runner);
 	ad_pool_detach_all(&runner->pools);
 	agentd_pool_unref(runner->pool);
 	ad_registry_close(&runner->registry);
@@ -141,6 +149,7 @@ static void settle(struct ad_defer *defer, void *userdata)
 	if (!nothing_left(runner) ||
 	    ad_pool_shutdown_all(&runner->pools, runner->shutdown_grace_ms, pool_over, runner))
 		return;
+	forget_given_up(runner);
 	ad_pool_detach_all(&runner->pools);
 	ad_registry_close(&runner->registry);
 	ad_launcher_shutdown(runner->launcher, helper_gone, runner);
@@ -452,6 +461,7 @@ int agentd_runner_new(const struct agentd_runner_opts *given, agentd_runner **re
 	ad_list_init(&runner->pools);
 	ad_list_init(&runner->active);
 	ad_list_init(&runner->queued);
+	ad_list_init(&runner->given_up);
 	ad_registry_init(&runner->registry, probed, runner);
 	r = fill(runner, &opts, reterr);
 	if (r < 0)

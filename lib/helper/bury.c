@@ -2,7 +2,6 @@
 /* The dead: what each of them leaves to do, and what it left running. */
 #include "helper/job.h"
 
-#include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>

@@ -21,19 +21,25 @@ static struct {
 	struct outgoing *first, **tail;
 } out = { .tail = &out.first };
 
+static int send_now(const uint8_t *data, size_t len, int fd, int flags)
+{
+	int r = ad_sys_send(HELPER_SOCKET, data, len, &fd, fd >= 0, flags);
+
+	/* Without its descriptor the library knows that it is lost. */
+	return r == -ETOOMANYREFS ? ad_sys_send(HELPER_SOCKET, data, len, NULL, 0, flags) : r;
+}
+
 void report_with(const struct ad_msg *msg, int fd)
 {
 	struct outgoing *queued = NULL;
-	size_t fds = fd >= 0;
 	uint8_t buf[AD_MSG_FIXED_MAX];
 	size_t len = ad_msg_encode(msg, buf);
 
-	if (!helper.host_lost && (out.first || ad_sys_send(HELPER_SOCKET, buf, len, &fd, fds,
-							   MSG_DONTWAIT) == -EAGAIN)) {
+	if (!helper.host_lost && (out.first || send_now(buf, len, fd, MSG_DONTWAIT) == -EAGAIN)) {
 		queued = malloc(sizeof(*queued));
 		/* Waiting for the host is the only way left not to lose it. */
 		if (!queued)
-			ad_sys_send(HELPER_SOCKET, buf, len, &fd, fds, 0);
+			send_now(buf, len, fd, 0);
 	}
 	if (!queued) {
 		if (fd >= 0)
@@ -80,8 +86,7 @@ void report_flush(void)
 		struct outgoing *first = out.first;
 
 		if (!helper.host_lost &&
-		    ad_sys_send(HELPER_SOCKET, first->data, first->len, &first->fd, first->fd >= 0,
-				MSG_DONTWAIT) == -EAGAIN)
+		    send_now(first->data, first->len, first->fd, MSG_DONTWAIT) == -EAGAIN)
 			return;
 		if (first->fd >= 0)
 			close(first->fd);

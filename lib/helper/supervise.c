@@ -57,8 +57,11 @@ static void report(const struct ad_msg *msg, const int *fds, size_t fd_count)
 
 	if (mute)
 		return;
-	/* If nobody listens any more, the helper says what to do about it. */
-	ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0);
+	/* If nobody listens any more, the helper says what to do about it. Without its descriptors
+	 * the library knows that they are lost. */
+	if (ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), fds, fd_count, 0) ==
+	    -ETOOMANYREFS)
+		ad_sys_send(HELPER_SOCKET, buf, ad_msg_encode(msg, buf), NULL, 0, 0);
 }
 
 /* There is to be another one that waits, as soon as nobody waits for us. */

@@ -114,11 +114,12 @@ uint64_t watch_next(void)
 
 void watch_step(uint64_t now)
 {
-	uint64_t begin = own_time_ns(), cost, interval = default_ns;
+	uint64_t begin, cost, interval = default_ns;
 	bool any = false, need_scan = false;
 
 	if (now < watch_next())
 		return;
+	begin = own_time_ns();
 	for (const struct job *job = NULL; (job = job_next(job));) {
 		if (!job->watch || job->lost)
 			continue;

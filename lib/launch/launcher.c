@@ -63,6 +63,7 @@ struct ad_job {
 
 struct outgoing {
 	struct ad_list link;
+	uint32_t job;
 	int fds[SPAWN_FDS_MAX];
 	size_t fd_count, len;
 	uint8_t data[];
@@ -349,35 +350,58 @@ void ad_launcher_shutdown(struct ad_launcher *launcher, ad_launcher_fn gone, voi
 
 static void send_kills(struct ad_launcher *launcher);
 
+static struct ad_job *find_job(struct ad_launcher *launcher, uint32_t id);
+static void job_failed(struct ad_job *job, const struct ad_launch_failure *failure);
+
 /* What is wrong with the socket shows when it is read: the loop hears of it there. */
+static bool is_cut(int error)
+{
+	return error == EPIPE || error == ECONNRESET;
+}
+
 static void flush(struct ad_launcher *launcher)
 {
-	while (!ad_list_empty(&launcher->out)) {
+	while (!launcher->freed && !ad_list_empty(&launcher->out)) {
 		struct outgoing *out = AD_CONTAINER_OF(launcher->out.next, struct outgoing, link);
+		int r = ad_sys_send(launcher->fd, out->data, out->len, out->fds, out->fd_count,
+				    MSG_DONTWAIT);
+		uint32_t id = out->job;
+		struct ad_job *job;
 
-		if (ad_sys_send(launcher->fd, out->data, out->len, out->fds, out->fd_count,
-				MSG_DONTWAIT) == -EAGAIN)
+		if (r == -EAGAIN)
 			return;
 		outgoing_free(out);
+		job = r < 0 && !is_cut(-r) ? find_job(launcher, id) : NULL;
+		if (job)
+			job_failed(job, &(struct ad_launch_failure){ .stage = AD_STAGE_REQUEST,
+								     .os_errno = -r,
+								     .text = "" });
 	}
+	if (launcher->freed)
+		return;
 	ad_io_stop(&launcher->writable);
 	send_kills(launcher);
 }
 
 static void on_writable(struct ad_io *io, void *userdata)
 {
+	struct ad_launcher *launcher = userdata;
+
 	(void)io;
-	flush(userdata);
+	launcher->busy++;
+	flush(launcher);
+	leave(launcher);
 }
 
 /* Keep a message until the socket takes it. 0 or a negative errno. */
-static int queue(struct ad_launcher *launcher, const uint8_t *data, size_t len, const int *fds,
-		 size_t fd_count)
+static int queue(struct ad_launcher *launcher, uint32_t job, const uint8_t *data, size_t len,
+		 const int *fds, size_t fd_count)
 {
 	struct outgoing *out = malloc(sizeof(*out) + len);
 
 	if (!out)
 		return -ENOMEM;
+	out->job = job;
 	out->fd_count = 0;
 	out->len = len;
 	memcpy(out->data, data, len);
@@ -401,14 +425,14 @@ static int queue(struct ad_launcher *launcher, const uint8_t *data, size_t len, 
 }
 
 /* Borrows the descriptors. 0 or a negative errno. */
-static int post(struct ad_launcher *launcher, const uint8_t *data, size_t len, const int *fds,
-		size_t fd_count)
+static int post(struct ad_launcher *launcher, uint32_t job, const uint8_t *data, size_t len,
+		const int *fds, size_t fd_count)
 {
 	int r = -EAGAIN;
 
 	if (ad_list_empty(&launcher->out))
 		r = ad_sys_send(launcher->fd, data, len, fds, fd_count, MSG_DONTWAIT);
-	return r == -EAGAIN ? queue(launcher, data, len, fds, fd_count) : r;
+	return r == -EAGAIN ? queue(launcher, job, data, len, fds, fd_count) : r;
 }
 
 /* Kills need no memory: what could not be sent is remembered in the job. */
@@ -522,11 +546,13 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 
 	if (job->session)
 		count = job->networked;
+	bool fds_lost = in->fds_lost || (in->fd_count == 0 && count > 0);
+
 	if (job->state != JOB_STARTING || msg->u.started.flags != wanted ||
-	    (in->fd_count != count && !in->fds_lost))
+	    (in->fd_count != count && !fds_lost))
 		return false;
-	if (in->fds_lost) {
-		/* The host is at its limit of descriptors. */
+	if (fds_lost) {
+		/* The host is at its limit of descriptors, or its user at that of those on their way. */
 		send_kill(job);
 		job_failed(job, &(struct ad_launch_failure){ .stage = AD_STAGE_PIPE,
 							     .os_errno = EMFILE,
@@ -769,7 +795,7 @@ static int posted(int r, agentd_error **reterr)
 {
 	if (r == 0)
 		return 0;
-	if (r == -EPIPE || r == -ECONNRESET)
+	if (is_cut(-r))
 		return ad_fail(reterr, AGENTD_ERR_BACKEND, NULL, "the helper cannot be reached");
 	return ad_fail_errno(reterr, -r, "Failed to spawn shell command");
 }
@@ -791,7 +817,8 @@ static int post_large(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 		return ad_fail_errno(reterr, -fd, "Failed to spawn shell command");
 	memmove(fds + 1, fds, fd_count * sizeof(*fds));
 	fds[0] = fd;
-	return posted(post(launcher, buf, ad_msg_encode(&msg, buf), fds, fd_count + 1), reterr);
+	return posted(post(launcher, spawn->job, buf, ad_msg_encode(&msg, buf), fds, fd_count + 1),
+		      reterr);
 }
 
 static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *spawn,
@@ -815,7 +842,7 @@ static int post_spawn(struct ad_launcher *launcher, const struct ad_msg_spawn *s
 		fds[fd_count++] = request->machine->fds[i];
 	if (size > sizeof(launcher->scratch))
 		return post_large(launcher, spawn, size, fds, fd_count, reterr);
-	return posted(post(launcher, launcher->scratch,
+	return posted(post(launcher, spawn->job, launcher->scratch,
 			   ad_msg_spawn_encode(spawn, launcher->scratch), fds, fd_count),
 		      reterr);
 }
@@ -991,7 +1018,7 @@ int ad_job_signal(struct ad_job *job, int signo)
 	if (!job->launcher || job->launcher->lost || job->state >= JOB_EXITED)
 		return AGENTD_ERR_STATE;
 	msg.job = job->id;
-	r = posted(post(job->launcher, buf, ad_msg_encode(&msg, buf), NULL, 0), NULL);
+	r = posted(post(job->launcher, job->id, buf, ad_msg_encode(&msg, buf), NULL, 0), NULL);
 	errno = saved;
 	return r;
 }

@@ -88,18 +88,6 @@ void ad_defer_init(struct ad_defer *defer, struct ad_loop *loop, ad_defer_fn fn,
 void ad_defer(struct ad_defer *defer);        /* loop thread; no-op if already posted */
 void ad_defer_cancel(struct ad_defer *defer); /* idempotent */
 
-/* ---- a call that outlives its loop */
-
-/* Run fn once from base, without a loop: the base is still there, for the caller was called from
- * it. Costs no allocation. */
-struct ad_last_call {
-	struct event event;
-	void (*fn)(void *userdata);
-	void *userdata;
-};
-void ad_last_call(struct ad_last_call *call, struct event_base *base, void (*fn)(void *userdata),
-		  void *userdata);
-
 /* ---- from other threads */
 
 struct ad_post;

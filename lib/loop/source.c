@@ -154,22 +154,3 @@ void ad_timer_stop(struct ad_timer *timer)
 {
 	del(timer->loop, &timer->event);
 }
-
-/* ---- a call that outlives its loop */
-
-static void last_call_ready(evutil_socket_t fd, short events, void *userdata)
-{
-	const struct ad_last_call *call = userdata;
-
-	(void)fd;
-	(void)events;
-	call->fn(call->userdata);
-}
-
-void ad_last_call(struct ad_last_call *call, struct event_base *base, void (*fn)(void *userdata),
-		  void *userdata)
-{
-	*call = (struct ad_last_call){ .fn = fn, .userdata = userdata };
-	event_assign(&call->event, base, -1, 0, last_call_ready, call);
-	event_active(&call->event, EV_TIMEOUT, 0);
-}

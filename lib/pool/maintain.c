@@ -56,6 +56,7 @@ static void not_removed(agentd_pool *pool, agentd_error *err)
 	if (!pool->pass_error)
 		pool->pass_error = AD_STEAL(err);
 	agentd_error_unref(err);
+	ad_defer(&pool->settle);
 }
 
 static void removed(agentd_error *err, void *userdata)

@@ -10,6 +10,7 @@
 #include <agentd/exec.h>
 #include <agentd/log.h>
 
+#define TOOK_TOO_LONG "it took longer than ten minutes"
 enum { COMMAND_MAX_S = 10 * 60, NO_NIX = 69, NOT_EXITED = -1 };
 
 static struct ad_pool_entry *of_task(agentd_task *task)
@@ -137,6 +138,7 @@ static void failed(agentd_task *task, agentd_error *err)
 
 	agentd_error_unref(entry->error);
 	entry->error = err;
+	entry->preparation.wait_status = NOT_EXITED;
 	closed(task);
 }
 
@@ -225,7 +227,7 @@ static bool command_is_over(struct ad_pool_entry *entry)
 		return true;
 	}
 	if (!entry->error)
-		fail(entry, preparation->timed_out     ? "it took longer than ten minutes" :
+		fail(entry, preparation->timed_out     ? TOOK_TOO_LONG :
 			    status == NOT_EXITED       ? "the backend lost it" :
 			    *preparation->said != '\0' ? preparation->said :
 							 "it wrote nothing");
@@ -259,6 +261,8 @@ void prepare_timed_out(struct ad_pool_entry *entry)
 	struct preparation *preparation = &entry->preparation;
 	const uint64_t close_max_ms = entry->task.backend->ops.close_max_ms;
 
+	if (preparation->over)
+		return;
 	(void)ad_task_kill(&preparation->command);
 	if (!preparation->timed_out &&
 	    ad_timer_start(&entry->timer, close_max_ms * AD_NS_PER_MS) == 0) {
@@ -266,7 +270,8 @@ void prepare_timed_out(struct ad_pool_entry *entry)
 		return;
 	}
 	if (!entry->error)
-		fail(entry, "it does not end although it was killed");
+		fail(entry, preparation->timed_out ? "it does not end although it was killed" :
+						     TOOK_TOO_LONG);
 	entry_stop(entry, 0);
 }
 

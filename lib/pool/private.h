@@ -47,7 +47,7 @@ struct volume {
 int volume_init(struct volume *volume, const char *root, const char *id, agentd_error **reterr);
 void volume_free(struct volume *volume);
 bool volume_exists(const struct volume *volume);
-/* Make what is missing and lock it. AGENTD_ERR_STATE: another process has it. */
+/* Make what is missing and lock it. AGENTD_ERR_AGAIN: somebody else has it. */
 int volume_open(struct volume *volume, const char *root, agentd_error **reterr);
 /* Lock one that exists. */
 int volume_lock(struct volume *volume, agentd_error **reterr);

@@ -44,18 +44,19 @@ int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t f
 		cmsg->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
 		memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * fd_count);
 	}
-	for (int tries = 0;;) {
+	for (int tries = 0;; tries++) {
 		n = sendmsg(sock, &hdr, flags | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n >= 0 || (errno != ENOBUFS && errno != ENOMEM && errno != ETOOMANYREFS))
 			break;
-		/* A lack of room as much as the socket's, but the kernel does not wait for it: the
-		 * machine has no memory, or the user more descriptors on their way than it may have
-		 * open, RLIMIT_NOFILE. The latter ends when they are received. */
+		/* The machine's memory is as much a lack of room as the socket's, but the
+		 * kernel does not wait for it. */
 		if (flags & MSG_DONTWAIT)
-			return -EAGAIN;
-		if (errno != ETOOMANYREFS && ++tries > ROOM_TRIES)
+			return errno == ETOOMANYREFS ? -ETOOMANYREFS : -EAGAIN;
+		/* So is that of descriptors on their way, but another process of the user's may keep
+		 * them there. */
+		if (tries >= ROOM_TRIES)
 			break;
 		nanosleep(&room_pause, NULL);
 	}

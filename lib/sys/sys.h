@@ -65,7 +65,8 @@ struct ad_sys_msg {
 };
 
 /* One whole message; never raises SIGPIPE. flags: MSG_DONTWAIT or 0, then it waits for
- * room, of which memory is a part: for that a second at most. -EAGAIN: there is no room. */
+ * room, of which memory is a part: for that a second at most. -EAGAIN: there is no room.
+ * -ETOOMANYREFS: the user has as many descriptors on their way as it may have open. */
 int ad_sys_send(int sock, const void *data, size_t len, const int *fds, size_t fd_count, int flags);
 /* One message: 1, or 0 at end of file. Descriptors come close-on-exec and >= 3,
  * to be closed by the caller. -EMSGSIZE for a message that is larger than cap,

@@ -285,7 +285,6 @@ START_TEST(files_stay)
 }
 END_TEST
 
-/* The shell's own state does not; what was left in the background does, until the stop. */
 /* Before the command has its session. */
 START_TEST(stdin_closed_while_it_waits)
 {
@@ -335,6 +334,7 @@ START_TEST(root_behind_a_link)
 }
 END_TEST
 
+/* The shell's own state does not; what was left in the background does, until the stop. */
 START_TEST(background_lives_until_the_stop)
 {
 	struct place place = open_place("");
