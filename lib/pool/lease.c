@@ -55,6 +55,22 @@ void lease_forget_all(struct ad_pool_entry *entry)
 		AD_STEAL(entry->held)->entry = NULL;
 }
 
+static const char *kept_by(const struct ad_pool_entry *entry)
+{
+	static const char *const states[] = {
+		[ENTRY_STOPPED] = "others have all places (max_vms)",
+		[ENTRY_STARTING] = "it is being started",
+		[ENTRY_PREPARING] = "it is being prepared (nix_profile, bootstrap_command)",
+		[ENTRY_READY] = "it has just become free",
+		[ENTRY_STOPPING] = "it is being stopped",
+	};
+
+	return entry->held          ? "another command has it" :
+	       entry->elsewhere     ? agentd_error_message(entry->elsewhere) :
+	       entry->backup.worker ? "it is being backed up" :
+				      states[entry->state];
+}
+
 static void timeout(struct ad_timer *timer, void *userdata)
 {
 	struct ad_pool_lease *lease = userdata;
@@ -65,10 +81,9 @@ static void timeout(struct ad_timer *timer, void *userdata)
 	pool_enter(pool);
 	ad_defer(&pool->tend);
 	ad_fail(&err, AGENTD_ERR_TIMEOUT, NULL,
-		"the session %s was not free within acquire_timeout_ms (%llu)%s%s",
+		"the session %s was not free within acquire_timeout_ms (%llu): %s",
 		lease->entry->id, (unsigned long long)pool->config.acquire_timeout_ms,
-		lease->entry->elsewhere ? ": " : "",
-		lease->entry->elsewhere ? agentd_error_message(lease->entry->elsewhere) : "");
+		kept_by(lease->entry));
 	refuse(lease, err);
 	pool_leave(pool);
 }
