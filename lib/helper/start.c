@@ -13,6 +13,12 @@
 
 static uint32_t attempts;
 
+/* Why the request cannot be carried out with the descriptors that came with it, or 0. */
+static int wrong_fds(const struct ad_sys_msg *from, size_t expected)
+{
+	return from->fds_lost ? EMFILE : from->fd_count != expected ? EBADMSG : 0;
+}
+
 /* ---- on the host */
 
 /* Somebody waits who was made for such a command: its pid, or 0. What it has is the job's. */
@@ -106,7 +112,7 @@ static void start_machine(struct job *job, const struct ad_msg_spawn *spawn,
 			  const struct ad_sys_msg *from, bool memory_file)
 {
 	const int *fds = from->fds + (memory_file ? 1 : 0);
-	size_t expected = spawn->machine.fd_count + (memory_file ? 1 : 0);
+	int error = wrong_fds(from, spawn->machine.fd_count + (memory_file ? 1 : 0));
 	struct enforcement enforcement = { 0 };
 	/* Only root may become another; and nobody else needs to. */
 	bool set_ids = helper.uid == 0 || !helper.ids_plain;
@@ -115,9 +121,10 @@ static void start_machine(struct job *job, const struct ad_msg_spawn *spawn,
 	int output, abi = landlock_abi(), landlock = -1;
 	pid_t pid;
 
-	if (from->fds_lost || from->fd_count != expected ||
-	    (set_ids && (spawn->machine.uid == 0 || spawn->machine.gid == 0))) {
-		report_failed(job->id, AD_STAGE_REQUEST, from->fds_lost ? EMFILE : EBADMSG, "");
+	if (!error && set_ids && (spawn->machine.uid == 0 || spawn->machine.gid == 0))
+		error = EBADMSG;
+	if (error) {
+		report_failed(job->id, AD_STAGE_REQUEST, error, "");
 		job_free(job, true);
 		return;
 	}
@@ -286,11 +293,11 @@ static void start_in_sandbox(struct job *job, const struct ad_msg_spawn *spawn,
 			     struct ad_sys_msg *from, bool memory_file)
 {
 	bool join = (spawn->flags & AD_SPAWN_NETNS) != 0;
-	size_t expected = (size_t)memory_file + join +
-			  ((spawn->flags & AD_SPAWN_CREDENTIALS) ? 1 : 0);
+	int error = wrong_fds(from, (size_t)memory_file + join +
+					    ((spawn->flags & AD_SPAWN_CREDENTIALS) ? 1 : 0));
 
-	if (from->fds_lost || from->fd_count != expected) {
-		report_failed(job->id, AD_STAGE_REQUEST, from->fds_lost ? EMFILE : EBADMSG, "");
+	if (error) {
+		report_failed(job->id, AD_STAGE_REQUEST, error, "");
 		job_free(job, true);
 		return;
 	}
@@ -323,12 +330,10 @@ static void start_in_session(struct job *job, const struct ad_msg_spawn *spawn,
 			     struct ad_sys_msg *from, bool memory_file)
 {
 	struct job *session = job_by_id(spawn->session);
-	size_t expected = (size_t)memory_file + ((spawn->flags & AD_SPAWN_CREDENTIALS) ? 1 : 0);
-	int error = 0;
+	int error = wrong_fds(from, (size_t)memory_file +
+					    ((spawn->flags & AD_SPAWN_CREDENTIALS) ? 1 : 0));
 
-	if (from->fds_lost || from->fd_count != expected)
-		error = from->fds_lost ? EMFILE : EBADMSG;
-	else if (!session_is_open(session))
+	if (!error && !session_is_open(session))
 		error = ESRCH;
 	if (!error) {
 		job->in = session;

@@ -353,12 +353,12 @@ static void send_kills(struct ad_launcher *launcher);
 static struct ad_job *find_job(struct ad_launcher *launcher, uint32_t id);
 static void job_failed(struct ad_job *job, const struct ad_launch_failure *failure);
 
-/* What is wrong with the socket shows when it is read: the loop hears of it there. */
 static bool is_cut(int error)
 {
 	return error == EPIPE || error == ECONNRESET;
 }
 
+/* What is wrong with the socket shows when it is read: the loop hears of it there. */
 static void flush(struct ad_launcher *launcher)
 {
 	while (!launcher->freed && !ad_list_empty(&launcher->out)) {
