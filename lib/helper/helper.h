@@ -22,6 +22,17 @@ enum { HELPER_SOCKET = 3, HELPER_HOST_PIDFD = 4 };
 
 /* In another, forked by it: what is only the helper's is closed. */
 void close_ours(void);
+/* After fork(2): what the next command needs is copied now. */
+void own_pages(void);
+
+/* A page costs a fault of some 4 us at its first use, and after fork(2) at its first use again.
+ * This one is used now, while nobody waits. */
+static inline void own_page(void *at)
+{
+	volatile uint8_t *byte = at;
+
+	*byte = *byte;
+}
 
 /* ---- /proc (scan.c) */
 
@@ -245,6 +256,8 @@ struct helper_shared;
 struct request_content;
 struct supervise;
 
+enum { VECTORS_READY = 64 };
+
 /* What a supervisor can have made before its command is known. */
 struct standby {
 	int signal_fd;
@@ -252,6 +265,8 @@ struct standby {
 	struct cgroup_gauges gauges;
 	struct pipes pipes;
 	struct command command;
+	const char
+		*vectors[VECTORS_READY]; /* its arguments and environment, unless they are more */
 	/* Where the command's process hears of it. */
 	struct supervise *job;
 	const struct helper_shared *shared;

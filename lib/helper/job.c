@@ -99,6 +99,18 @@ struct job *job_new(uint32_t id)
 	return job;
 }
 
+void jobs_own_pages(void)
+{
+	/* Else the compiler would do without. */
+	struct job *volatile another = calloc(1, sizeof(*another));
+
+	free(another);
+	for (size_t i = 0; i < sizeof(jobs.by_id) + sizeof(jobs.by_pid); i += 4096)
+		own_page((uint8_t *)&jobs + i);
+	own_page(&jobs.free_slots[jobs.free_count > 0 ? jobs.free_count - 1 : 0]);
+	own_page(&jobs.free_count);
+}
+
 static void waiting_free(struct job *job)
 {
 	struct waiting *waiting = job->waiting;

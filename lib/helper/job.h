@@ -90,6 +90,8 @@ void job_free(struct job *job, bool leaf_reusable);
 /* pid supervises it, or is the monitor. */
 void job_started(struct job *job, pid_t pid);
 uint32_t job_slot_number(const struct job *job);
+/* Part of own_pages(). */
+void jobs_own_pages(void);
 
 /* Ring the bell of its supervisor, after the order is written to the slot. */
 void job_ring(const struct job *job);

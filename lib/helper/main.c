@@ -30,6 +30,7 @@ struct helper helper;
 
 static pid_t host;
 static int signal_fd, host_pidfd;
+static uint8_t message[AD_MSG_INLINE_MAX + 4096];
 
 void close_ours(void)
 {
@@ -38,6 +39,14 @@ void close_ours(void)
 		close(host_pidfd);
 	sessions_close_ours();
 	warm_close_ours();
+}
+
+void own_pages(void)
+{
+	own_page(message);
+	own_page(&errno); /* and what the kernel keeps beside it */
+	jobs_own_pages();
+	request_own_pages();
 }
 
 /* ---- messages in */
@@ -94,11 +103,9 @@ static void handle(struct ad_sys_msg *in)
 
 static void read_socket(void)
 {
-	static uint8_t buf[AD_MSG_INLINE_MAX + 4096];
-
 	/* Bounded, so that a flood of starts delays neither the dead nor the timers. */
 	for (int i = 0; i < 16 && !helper.host_lost; i++) {
-		struct ad_sys_msg in = { .data = buf, .cap = sizeof(buf) };
+		struct ad_sys_msg in = { .data = message, .cap = sizeof(message) };
 		int r = ad_sys_recv(HELPER_SOCKET, &in, MSG_DONTWAIT);
 
 		if (r == -EAGAIN)

@@ -8,6 +8,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static uint8_t sent[REQUEST_MAX], received[REQUEST_MAX];
+static struct request_content content;
+
 int request_add_leaf(struct request *request, const struct leaf *leaf,
 		     struct cgroup_entry *ret_entry, int *fds, size_t *fd_count)
 {
@@ -31,13 +34,12 @@ int request_add_leaf(struct request *request, const struct leaf *leaf,
 int request_send(int sock, const struct request *request, const struct ad_sys_msg *spawn,
 		 const int *fds, size_t fd_count)
 {
-	static uint8_t buf[REQUEST_MAX];
 	size_t len = request->spawn_fd || !spawn ? 0 : spawn->len;
 
-	memcpy(buf, request, sizeof(*request));
+	memcpy(sent, request, sizeof(*request));
 	if (len)
-		memcpy(buf + sizeof(*request), spawn->data, len);
-	return ad_sys_send(sock, buf, sizeof(*request) + len, fds, fd_count, MSG_DONTWAIT);
+		memcpy(sent + sizeof(*request), spawn->data, len);
+	return ad_sys_send(sock, sent, sizeof(*request) + len, fds, fd_count, MSG_DONTWAIT);
 }
 
 static bool unpack_spawn(const struct ad_sys_msg *message, int memory_file,
@@ -89,9 +91,7 @@ bool request_unpack(const struct ad_sys_msg *message, struct request_content *re
 const struct request_content *request_wait(int sock, struct supervise *job,
 					   const struct helper_shared *shared)
 {
-	static uint8_t buf[REQUEST_MAX];
-	static struct request_content content;
-	struct ad_sys_msg in = { .data = buf, .cap = sizeof(buf) };
+	struct ad_sys_msg in = { .data = received, .cap = sizeof(received) };
 	const struct request *request = in.data;
 
 	if (ad_sys_recv(sock, &in, 0) <= 0 || !request_unpack(&in, &content))
@@ -108,4 +108,17 @@ bool request_ready(int sock)
 	const uint8_t ready = 1;
 
 	return ad_sys_send(sock, &ready, sizeof(ready), NULL, 0, 0) == 0;
+}
+
+void request_expect(const struct helper_shared *shared)
+{
+	own_page(received);
+	own_page(&content);
+	/* Where most commands have theirs. It is shared: looking is all that is allowed. */
+	(void)atomic_load(&shared->slots[0].over);
+}
+
+void request_own_pages(void)
+{
+	own_page(sent);
 }

@@ -216,6 +216,10 @@ const struct request_content *request_wait(int sock, struct supervise *job,
 					   const struct helper_shared *shared);
 /* Say to the helper that somebody waits there. False: it is gone. */
 bool request_ready(int sock);
+/* Before request_wait(): its pages are at hand. */
+void request_expect(const struct helper_shared *shared);
+/* Part of own_pages(). */
+void request_own_pages(void);
 
 /* ---- zygote.c */
 

@@ -31,7 +31,6 @@ static const uint64_t patience_ns = 1000 * AD_NS_PER_MS;
 
 enum {
 	BLOCK_SIZE = 512, /* of ru_oublock, whatever the file system's are */
-	/* A few paths in a row. */
 	STACK_USED = 6 * 4096
 };
 
@@ -193,8 +192,7 @@ static bool adopt(const struct supervise *job)
 		prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0);
 }
 
-/* A page costs a fault at its first use: what the start and the end of a command will use is
- * used before somebody waits. */
+/* A few paths in a row. */
 static void use_stack(void)
 {
 	volatile uint8_t stack[STACK_USED];
@@ -203,11 +201,11 @@ static void use_stack(void)
 		stack[i] = 0;
 }
 
-static void use_pages(void)
+/* What the start and the end of a command will use, before somebody waits. */
+static void use_pages(const struct helper_shared *shared)
 {
 	use_stack();
-	/* Not malloc(3), whose result is not used: the compiler knows that one. */
-	free(reallocarray(NULL, 32, sizeof(char *)));
+	request_expect(shared);
 	(void)ad_sys_now_ns(); /* the vDSO's */
 }
 
@@ -215,9 +213,12 @@ static void use_pages(void)
 static int describe(const struct supervise *job)
 {
 	const struct ad_msg_spawn *spawn = job->spawn;
-	const char **vectors = reallocarray(NULL, spawn->argc + spawn->envc + 2, sizeof(*vectors));
+	const char **vectors = job->standby->vectors;
 	struct command *command = &job->standby->command;
+	size_t count = spawn->argc + spawn->envc + 2;
 
+	if (count > VECTORS_READY)
+		vectors = reallocarray(NULL, count, sizeof(*vectors));
 	if (!vectors)
 		return -ENOMEM;
 	ad_msg_spawn_vectors(spawn, vectors, vectors + spawn->argc + 1);
@@ -270,7 +271,7 @@ static bool learn(struct command *command)
 bool supervise_stand_by(struct supervise *job, struct standby *standby, int sock,
 			const struct helper_shared *shared)
 {
-	use_pages();
+	use_pages(shared);
 	if (prepare(job, standby) != AD_STAGE_COUNT || !adopt(job))
 		return false;
 	job->standby = standby;
@@ -338,7 +339,8 @@ static void start(struct state *state)
 		cgroup_close_entry(command->cgroup);
 	if (job->landlock >= 0)
 		close(job->landlock);
-	free((void *)(uintptr_t)command->argv);
+	if (command->argv != state->standby->vectors)
+		free((void *)(uintptr_t)command->argv);
 }
 
 /* ---- the end */

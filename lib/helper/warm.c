@@ -193,6 +193,8 @@ static pid_t fork_on_host(const struct leaf *leaf, int sock)
 		close_ours();
 		wait_on_host(leaf, sock);
 	}
+	own_page(&w);
+	own_pages();
 	return pid;
 }
 
