@@ -276,6 +276,10 @@ static void advance(struct ad_pool_entry *entry)
 {
 	agentd_pool *pool = entry->pool;
 
+	if (entry->used) {
+		entry->used = false;
+		volume_touch(&entry->volume);
+	}
 	if (entry->backup.over)
 		maintain_backup_over(entry);
 	if (entry->over && !entry->held)

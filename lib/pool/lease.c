@@ -39,7 +39,8 @@ void lease_grant(struct ad_pool_entry *entry)
 
 	take_out(lease);
 	entry->held = lease;
-	volume_touch(&entry->volume);
+	entry->used = true;
+	ad_defer(&entry->step);
 	lease->granted(lease, entry->task.state, NULL);
 }
 
@@ -144,7 +145,7 @@ void ad_pool_release(struct ad_pool_lease *lease, bool broken)
 	take_out(lease);
 	if (entry->held == lease) {
 		entry->held = NULL;
-		volume_touch(&entry->volume);
+		entry->used = true;
 		if (broken && entry->state == ENTRY_READY)
 			entry_stop(entry, 0);
 	}

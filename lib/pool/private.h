@@ -187,6 +187,7 @@ struct ad_pool_entry {
 	bool was_spare;          /* it is being started from one */
 	bool spare_failed;       /* the next start is to go without */
 	bool used_here;          /* then last_used is the truth */
+	bool used;               /* its volume says so once nobody waits for that */
 	agentd_error *error;     /* of the start or the last stop */
 	agentd_error *elsewhere; /* it is not started yet: somebody else has its volume */
 	struct waiter *on_stop;
