@@ -51,6 +51,8 @@ struct ad_spec_copy {
 };
 int ad_spec_copy(struct ad_spec_copy *ret, const agentd_spec *from, agentd_error **reterr);
 void ad_spec_copy_free(struct ad_spec_copy *copy); /* also one that was zeroed */
+/* agentd_spec_protection() of the layer with this index in ad_policy_layers. */
+int32_t ad_spec_protection(const agentd_spec *spec, int layer);
 /* Whether an allow rule is about just this name or address, in whatever ports. */
 bool ad_spec_names_host(const agentd_spec *spec, const char *host);
 

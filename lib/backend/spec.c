@@ -118,21 +118,23 @@ const char *agentd_spec_protected_at(const agentd_spec *spec, size_t i)
 	return NULL;
 }
 
-int32_t agentd_spec_protection(const agentd_spec *spec, const char *layer)
+int32_t ad_spec_protection(const agentd_spec *spec, int layer)
 {
 	int32_t strictest = AGENTD_PROTECTION_OFF;
-	int index;
 
-	if (!spec || !layer)
-		return AGENTD_PROTECTION_REQUIRED;
-	index = ad_policy_layer(layer);
 	for (size_t p = 0; p < AD_COUNT(spec->policy); p++) {
-		int32_t one = ad_policy_protection(spec->policy[p], index);
+		int32_t one = ad_policy_protection(spec->policy[p], layer);
 
 		if (one < strictest) /* REQUIRED < DEGRADABLE < OFF */
 			strictest = one;
 	}
 	return strictest;
+}
+
+int32_t agentd_spec_protection(const agentd_spec *spec, const char *layer)
+{
+	return spec && layer ? ad_spec_protection(spec, ad_policy_layer(layer)) :
+			       AGENTD_PROTECTION_REQUIRED;
 }
 
 int32_t agentd_spec_net(const agentd_spec *spec)

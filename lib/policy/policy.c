@@ -13,25 +13,26 @@ const char *const ad_policy_layers[AD_POLICY_LAYER_COUNT] = {
 /* What a command must not change lest it run later outside of its sandbox. Of a repository
  * also what says that its configuration is somewhere else; and of submodules, whose names
  * often have two parts, and worktrees. */
-#define OF_REPOSITORY(dir) dir "/hooks", dir "/config", dir "/config.worktree", dir "/commondir"
+#define OF_REPOSITORY(dir) dir "/commondir", dir "/config", dir "/config.worktree", dir "/hooks"
+/* In order, so that nobody has to sort them for each command. */
 static const char *const default_protected[] = {
-	OF_REPOSITORY(".git"),
-	OF_REPOSITORY(".git/modules/*"),
-	OF_REPOSITORY(".git/modules/*/*"),
-	OF_REPOSITORY(".git/worktrees/*"),
-	".gitconfig",
-	".config/git/config",
-	".bashrc",
-	".bash_profile",
+	".bash_aliases",
 	".bash_login",
 	".bash_logout",
-	".bash_aliases",
+	".bash_profile",
+	".bashrc",
+	".config/git/config",
+	OF_REPOSITORY(".git"),
+	OF_REPOSITORY(".git/modules/*/*"),
+	OF_REPOSITORY(".git/modules/*"),
+	OF_REPOSITORY(".git/worktrees/*"),
+	".gitconfig",
 	".profile",
-	".zshrc",
-	".zprofile",
-	".zshenv",
 	".zlogin",
 	".zlogout",
+	".zprofile",
+	".zshenv",
+	".zshrc",
 };
 
 static const agentd_policy defaults = {

@@ -243,7 +243,10 @@ START_TEST(test_defaults)
 		ck_assert_ptr_null(ad_policy_host_at(p, 0));
 		ck_assert_uint_eq(ad_policy_limits(p)->size, sizeof(struct agentd_limits));
 		ck_assert_uint_eq(ad_policy_limits(p)->pids_max, 0);
-		ck_assert_str_eq(ad_policy_protected_at(p, 0), ".git/hooks");
+		ck_assert_str_eq(ad_policy_protected_at(p, 0), ".bash_aliases");
+		for (size_t at = 1; at < 29; at++)
+			ck_assert_str_lt(ad_policy_protected_at(p, at - 1),
+					 ad_policy_protected_at(p, at));
 		ck_assert_uint_eq(ad_policy_protected_count(p), 29);
 		ck_assert_ptr_null(ad_policy_protected_at(p, 29));
 	}

@@ -5,6 +5,7 @@
 
 #include <agentd/policy.h>
 
+#include "backend/backend.h"
 #include "policy/policy.h"
 
 _Static_assert((int)AD_LAYER_COUNT == (int)AD_POLICY_LAYER_COUNT, "the same layers");
@@ -24,7 +25,7 @@ uint8_t sandbox_strictness(const agentd_spec *spec, enum ad_layer layer)
 		return AD_STRICT_REQUIRED;
 	if (layer == AD_LAYER_USERNS || layer == AD_LAYER_MOUNTNS || layer == AD_LAYER_PIDNS)
 		return AD_STRICT_REQUIRED;
-	return (uint8_t)agentd_spec_protection(spec, ad_policy_layers[layer]);
+	return (uint8_t)ad_spec_protection(spec, (int)layer);
 }
 
 static int compare(const void *a, const void *b)
@@ -35,10 +36,14 @@ static int compare(const void *a, const void *b)
 /* In order and without doubles, so that equal policies make equal profiles. */
 static size_t sort_names(const char **names, size_t count)
 {
-	size_t kept = 0;
+	size_t kept = count > 0;
 
-	if (count > 1)
-		qsort(names, count, sizeof(*names), compare);
+	while (kept < count && strcmp(names[kept - 1], names[kept]) < 0)
+		kept++;
+	if (kept == count)
+		return count; /* as a policy has them by default */
+	qsort(names, count, sizeof(*names), compare);
+	kept = 0;
 	for (size_t i = 0; i < count; i++) {
 		if (kept == 0 || strcmp(names[kept - 1], names[i]) != 0)
 			names[kept++] = names[i];
