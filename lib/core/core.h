@@ -45,7 +45,7 @@ struct agentd_runner {
 	uint64_t heartbeat_ns, drain_ns;
 	uint64_t machine_memory;
 	uint64_t next_id;
-	char id_prefix[12];
+	char id_prefix[10];   /* of each execution's id */
 	char *helper_path;    /* as the options say, or NULL */
 	uint8_t *read_buffer; /* AD_READ_CHUNK, shared by all streams of all executions */
 
@@ -241,7 +241,7 @@ void ad_exec_net_close(agentd_exec *exec);
 enum { AD_FIELD_MAX = 12 };
 struct ad_record {
 	struct ad_log_field fields[AD_FIELD_MAX];
-	char numbers[AD_FIELD_MAX][24];
+	char numbers[AD_FIELD_MAX][AD_DECIMAL_SIZE + 1]; /* and a sign */
 	size_t count;
 };
 void ad_record_text(struct ad_record *record, const char *key, const char *value);

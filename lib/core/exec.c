@@ -2,7 +2,7 @@
 /* One execution, as the host program has it: how it comes, goes, and is spoken to. */
 #include "core/exec.h"
 
-#include <stdio.h>
+#include <string.h>
 
 #include "sys/sys.h"
 
@@ -90,8 +90,9 @@ static agentd_exec *exec_new(agentd_runner *runner)
 	exec->runner = runner;
 	exec->created_at = ad_sys_now_ns();
 	exec->spec.netns = exec->spec.credentials_fd = -1;
-	snprintf(exec->id, sizeof(exec->id), "%s-%llu", runner->id_prefix,
-		 (unsigned long long)++runner->next_id);
+	_Static_assert(sizeof(exec->id) >= sizeof(runner->id_prefix) - 1 + AD_DECIMAL_SIZE,
+		       "it fits");
+	ad_decimal(++runner->next_id, stpcpy(exec->id, runner->id_prefix));
 	ad_list_init(&exec->link);
 	ad_list_init(&exec->asks);
 	ad_streams_init(exec);

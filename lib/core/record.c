@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/core.h"
@@ -16,7 +14,7 @@ void ad_record_u64(struct ad_record *record, const char *key, uint64_t value)
 {
 	char *text = record->numbers[record->count % AD_FIELD_MAX];
 
-	snprintf(text, sizeof(record->numbers[0]), "%" PRIu64, value);
+	ad_decimal(value, text);
 	ad_record_text(record, key, text);
 }
 
@@ -24,7 +22,11 @@ void ad_record_i64(struct ad_record *record, const char *key, int64_t value)
 {
 	char *text = record->numbers[record->count % AD_FIELD_MAX];
 
-	snprintf(text, sizeof(record->numbers[0]), "%" PRId64, value);
+	*text = '-';
+	if (value < 0)
+		ad_decimal(-(uint64_t)value, text + 1);
+	else
+		ad_decimal((uint64_t)value, text);
 	ad_record_text(record, key, text);
 }
 

@@ -343,7 +343,7 @@ static void make_id_prefix(agentd_runner *runner)
 	/* Only to tell runners apart in a log: without randomness the address does. */
 	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
 		random = (uint32_t)(uintptr_t)runner;
-	snprintf(runner->id_prefix, sizeof(runner->id_prefix), "%08x", random);
+	snprintf(runner->id_prefix, sizeof(runner->id_prefix), "%08x-", random);
 }
 
 static uint32_t prewarm(const struct agentd_runner_opts *opts)

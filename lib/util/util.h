@@ -122,6 +122,13 @@ bool ad_buf_vprintf(struct ad_buf *buf, const char *fmt, va_list args) AD_PRINTF
 char *ad_buf_steal(struct ad_buf *buf);
 #define ad_autobuf __attribute__((__cleanup__(ad_buf_free)))
 
+/* ---- numbers, where printf(3) would be most of the work */
+
+enum { AD_DECIMAL_SIZE = 21 };
+/* value in decimal and a NUL; returns its length. */
+size_t ad_decimal(uint64_t value, char ret[AD_DECIMAL_SIZE]);
+bool ad_buf_decimal(struct ad_buf *buf, uint64_t value);
+
 /* ---- NULL-terminated string vectors: the vector and its strings in one block */
 
 size_t ad_strv_len(const char *const *strv);

@@ -9,6 +9,7 @@
 #include <agentd/backend.h>
 #include <agentd/log.h>
 
+#include "core/core.h"
 #include "util/util.h"
 
 /* ---- errors */
@@ -519,6 +520,46 @@ END_TEST
 
 /* ---- log records */
 
+/* ---- numbers */
+
+START_TEST(test_decimal)
+{
+	static const struct {
+		uint64_t value;
+		const char *text;
+	} cases[] = { { 0, "0" },
+		      { 9, "9" },
+		      { 10, "10" },
+		      { 1000007, "1000007" },
+		      { UINT64_MAX, "18446744073709551615" } };
+	ad_autobuf struct ad_buf buf = { 0 };
+	char text[AD_DECIMAL_SIZE];
+
+	for (size_t i = 0; i < AD_COUNT(cases); i++) {
+		ck_assert_uint_eq(ad_decimal(cases[i].value, text), strlen(cases[i].text));
+		ck_assert_str_eq(text, cases[i].text);
+		buf.len = 0;
+		ck_assert(ad_buf_decimal(&buf, cases[i].value));
+		ck_assert_str_eq(buf.data, cases[i].text);
+	}
+}
+END_TEST
+
+START_TEST(test_record_numbers)
+{
+	struct ad_record record = { .count = 0 };
+
+	ad_record_i64(&record, "most", INT64_MAX);
+	ad_record_i64(&record, "least", INT64_MIN);
+	ad_record_i64(&record, "minus", -1);
+	ad_record_u64(&record, "all", UINT64_MAX);
+	ck_assert_str_eq(record.fields[0].value, "9223372036854775807");
+	ck_assert_str_eq(record.fields[1].value, "-9223372036854775808");
+	ck_assert_str_eq(record.fields[2].value, "-1");
+	ck_assert_str_eq(record.fields[3].value, "18446744073709551615");
+}
+END_TEST
+
 START_TEST(test_log_record)
 {
 	const struct ad_log_field fields[] = { { "a", "1" }, { "b", "2" } };
@@ -572,6 +613,8 @@ int main(void)
 	tcase_add_loop_test(tc, test_path_check, 0, (int)AD_COUNT(path_cases));
 	tcase_add_test(tc, test_path_long);
 	tcase_add_test(tc, test_path_beneath);
+	tcase_add_test(tc, test_decimal);
+	tcase_add_test(tc, test_record_numbers);
 	tcase_add_test(tc, test_log_record);
 	return unit_run("util", tc);
 }

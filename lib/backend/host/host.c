@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "backend/host/host.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,13 +25,13 @@ static const char *const absent_layers[] = { "paths", "network", "protected-name
 static void host_report(agentd_task *task, const agentd_spec *spec,
 			const struct agentd_limits *limits, const struct ad_launch_receipt *receipt)
 {
-	char text[128];
+	ad_autobuf struct ad_buf rlimits = { 0 }, ids = { 0 };
 
-	ad_local_rlimits_text(limits, text, sizeof(text));
-	agentd_task_protection(task, "rlimits", AGENTD_LAYER_ENFORCED, text);
-	snprintf(text, sizeof(text), "uid %u, gid %u: the host program's", receipt->uid,
-		 receipt->gid);
-	agentd_task_protection(task, "credentials", AGENTD_LAYER_ENFORCED, text);
+	ad_local_put_rlimits(&rlimits, limits);
+	agentd_task_protection(task, "rlimits", AGENTD_LAYER_ENFORCED, rlimits.data);
+	ad_local_put_ids(&ids, receipt);
+	ad_buf_puts(&ids, ": the host program's");
+	agentd_task_protection(task, "credentials", AGENTD_LAYER_ENFORCED, ids.data);
 	for (size_t i = 0; i < AD_COUNT(absent_layers); i++)
 		agentd_task_protection(task, absent_layers[i], AGENTD_LAYER_ABSENT,
 				       confines_nothing);

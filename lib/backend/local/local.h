@@ -42,7 +42,8 @@ void ad_local_report(agentd_task *task, const struct agentd_limits *limits,
 /* What this machine allows of them, for a probe. */
 void ad_local_report_best(agentd_backend_report *report, const struct ad_launch_receipt *best);
 /* Which resource limits a command has. */
-void ad_local_rlimits_text(const struct agentd_limits *limits, char *buf, size_t size);
+void ad_local_put_rlimits(struct ad_buf *text, const struct agentd_limits *limits);
+void ad_local_put_ids(struct ad_buf *text, const struct ad_launch_receipt *receipt);
 
 /* ---- backends */
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "backend/local/local.h"
 
-#include <stdio.h>
-
 #include <agentd/result.h>
 
 /* A limit, and what each means of enforcing it comes to. NULL: cannot be. */
@@ -70,10 +68,21 @@ static const char *reason_of(const struct line *line, uint8_t means)
 	return line->reasons[means] ? line->reasons[means] : "";
 }
 
-void ad_local_rlimits_text(const struct agentd_limits *limits, char *buf, size_t size)
+void ad_local_put_rlimits(struct ad_buf *text, const struct agentd_limits *limits)
 {
-	snprintf(buf, size, "core 0%s%s", limits->file_bytes ? ", file size" : "",
-		 limits->open_files_max ? ", open files" : "");
+	ad_buf_puts(text, "core 0");
+	if (limits->file_bytes)
+		ad_buf_puts(text, ", file size");
+	if (limits->open_files_max)
+		ad_buf_puts(text, ", open files");
+}
+
+void ad_local_put_ids(struct ad_buf *text, const struct ad_launch_receipt *receipt)
+{
+	ad_buf_puts(text, "uid ");
+	ad_buf_decimal(text, receipt->uid);
+	ad_buf_puts(text, ", gid ");
+	ad_buf_decimal(text, receipt->gid);
 }
 
 void ad_local_report(agentd_task *task, const struct agentd_limits *limits,

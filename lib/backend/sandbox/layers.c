@@ -138,7 +138,6 @@ static void describe(struct ad_buf *text, const agentd_spec *spec, enum ad_layer
 		     const struct agentd_limits *limits, const struct ad_launch_receipt *receipt)
 {
 	static const char *const words[AD_STRICT_COUNT] = { "required", "degradable", "off" };
-	char rlimits[128];
 	int error = receipt->layer_errno[layer];
 
 	ad_buf_puts(text, words[sandbox_strictness(spec, layer)]);
@@ -146,10 +145,10 @@ static void describe(struct ad_buf *text, const agentd_spec *spec, enum ad_layer
 	switch (receipt->layers[layer]) {
 	case AD_LAUNCH_LAYER_ENFORCED:
 		if (layer == AD_LAYER_LANDLOCK) {
-			ad_buf_printf(text, "ABI %u", receipt->landlock_abi);
+			ad_buf_puts(text, "ABI ");
+			ad_buf_decimal(text, receipt->landlock_abi);
 		} else if (layer == AD_LAYER_RLIMITS) {
-			ad_local_rlimits_text(limits, rlimits, sizeof(rlimits));
-			ad_buf_puts(text, rlimits);
+			ad_local_put_rlimits(text, limits);
 		} else if (layer == AD_LAYER_NETNS && agentd_spec_netns(spec) >= 0) {
 			ad_buf_puts(text, "the network namespace of the context");
 		} else {
@@ -208,7 +207,7 @@ void sandbox_report(agentd_task *task, const agentd_spec *spec, const struct age
 		    const struct ad_launch_receipt *receipt)
 {
 	size_t names = agentd_spec_protected_count(spec);
-	char text[128];
+	ad_autobuf struct ad_buf ids = { 0 };
 
 	for (size_t i = 0; i < AD_LAYER_COUNT; i++) {
 		ad_autobuf struct ad_buf reason = { 0 };
@@ -217,8 +216,9 @@ void sandbox_report(agentd_task *task, const agentd_spec *spec, const struct age
 		agentd_task_protection(task, ad_policy_layers[i], state_of(receipt->layers[i]),
 				       reason.data);
 	}
-	snprintf(text, sizeof(text), "uid %u, gid %u outside", receipt->uid, receipt->gid);
-	agentd_task_protection(task, "credentials", AGENTD_LAYER_ENFORCED, text);
+	ad_local_put_ids(&ids, receipt);
+	ad_buf_puts(&ids, " outside");
+	agentd_task_protection(task, "credentials", AGENTD_LAYER_ENFORCED, ids.data);
 	agentd_task_protection(task, "paths", AGENTD_LAYER_ENFORCED,
 			       "nothing but the policy's paths and the working directory");
 	report_network(task, spec, state_of(receipt->layers[AD_LAYER_NETNS]));
