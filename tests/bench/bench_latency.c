@@ -2,7 +2,10 @@
 /* How long does a command take from start to finish, beside other ways to run it? One of
  * each in turn, in another order each time, so that what else the machine does falls on all.
  *
- *     bench_latency [--quick]
+ *     bench_latency [--quick | --few]
+ *
+ * --few: posix_spawn and what is kept ready, without all the others, which put it out of the
+ * processor's caches in between.
  */
 #include <stdio.h>
 #include <string.h>
@@ -199,7 +202,7 @@ static void measure(const char *where, const char *const *argv, const bool *take
 	}
 }
 
-static void measure_programs(int times, size_t count)
+static void measure_programs(int times, size_t count, const bool *taken)
 {
 	static const struct {
 		const char *name;
@@ -210,14 +213,12 @@ static void measure_programs(int times, size_t count)
 		{ "bash -c :", { "/bin/bash", "-c", ":" } },
 		{ "bash -lc :", { "/bin/bash", "-lc", ":" } },
 	};
-	bool all[SUBJECTS];
 
-	memset(all, true, sizeof(all));
 	open_servers();
 	for (size_t i = 0; i < BENCH_COUNT(programs) && i < count; i++) {
 		for (int tool = 0; tool < TOOL_COUNT; tool++)
 			tool_prepare((enum tool)tool, programs[i].argv, &tools[tool]);
-		measure(programs[i].name, programs[i].argv, all, times);
+		measure(programs[i].name, programs[i].argv, taken, times);
 		for (int tool = 0; tool < TOOL_COUNT; tool++)
 			tool_release(&tools[tool]);
 	}
@@ -258,15 +259,22 @@ static void measure_large(int times, bool quick)
 
 int main(int argc, char **argv)
 {
-	bool quick = bench_init(argc, argv);
+	static const bool few[SUBJECTS] = {
+		[SPAWN] = true, [HOST] = true, [SANDBOX] = true, [SESSION] = true
+	};
+	bool only_few = argc == 2 && strcmp(argv[1], "--few") == 0;
+	bool quick = bench_init(only_few ? 1 : argc, argv);
+	bool all[SUBJECTS];
 
 	bench_runner_open(&runners[HOST], NULL, "host", 0, 1);
 	bench_runner_open(&runners[FRESH], NULL, "sandbox", UINT32_MAX, 1);
 	bench_runner_open(&runners[SANDBOX], NULL, "sandbox", 0, 1);
 	bench_runner_open(&runners[SESSION], NULL, "sandbox", 0, 1);
 	bench_runner_use_session(&runners[SESSION]);
-	measure_programs(quick ? 2 : 100, quick ? 2 : SIZE_MAX);
-	measure_large(quick ? 2 : 60, quick);
+	memset(all, true, sizeof(all));
+	measure_programs(quick ? 2 : 100, quick ? 2 : SIZE_MAX, only_few ? few : all);
+	if (!only_few)
+		measure_large(quick ? 2 : 60, quick);
 	for (int subject = HOST; subject <= SESSION; subject++)
 		bench_runner_close(&runners[subject]);
 	bench_exit();
