@@ -1403,19 +1403,24 @@ END_TEST
 
 #define ID "aaaaaaaa-0000-4000-8000-000000000000"
 
-static agentd_pool *add_pool(void)
+static agentd_pool *add_pool_with(const char *more)
 {
 	agentd_error *err = NULL;
 	agentd_pool *pool = NULL;
 	char *json = t_format("{\"enabled\": true, \"backend\": \"microvm\", "
-			      "\"volume_root\": \"%s/volumes\", \"fallback\": false}",
-			      world->dir);
+			      "\"volume_root\": \"%s/volumes\", \"fallback\": false%s}",
+			      world->dir, more);
 
 	ck_assert_msg(agentd_pool_new(world->runner, json, strlen(json), &pool, &err) == 0, "%s",
 		      agentd_error_message(err));
 	ck_assert_int_eq(agentd_runner_set_pool(world->runner, pool, NULL), 0);
 	free(json);
 	return pool;
+}
+
+static agentd_pool *add_pool(void)
+{
+	return add_pool_with("");
 }
 
 /* The state of the only session. */
@@ -1545,6 +1550,27 @@ START_TEST(session_goes_on)
 	t_expect_out(&run.run, AGENTD_STDOUT, "here");
 	stop_session(pool);
 	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
+/* A monitor has its memory in whole MiB, whatever was asked for. */
+static const char *const memories[] = {
+	", \"vm\": {\"memory_bytes\": 134217728}",
+	", \"vm\": {\"memory_bytes\": 134217729}",
+	", \"vm\": {\"memory_bytes\": 300000000}, \"min_warm\": 1",
+};
+
+START_TEST(session_memory)
+{
+	agentd_pool *pool = add_pool_with(memories[_i]);
+	struct play run;
+
+	session_play_init(&run, "");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
 	expect_over(&run);
 }
 END_TEST
@@ -2034,6 +2060,7 @@ static int run_all(void)
 	tcase_add_test(snapshots, fault_after_exit);
 	tcase_add_test(snapshots, runner_gone);
 	tcase_add_test(sessions, session_goes_on);
+	tcase_add_loop_test(sessions, session_memory, 0, T_COUNT(memories));
 	tcase_add_test(sessions, session_cycles);
 	tcase_add_test(sessions, session_outlives_too_large_a_command);
 	tcase_add_test(sessions, session_fault_in_turn);

@@ -60,6 +60,9 @@ enum state {
 
 enum { READ_SIZE = 64 * 1024, READS_PER_WAKE = 4 };
 
+/* QEMU is told its memory in MiB; that of a snapshot has to be just that. */
+#define MEMORY_UNIT (UINT64_C(1) << 20)
+
 struct machine {
 	struct microvm *vm;
 	const struct machine_events *events;
@@ -791,6 +794,11 @@ static struct machine *machine_create(struct microvm *vm, const struct machine_e
 	return machine;
 }
 
+static uint64_t memory_of(const struct machine_config *config)
+{
+	return config->memory_bytes / MEMORY_UNIT * MEMORY_UNIT;
+}
+
 /* Not before the rate of the time-stamp counter can be told. */
 static int start_timing(struct machine *machine, agentd_error **reterr)
 {
@@ -811,7 +819,7 @@ int machine_new(struct microvm *vm, const struct machine_config *config,
 
 	if (!machine)
 		return ad_fail_nomem(reterr);
-	machine->memory_bytes = config->memory_bytes;
+	machine->memory_bytes = memory_of(config);
 	machine->require_kvm = config->require_kvm;
 	machine->spare = config->spare;
 	machine->volume = config->volume;
@@ -852,7 +860,7 @@ bool machine_fits(const struct machine *machine, const struct machine_config *co
 	struct image image;
 	bool fits;
 
-	if (machine->state != SPARE || machine->memory_bytes != config->memory_bytes ||
+	if (machine->state != SPARE || machine->memory_bytes != memory_of(config) ||
 	    (config->require_kvm && machine->facts.accel != ACCEL_KVM) ||
 	    image_open(machine->vm->image_dir, config->root, &image, NULL) < 0)
 		return false;
