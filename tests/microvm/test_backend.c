@@ -1639,6 +1639,35 @@ START_TEST(session_stopped_while_paused)
 }
 END_TEST
 
+/* That the helper is gone says nothing of KVM: the next runner's first machine is the trial. */
+START_TEST(session_trial_without_verdict)
+{
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	if (access("/dev/kvm", R_OK | W_OK) < 0) {
+		t_skip("there is no /dev/kvm to try");
+		agentd_pool_unref(pool);
+		return;
+	}
+	session_play_init(&run, "boot:\n");
+	play_start(&run, 0);
+	(void)pid_called(monitor_name);
+	ck_assert_int_eq(kill(t_world_helper(world), SIGKILL), 0);
+	t_run_wait(&run.run);
+	t_expect_cause(&run.run, AGENTD_CAUSE_ISOLATION);
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
+	expect_over(&run);
+	agentd_context_unref(world->ctx);
+	t_world_start(world);
+	play(&run, "", 0);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_str_eq(t_run_layer(&run.run, "accel", NULL), "kvm");
+	expect_over(&run);
+}
+END_TEST
+
 /* A monitor has its memory in whole MiB, whatever was asked for. */
 static const char *const memories[] = {
 	", \"vm\": {\"memory_bytes\": 134217728}",
@@ -2148,6 +2177,7 @@ static int run_all(void)
 	tcase_add_test(snapshots, runner_gone);
 	tcase_add_test(sessions, session_goes_on);
 	tcase_add_loop_test(sessions, session_stopped_while_paused, 0, T_COUNT(unread));
+	tcase_add_test(sessions, session_trial_without_verdict);
 	tcase_add_loop_test(sessions, session_memory, 0, T_COUNT(memories));
 	tcase_add_test(sessions, session_cycles);
 	tcase_add_test(sessions, session_outlives_too_large_a_command);

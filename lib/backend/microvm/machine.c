@@ -173,7 +173,15 @@ static void trial_failed(struct machine *machine, const char *why)
 	boot(machine);
 }
 
-static void engine_died(struct engine *engine, agentd_error *err, void *userdata)
+/* Whether a trial that ended so says something of KVM, and not of what we lack. */
+static bool tells_of_kvm(const agentd_error *err)
+{
+	int code = agentd_error_code(err);
+
+	return code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_TIMEOUT;
+}
+
+static void engine_died(struct engine *engine, bool ran, agentd_error *err, void *userdata)
 {
 	struct machine *machine = userdata;
 
@@ -186,7 +194,7 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 		restore_failed(machine, err);
 		return;
 	}
-	if (machine->trial && (machine->state == BOOTING || machine->state == ENDING)) {
+	if (machine->trial && ran && tells_of_kvm(machine->err ? machine->err : err)) {
 		trial_failed(machine, agentd_error_message(machine->err ? machine->err : err));
 		agentd_error_unref(err);
 		return;
