@@ -76,7 +76,8 @@ struct agentd_backend_ops {
 	/** End of input after what was taken. */
 	int32_t (*task_close_stdin)(void *state);
 	/** Stop (1) or go on (0) delivering a stream. Not called for streams handed
-	 *  over with agentd_task_attach_fd(). */
+	 *  over with agentd_task_attach_fd(). A kill that does not wait for the sink is
+	 *  followed by 0: what comes then is counted as dropped. */
 	int32_t (*task_set_paused)(void *state, agentd_stream stream, int32_t paused);
 	/** Milliseconds from task_start to started or failed, at most: a command that takes
 	 *  longer to start is given up. 0: 30,000. */

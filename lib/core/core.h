@@ -118,6 +118,7 @@ struct ad_stream {
 	bool attached;  /* io has a descriptor */
 	bool eof;       /* nothing more will come */
 	bool paused;    /* by the sink */
+	bool let_go;    /* that is waited for no longer: what the backend held back is dropped */
 	bool enlarged;  /* its pipe was */
 	uint64_t bytes; /* produced */
 };
@@ -218,6 +219,9 @@ int32_t ad_stream_deliver(struct ad_stream *stream, const uint8_t *data, size_t 
 bool ad_streams_over(const agentd_exec *exec);
 bool ad_streams_paused(const agentd_exec *exec);
 void ad_stream_resume(agentd_exec *exec, agentd_stream number);
+/* Of one that was killed: the sink that said "not now" is waited for no longer. What a backend
+ * has held back, and what still comes, is counted as dropped. */
+void ad_streams_let_go(agentd_exec *exec);
 /* What is in attached pipes now is delivered, until the sink says "not now". */
 void ad_streams_read_rest(agentd_exec *exec);
 /* What is still in attached pipes is read; delivered where the sink takes it, else

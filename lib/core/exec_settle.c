@@ -119,6 +119,8 @@ void ad_exec_settle(agentd_exec *exec)
 		if (over || (now >= exec->drain_until && !waiting))
 			kill_task(exec);
 	}
+	if (exec->killed && !waiting)
+		ad_streams_let_go(exec);
 	if (exec->task_over && (drained || (now >= exec->drain_until && !waiting)))
 		ad_exec_finish_soon(exec);
 	else
@@ -215,7 +217,10 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	}
 	if (now >= exec->kill_at)
 		kill_task(exec);
-	if (now >= exec->lost_at) {
+	if (now >= exec->lost_at && sink_is_waited_for(exec)) {
+		/* It may not end before that has taken what came with the end. */
+		exec->lost_at = ad_exec_later_ms(now, exec->plan.backend->ops.close_max_ms);
+	} else if (now >= exec->lost_at) {
 		exec->lost_at = AD_NEVER;
 		give_up(exec, "did not report the end of a killed command");
 	}

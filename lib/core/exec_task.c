@@ -45,14 +45,16 @@ static int32_t on_output(agentd_task *task, agentd_stream number, const uint8_t 
 	agentd_exec *exec = exec_of(task);
 	struct ad_stream *stream = &exec->streams[number - AGENTD_STDOUT];
 
-	if (exec->finishing) {
+	if (exec->finishing || stream->let_go) {
 		stream->bytes += len;
 		exec->dropped += len;
 		return AGENTD_SINK_CONTINUE;
 	}
-	if (ad_stream_deliver(stream, data, len) == AGENTD_SINK_PAUSE)
+	if (ad_stream_deliver(stream, data, len) == AGENTD_SINK_PAUSE) {
 		stream->paused = true;
-	return stream->paused ? AGENTD_SINK_PAUSE : AGENTD_SINK_CONTINUE;
+		ad_exec_settle(exec);
+	}
+	return stream->paused && !stream->let_go ? AGENTD_SINK_PAUSE : AGENTD_SINK_CONTINUE;
 }
 
 static void on_stdin_drained(agentd_task *task)

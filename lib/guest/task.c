@@ -261,11 +261,16 @@ static void finish_output(struct task *task)
 static void look_at(struct task *task)
 {
 	if (task->killing) {
-		if (ad_sys_now_ns() < task->give_up_at)
+		/* One that has not even exited is the machine's end, for which the library has
+		 * a deadline. */
+		if (ad_sys_now_ns() < task->give_up_at || !task->exited ||
+		    task->begun_by != AD_GUEST_RUN)
 			return;
-		/* Nobody will close the pipes. One that has not even exited is the machine's
-		 * end, for which the library has a deadline. */
-		if (task->exited && task->begun_by == AD_GUEST_RUN) {
+		if (is_empty(task->cgroup)) {
+			/* The library may be waiting for who reads it. */
+			finish_output(task);
+		} else {
+			/* Nobody will close the pipes. */
 			drop_output(task);
 			send_closed(task);
 		}

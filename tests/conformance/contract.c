@@ -736,6 +736,41 @@ START_TEST(paused_and_resumed)
 }
 END_TEST
 
+static void do_put_the_rest(struct fake *fake)
+{
+	ck_assert_int_eq(fake->paused[AGENTD_STDOUT], 0);
+	ck_assert_int_eq(agentd_task_output(fake->task, AGENTD_STDOUT, (const uint8_t *)"pp", 2),
+			 AGENTD_SINK_CONTINUE);
+	end_with(fake, SIGKILL);
+}
+
+/* Nobody waits for the sink of one that is killed: what it does not take is counted. */
+START_TEST(paused_and_killed)
+{
+	struct fake fake = { .act = do_put_and_wait, .on_kill = do_put_the_rest };
+	struct agentd_backend_ops ops = ops_of("paper");
+	struct t_world *world;
+	struct t_run run;
+	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+
+	fake.paused[AGENTD_STDOUT] = 7; /* neither answer */
+	ops.task_set_paused = fake_paused;
+	world = fake_world(&fake, &ops);
+	t_run_init(&run, world);
+	run.on_output = say_pause;
+	ck_assert_int_eq(t_run_start(&run, "paper", 0), 0);
+	while (run.total[AGENTD_STDOUT] == 0 && t_now() < deadline)
+		t_world_loop(world, 10, NULL);
+	ck_assert_int_eq(fake.paused[AGENTD_STDOUT], 7);
+	ck_assert_int_eq(agentd_exec_cancel(run.exec), 0);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_KILLED);
+	t_expect_out(&run, AGENTD_STDOUT, "o");
+	ck_assert_uint_eq(t_run_metric(&run, AGENTD_METRIC_DROPPED_BYTES), 2);
+	FAKE_END();
+}
+END_TEST
+
 static void do_attach(struct fake *fake)
 {
 	int a[2], b[2];
@@ -1515,6 +1550,7 @@ int main(void)
 	tcase_add_test(behaves, signal_then_kill);
 	tcase_add_test(behaves, output_sizes);
 	tcase_add_test(behaves, paused_and_resumed);
+	tcase_add_test(behaves, paused_and_killed);
 	tcase_add_test(behaves, attached_pipes);
 	tcase_add_test(behaves, facts_reach_the_result);
 	tcase_add_test(behaves, sink_refuses_later_log);

@@ -306,6 +306,28 @@ static void test_limits(void)
 	check(strcmp(vm_text(task), "10\n10\n") == 0, "open files");
 }
 
+/* What a command had written before a limit ended it, for who takes it late. */
+static void test_late_reader(void)
+{
+	const uint64_t all = AD_GUEST_WINDOW + 200000;
+	const struct vm_run run = {
+		.script = "head -c 462144 /dev/zero; while :; do :; done",
+		.uid = USER,
+		.limits = { .cpu_time_ms = 1500 },
+		.hold = true,
+	};
+	struct vm_task *task = vm_begin(&vm, &run);
+
+	vm_wait(&vm, vm_is_exited, task, 60 * VM_SECOND);
+	pause_ms(7 * VM_SECOND);
+	check(has_limit(task, AD_GUEST_LIMIT_CPU_TIME, true) && !task->closed &&
+		      task->bytes[AD_GUEST_STDOUT] == AD_GUEST_WINDOW,
+	      "what there is no room for is kept");
+	vm_release(&vm, task);
+	check(vm_finish(&vm, task) && task->bytes[AD_GUEST_STDOUT] == all,
+	      "and comes, however late");
+}
+
 static void test_hungry(void)
 {
 	const char eat_all[] = "head -c 900000000 /dev/zero | tail -c 900000000 | wc -c";
@@ -525,6 +547,7 @@ int main(int argc, char **argv)
 	test_privileges();
 	test_files();
 	test_limits();
+	test_late_reader();
 	test_hungry();
 	test_thrashing();
 	test_end(argv[1]);

@@ -940,12 +940,18 @@ static void hear_control(void)
 /* Whether it goes on from a snapshot. */
 static bool read_arguments(char **argv)
 {
+	unsigned long long memory = 0, backend = 0;
 	bool clone = false;
 
 	for (; *argv; argv++) {
 		sscanf(*argv, "socket,id=control,fd=%d", &m.control);
+		sscanf(*argv, "memory-backend-file,id=memory,size=%llu", &backend);
+		if (strcmp(*argv, "-m") == 0)
+			memory = strtoull(argv[1], NULL, 10) << 20;
 		clone |= strcmp(*argv, "-incoming") == 0;
 	}
+	if (backend && backend != memory)
+		give_up("Machine memory size does not match the size of the memory backend");
 	return clone;
 }
 

@@ -828,6 +828,76 @@ START_TEST(paused)
 }
 END_TEST
 
+/* A sink that says "not now" holds up nobody who is stopped, and costs neither the machine nor
+ * what is to come back; what it has not taken is counted as dropped. */
+static const struct {
+	const char *script;
+	uint64_t timeout_ms; /* 0: it is canceled */
+	agentd_status status;
+	uint64_t bytes;
+} unread[] = {
+	{ "run: started flood:100000 end exited:0 closed\n", 0, AGENTD_STATUS_OK, 100000 },
+	{ "run: started flood:262144 end exited:0 closed\n", 1500, AGENTD_STATUS_OK, 262144 },
+	/* More than there is credit for comes when what was held is dealt with. */
+	{ "run: started flood:262144\nkill: flood:100000 end exited:9 closed\n", 0,
+	  AGENTD_STATUS_KILLED, 362144 },
+	{ "run: started flood:262144 exited:0\nkill: flood:100000 end closed\n", 1500,
+	  AGENTD_STATUS_OK, 362144 },
+};
+
+static void stop_unread(struct play *run, int i)
+{
+	uint64_t begun;
+
+	run->run.discard = true;
+	run->run.on_output = pause_output;
+	play_start(run, unread[i].timeout_ms);
+	t_world_loop(world, 1000, &run->run.finished);
+	ck_assert_uint_gt(run->run.total[AGENTD_STDOUT], 0);
+	begun = t_now();
+	if (!unread[i].timeout_ms)
+		ck_assert_int_eq(agentd_exec_cancel(run->run.exec), 0);
+	t_run_wait(&run->run);
+	ck_assert_uint_lt(t_now() - begun, T_MS(t_slack(2500)));
+	t_expect_status(&run->run, unread[i].status);
+	ck_assert_msg(denials(run) == 0, "%s", t_run_story(&run->run));
+	ck_assert_uint_eq(t_run_metric(&run->run, AGENTD_METRIC_STDOUT_BYTES), unread[i].bytes);
+	ck_assert_uint_eq(t_run_metric(&run->run, AGENTD_METRIC_DROPPED_BYTES),
+			  unread[i].bytes - run->run.total[AGENTD_STDOUT]);
+}
+
+START_TEST(stopped_while_paused)
+{
+	struct play run;
+
+	play_init(&run, unread[_i].script);
+	stop_unread(&run, _i);
+	expect_over(&run);
+}
+END_TEST
+
+/* Of one that has exited by itself all comes, also what comes only with the kill of what it has
+ * left, and after the time that an answer to that may take. */
+START_TEST(paused_after_exit)
+{
+	struct play run;
+
+	play_init(&run, "run: started exited:0\nkill: flood:300000 end closed\n");
+	run.run.discard = true;
+	run.run.on_output = pause_output;
+	play_start(&run, 0);
+	t_world_loop(world, 5000, &run.run.finished);
+	ck_assert_uint_gt(run.run.total[AGENTD_STDOUT], 0);
+	run.run.on_output = NULL;
+	ck_assert_int_eq(agentd_exec_resume(run.run.exec, AGENTD_STDOUT), 0);
+	t_run_wait(&run.run);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_msg(denials(&run) == 0, "%s", t_run_story(&run.run));
+	ck_assert_uint_eq(run.run.total[AGENTD_STDOUT], 300000);
+	expect_over(&run);
+}
+END_TEST
+
 /* More than there is credit for. */
 START_TEST(overdrawn)
 {
@@ -1403,19 +1473,24 @@ END_TEST
 
 #define ID "aaaaaaaa-0000-4000-8000-000000000000"
 
-static agentd_pool *add_pool(void)
+static agentd_pool *add_pool_with(const char *more)
 {
 	agentd_error *err = NULL;
 	agentd_pool *pool = NULL;
 	char *json = t_format("{\"enabled\": true, \"backend\": \"microvm\", "
-			      "\"volume_root\": \"%s/volumes\", \"fallback\": false}",
-			      world->dir);
+			      "\"volume_root\": \"%s/volumes\", \"fallback\": false%s}",
+			      world->dir, more);
 
 	ck_assert_msg(agentd_pool_new(world->runner, json, strlen(json), &pool, &err) == 0, "%s",
 		      agentd_error_message(err));
 	ck_assert_int_eq(agentd_runner_set_pool(world->runner, pool, NULL), 0);
 	free(json);
 	return pool;
+}
+
+static agentd_pool *add_pool(void)
+{
+	return add_pool_with("");
 }
 
 /* The state of the only session. */
@@ -1545,6 +1620,71 @@ START_TEST(session_goes_on)
 	t_expect_out(&run.run, AGENTD_STDOUT, "here");
 	stop_session(pool);
 	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
+START_TEST(session_stopped_while_paused)
+{
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	session_play_init(&run, unread[_i].script);
+	stop_unread(&run, _i);
+	t_world_loop(world, 200, NULL);
+	ck_assert(pool_says(pool, "idle"));
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
+	expect_over(&run);
+}
+END_TEST
+
+/* That the helper is gone says nothing of KVM: the next runner's first machine is the trial. */
+START_TEST(session_trial_without_verdict)
+{
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	if (access("/dev/kvm", R_OK | W_OK) < 0) {
+		t_skip("there is no /dev/kvm to try");
+		agentd_pool_unref(pool);
+		return;
+	}
+	session_play_init(&run, "boot:\n");
+	play_start(&run, 0);
+	(void)pid_called(monitor_name);
+	ck_assert_int_eq(kill(t_world_helper(world), SIGKILL), 0);
+	t_run_wait(&run.run);
+	t_expect_cause(&run.run, AGENTD_CAUSE_ISOLATION);
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
+	expect_over(&run);
+	agentd_context_unref(world->ctx);
+	t_world_start(world);
+	play(&run, "", 0);
+	t_expect_status(&run.run, AGENTD_STATUS_OK);
+	ck_assert_str_eq(t_run_layer(&run.run, "accel", NULL), "kvm");
+	expect_over(&run);
+}
+END_TEST
+
+/* A monitor has its memory in whole MiB, whatever was asked for. */
+static const char *const memories[] = {
+	", \"vm\": {\"memory_bytes\": 134217728}",
+	", \"vm\": {\"memory_bytes\": 134217729}",
+	", \"vm\": {\"memory_bytes\": 300000000}, \"min_warm\": 1",
+};
+
+START_TEST(session_memory)
+{
+	agentd_pool *pool = add_pool_with(memories[_i]);
+	struct play run;
+
+	session_play_init(&run, "");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
 	expect_over(&run);
 }
 END_TEST
@@ -2015,6 +2155,8 @@ static int run_all(void)
 	tcase_add_test(streams, stdin_echoed);
 	tcase_add_test(streams, stdin_not_taken);
 	tcase_add_test(streams, paused);
+	tcase_add_loop_test(streams, stopped_while_paused, 0, T_COUNT(unread));
+	tcase_add_test(streams, paused_after_exit);
 	tcase_add_test(streams, overdrawn);
 	tcase_add_test(streams, flood);
 	tcase_add_test(streams, files_flood);
@@ -2034,6 +2176,9 @@ static int run_all(void)
 	tcase_add_test(snapshots, fault_after_exit);
 	tcase_add_test(snapshots, runner_gone);
 	tcase_add_test(sessions, session_goes_on);
+	tcase_add_loop_test(sessions, session_stopped_while_paused, 0, T_COUNT(unread));
+	tcase_add_test(sessions, session_trial_without_verdict);
+	tcase_add_loop_test(sessions, session_memory, 0, T_COUNT(memories));
 	tcase_add_test(sessions, session_cycles);
 	tcase_add_test(sessions, session_outlives_too_large_a_command);
 	tcase_add_test(sessions, session_fault_in_turn);

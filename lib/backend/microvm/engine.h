@@ -4,6 +4,8 @@
 #ifndef AD_BACKEND_MICROVM_ENGINE_H
 #define AD_BACKEND_MICROVM_ENGINE_H
 
+#include <stdbool.h>
+
 #include "launch/launch.h"
 
 struct engine;
@@ -42,8 +44,9 @@ struct engine_events {
 	void (*migrated)(struct engine *engine, void *userdata);
 	/* CLONE: after attach(), the guest has its disk. */
 	void (*attached)(struct engine *engine, void *userdata);
-	/* It is gone, and how. Last event; err is the receiver's. */
-	void (*died)(struct engine *engine, agentd_error *err, void *userdata);
+	/* It is gone, and how. ran: what it says is about the machine; else it could not be
+	 * started, or who watches it is gone. Last event; err is the receiver's. */
+	void (*died)(struct engine *engine, bool ran, agentd_error *err, void *userdata);
 };
 
 struct engine_ops {

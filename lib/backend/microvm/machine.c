@@ -60,6 +60,9 @@ enum state {
 
 enum { READ_SIZE = 64 * 1024, READS_PER_WAKE = 4 };
 
+/* QEMU is told its memory in MiB; that of a snapshot has to be just that. */
+#define MEMORY_UNIT (UINT64_C(1) << 20)
+
 struct machine {
 	struct microvm *vm;
 	const struct machine_events *events;
@@ -170,7 +173,15 @@ static void trial_failed(struct machine *machine, const char *why)
 	boot(machine);
 }
 
-static void engine_died(struct engine *engine, agentd_error *err, void *userdata)
+/* Whether a trial that ended so says something of KVM, and not of what we lack. */
+static bool tells_of_kvm(const agentd_error *err)
+{
+	int code = agentd_error_code(err);
+
+	return code == AGENTD_ERR_BACKEND || code == AGENTD_ERR_TIMEOUT;
+}
+
+static void engine_died(struct engine *engine, bool ran, agentd_error *err, void *userdata)
 {
 	struct machine *machine = userdata;
 
@@ -183,7 +194,7 @@ static void engine_died(struct engine *engine, agentd_error *err, void *userdata
 		restore_failed(machine, err);
 		return;
 	}
-	if (machine->trial && (machine->state == BOOTING || machine->state == ENDING)) {
+	if (machine->trial && ran && tells_of_kvm(machine->err ? machine->err : err)) {
 		trial_failed(machine, agentd_error_message(machine->err ? machine->err : err));
 		agentd_error_unref(err);
 		return;
@@ -791,6 +802,11 @@ static struct machine *machine_create(struct microvm *vm, const struct machine_e
 	return machine;
 }
 
+static uint64_t memory_of(const struct machine_config *config)
+{
+	return config->memory_bytes / MEMORY_UNIT * MEMORY_UNIT;
+}
+
 /* Not before the rate of the time-stamp counter can be told. */
 static int start_timing(struct machine *machine, agentd_error **reterr)
 {
@@ -811,7 +827,7 @@ int machine_new(struct microvm *vm, const struct machine_config *config,
 
 	if (!machine)
 		return ad_fail_nomem(reterr);
-	machine->memory_bytes = config->memory_bytes;
+	machine->memory_bytes = memory_of(config);
 	machine->require_kvm = config->require_kvm;
 	machine->spare = config->spare;
 	machine->volume = config->volume;
@@ -852,7 +868,7 @@ bool machine_fits(const struct machine *machine, const struct machine_config *co
 	struct image image;
 	bool fits;
 
-	if (machine->state != SPARE || machine->memory_bytes != config->memory_bytes ||
+	if (machine->state != SPARE || machine->memory_bytes != memory_of(config) ||
 	    (config->require_kvm && machine->facts.accel != ACCEL_KVM) ||
 	    image_open(machine->vm->image_dir, config->root, &image, NULL) < 0)
 		return false;

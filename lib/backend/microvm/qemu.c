@@ -129,7 +129,7 @@ static void job_failed(struct ad_job *job, agentd_error *err,
 	if (failure)
 		ad_error_prefix(&err, "the virtual machine monitor: ");
 	stop_listening(engine);
-	engine->events->died(engine, err, engine->userdata);
+	engine->events->died(engine, false, err, engine->userdata);
 }
 
 static void job_limit_hit(struct ad_job *job, const char *limit, bool fatal, void *userdata)
@@ -171,7 +171,7 @@ static void job_closed(struct ad_job *job, const struct ad_launch_usage *usage, 
 			      WEXITSTATUS(engine->wait_status));
 	if (words[0])
 		ad_buf_printf(&text, ": %s", words);
-	engine->events->died(engine,
+	engine->events->died(engine, true,
 			     engine->err ? AD_STEAL(engine->err) :
 					   agentd_error_create(AGENTD_ERR_BACKEND, 0, text.data),
 			     engine->userdata);

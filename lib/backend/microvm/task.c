@@ -59,7 +59,7 @@ struct vm_task {
 	bool machine_over, carrier_over;
 	bool packed, started, exited, closed, killing;
 	bool stdin_closed, stdin_waited;
-	bool paused[2], killed;
+	bool paused[2];
 	bool stopped;          /* it was not left to end by itself */
 	struct ad_buf held[2]; /* came while paused, not more than a window */
 	struct ad_defer go_on; /* a stream is no longer paused */
@@ -70,11 +70,11 @@ struct vm_task {
 
 /* ---- the end */
 
-/* Something to deliver that is still waited for: after a kill, or when the machine is lost,
- * not for who does not read. */
+/* Something to deliver that is still waited for: when the machine is lost, not for who does
+ * not read. */
 static bool holds_output(const struct vm_task *self)
 {
-	bool lost = self->killed || (self->err && !self->exited);
+	bool lost = self->err && !self->exited;
 
 	for (size_t i = 0; i < AD_COUNT(self->held); i++) {
 		if (self->held[i].len > 0 && !(lost && self->paused[i]))
@@ -679,6 +679,9 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 		fail_text(self, AGENTD_ERR_TIMEOUT, "it took more than 60 s");
 		break;
 	default:
+		/* It cannot: what it has to say first is not taken here. */
+		if (holds_output(self) && ad_timer_start(&self->timer, kill_ns) == 0)
+			return;
 		/* Killed, and the agent does not answer: the machine's end is the command's,
 		 * if there was one. */
 		if (self->started && !self->exited) {
@@ -697,7 +700,6 @@ int32_t task_kill(void *state)
 	struct vm_task *self = state;
 	const struct ad_guest_msg kill = { .type = AD_GUEST_KILL, .id = self->run_id };
 
-	self->killed = true;
 	self->stopped |= !self->exited;
 	if (self->phase < STARTING) {
 		fail_text(self, AGENTD_ERR_CANCELED, "cancelled before it started");
