@@ -66,6 +66,17 @@ static bool write_data(struct archive *disk, struct archive *out, struct archive
 		       fail(path, archive_error_string(out));
 }
 
+/* libarchive 3.6 cuts the name of a file with holes that is not ASCII to what a tar header takes. */
+static bool loses_name(const char *path)
+{
+	enum { HEADER_NAME = 100 };
+	bool ascii = true;
+
+	for (const char *at = path; *at; at++)
+		ascii = ascii && (unsigned char)*at < 0x80;
+	return !ascii && strlen(path) > HEADER_NAME;
+}
+
 static bool pack_entry(struct archive *disk, struct archive *out,
 		       struct archive_entry_linkresolver *links, struct archive_entry *entry)
 {
@@ -74,6 +85,8 @@ static bool pack_entry(struct archive *disk, struct archive *out,
 	/* There is nothing in a socket, and no place for one in the format. */
 	if (archive_entry_filetype(entry) == AE_IFSOCK)
 		return true;
+	if (loses_name(archive_entry_pathname(entry)))
+		archive_entry_sparse_clear(entry); /* its holes are zeroes, then */
 	archive_entry_linkify(links, &entry, &kept);
 	if (archive_write_header(out, entry) < ARCHIVE_WARN)
 		return fail(archive_entry_pathname(entry), archive_error_string(out));

@@ -1388,6 +1388,9 @@ START_TEST(idle_is_stopped_busy_is_not)
 }
 END_TEST
 
+/* What does not fit into a tar header, and is not ASCII. */
+#define LONG_NAME "$(yes ü | head -n 60 | tr -d '\\n')"
+
 /* What an earlier process left is found, backed up with its links, and pruned. */
 START_TEST(adopted_backed_up_and_pruned)
 {
@@ -1396,7 +1399,7 @@ START_TEST(adopted_backed_up_and_pruned)
 
 	expect(&place, A,
 	       "echo data >file; ln file hard; ln -s /etc/passwd link; mkdir -p d/e; "
-	       "truncate -s 1M hole",
+	       "truncate -s 1M hole; cd d; truncate -s 1M " LONG_NAME "; echo end >>" LONG_NAME,
 	       "");
 	/* What a machine has not synced ends with it. */
 	if (in_machine())
@@ -1427,7 +1430,8 @@ START_TEST(adopted_backed_up_and_pruned)
 		/* One of the two names is a link to the other in there. */
 		command = t_format("cd '%s' && tar --zstd -xf '%s' && "
 				   "test $(readlink volume/link) = /etc/passwd && "
-				   "grep -qx data volume/file",
+				   "grep -qx data volume/file && "
+				   "test \"$(tail -n 1 volume/d/" LONG_NAME ")\" = end",
 				   place.world->dir, file);
 	ck_assert_int_eq(system(command), 0);
 	/* Not again while nothing has changed. */
