@@ -1399,7 +1399,8 @@ START_TEST(adopted_backed_up_and_pruned)
 
 	expect(&place, A,
 	       "echo data >file; ln file hard; ln -s /etc/passwd link; mkdir -p d/e; "
-	       "truncate -s 1M hole; cd d; truncate -s 1M " LONG_NAME "; echo end >>" LONG_NAME,
+	       "truncate -s 1M hole; cd d; truncate -s 1M " LONG_NAME "; echo end >>" LONG_NAME
+	       "; echo shut >shut; chmod 0 shut",
 	       "");
 	/* What a machine has not synced ends with it. */
 	if (in_machine())
@@ -1431,6 +1432,7 @@ START_TEST(adopted_backed_up_and_pruned)
 		command = t_format("cd '%s' && tar --zstd -xf '%s' && "
 				   "test $(readlink volume/link) = /etc/passwd && "
 				   "grep -qx data volume/file && "
+				   "test $(stat -c %%a%%s volume/d/shut) = 05 && "
 				   "test \"$(tail -n 1 volume/d/" LONG_NAME ")\" = end",
 				   place.world->dir, file);
 	ck_assert_int_eq(system(command), 0);
