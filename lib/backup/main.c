@@ -263,6 +263,8 @@ static bool empty_directory(int top, int fd, unsigned int depth)
 			ok = below >= 0 && empty_directory(top, below, depth + 1) &&
 			     unlinkat(dirfd(list), name, AT_REMOVEDIR) == 0;
 		}
+		/* Another process may be removing the same. */
+		ok = ok || errno == ENOENT;
 	}
 	if (list)
 		closedir(list);
@@ -277,7 +279,7 @@ static bool remove_tree(const char *path)
 		return errno == ENOENT ? true : fail(path, strerror(errno));
 	do {
 		again = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (again < 0 || !empty_directory(top, again, 0))
+		if (again < 0 ? errno != ENOENT : !empty_directory(top, again, 0))
 			return fail(path, strerror(errno));
 	} while (rmdir(path) < 0 && errno == ENOTEMPTY);
 	return access(path, F_OK) < 0 ? true : fail(path, strerror(errno));

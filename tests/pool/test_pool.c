@@ -2569,6 +2569,41 @@ START_TEST(two_runners)
 }
 END_TEST
 
+/* What an earlier process has left is removed by whoever finds it. */
+START_TEST(removed_by_two)
+{
+	struct place one = open_place(""), other = { .root = one.root };
+	struct ending first = { 0 }, second = { 0 };
+	char *left = t_format("%s/.pruned-left", one.root);
+	uint64_t end = t_now() + T_MS(t_slack(20000));
+
+	other.world = new_world(NULL);
+	other.pool = add_pool(other.world, other.root, "");
+	ck_assert(mkdir(one.root, 0700) == 0 || errno == EEXIST);
+	ck_assert_int_eq(mkdir(left, 0700), 0);
+	for (int i = 0; i < 5000; i++) {
+		char *path = t_format("%s/%d", left, i);
+
+		t_write_file(path, "");
+		free(path);
+	}
+	ck_assert_int_eq(agentd_pool_maintain(one.pool, on_done, &first), 0);
+	ck_assert_int_eq(agentd_pool_maintain(other.pool, on_done, &second), 0);
+	while ((!first.done || !second.done) && t_now() < end) {
+		t_world_loop(one.world, 1, NULL);
+		t_world_loop(other.world, 1, NULL);
+	}
+	ck_assert(first.done && second.done);
+	ck_assert_msg(!first.error && !second.error, "%s",
+		      first.error ? first.error : second.error);
+	ck_assert(!exists(one.root, ".pruned-left"));
+	agentd_pool_unref(other.pool);
+	t_world_free(other.world);
+	free(left);
+	close_place(&one);
+}
+END_TEST
+
 static bool is_locked(const struct place *place, const char *id)
 {
 	char *path = t_format("%s/%s/lock", place->root, id);
@@ -2915,6 +2950,7 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, nix_profile);
 		tcase_add_test(maintenance, read_only_root);
 		tcase_add_test(hosts, two_runners);
+		tcase_add_test(hosts, removed_by_two);
 		tcase_add_test(pool, first_come_first_served);
 		tcase_add_test(pool, cancelled_while_waiting);
 		tcase_add_test(pool, disabled);
