@@ -42,6 +42,14 @@ static int stat_in(const struct volume *volume, const char *name, struct stat *r
 	return path ? lstat(path, ret) : -1;
 }
 
+static void remove_in(const struct volume *volume, const char *name)
+{
+	ad_autofree char *path = join(volume->dir, name);
+
+	if (path)
+		unlink(path);
+}
+
 int volume_init(struct volume *volume, const char *root, const char *id, agentd_error **reterr)
 {
 	volume->lock = -1;
@@ -157,8 +165,11 @@ void volume_unlock(struct volume *volume)
 
 void volume_touch(const struct volume *volume)
 {
-	if (volume->lock >= 0)
-		(void)futimens(volume->lock, NULL);
+	if (volume->lock < 0)
+		return;
+	(void)futimens(volume->lock, NULL);
+	/* By a clock that was set back it would stay younger than the lock. */
+	remove_in(volume, "backup");
 }
 
 uint64_t volume_unused_s(const struct volume *volume)
@@ -181,10 +192,7 @@ bool volume_is_new(const struct volume *volume)
 
 void volume_not_new(const struct volume *volume)
 {
-	ad_autofree char *path = join(volume->dir, "new");
-
-	if (path)
-		unlink(path);
+	remove_in(volume, "new");
 }
 
 bool volume_backed_up(const struct volume *volume)

@@ -1490,6 +1490,46 @@ START_TEST(failed_backup_blocks_pruning)
 }
 END_TEST
 
+/* Backed up by a clock that was ahead, and changed since it was set right. */
+START_TEST(clock_set_back)
+{
+	struct place place = { .world = new_world(NULL) };
+	struct timespec ahead[2];
+	char *more, *file, *mark;
+
+	place.root = t_format("%s/volumes", place.world->dir);
+	place.dest = t_format("%s/backups", place.world->dir);
+	more = t_format(", \"backup_after_seconds\": 5, \"backup_destination\": \"%s\", "
+			"\"prune_after_seconds\": 1",
+			place.dest);
+	place.pool = add_pool(place.world, place.root, more);
+	expect(&place, A, "echo old >file", "");
+	stop(&place, A);
+	age(&place, A, 10);
+	ck_assert_ptr_null(maintain(&place));
+	file = find_file(place.dest, ".tar.zst");
+	ck_assert_ptr_nonnull(file);
+	unlink(file);
+	free(file);
+	mark = t_format("%s/%s/backup", place.root, A);
+	clock_gettime(CLOCK_REALTIME, &ahead[0]);
+	ahead[0].tv_sec += 1000;
+	ahead[1] = ahead[0];
+	ck_assert_int_eq(utimensat(AT_FDCWD, mark, ahead, 0), 0);
+	expect(&place, A, "echo new >file", "");
+	stop(&place, A);
+	t_world_loop(place.world, 1100, NULL);
+	age(&place, A, 100);
+	ck_assert_ptr_null(maintain(&place));
+	file = find_file(place.dest, ".tar.zst");
+	ck_assert_ptr_nonnull(file);
+	free(file);
+	free(mark);
+	free(more);
+	close_place(&place);
+}
+END_TEST
+
 /* For root by a mount in a namespace of the test's own. */
 static void set_writable(const struct place *place, bool writable)
 {
@@ -2957,6 +2997,7 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, locked_by_another);
 		tcase_add_test(maintenance, idle_is_stopped_busy_is_not);
 		tcase_add_test(maintenance, failed_backup_blocks_pruning);
+		tcase_add_test(maintenance, clock_set_back);
 		tcase_add_test(drops, dropped_when_done);
 		tcase_add_test(drops, dropped_when_logged);
 	}
