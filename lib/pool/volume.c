@@ -95,10 +95,14 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 	if (fd < 0)
 		return ad_fail_errno(reterr, errno,
 				     "the lock of the volume \"%s\" cannot be opened", volume->dir);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
-			       "the session is open elsewhere, by who has locked \"%s/lock\"",
-			       volume->dir);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ?
+			       ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
+				       "the session is open elsewhere, by who has locked "
+				       "\"%s/lock\"",
+				       volume->dir) :
+			       ad_fail_errno(reterr, errno, "\"%s/lock\" cannot be locked",
+					     volume->dir);
 	/* It may have been moved away and removed between the two. */
 	there = fstat(fd, &held) == 0 && stat_in(volume, "lock", &named) == 0;
 	if (!there && errno != ENOENT)

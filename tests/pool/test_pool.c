@@ -13,6 +13,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1358,6 +1359,35 @@ START_TEST(locked_by_another)
 	close(fd);
 	free(path);
 	free(config);
+	close_place(&place);
+}
+END_TEST
+
+/* In the place of libc's, also for the library. */
+static bool no_locks;
+
+int flock(int fd, int operation)
+{
+	if (!no_locks)
+		return (int)syscall(SYS_flock, fd, operation);
+	errno = ENOLCK;
+	return -1;
+}
+
+/* As on a network's file system without them. */
+START_TEST(no_lock_no_session)
+{
+	struct place place = open_place(", \"fallback\": false");
+	struct t_run run;
+
+	no_locks = true;
+	run_in(&run, &place, A, "echo no");
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	ck_assert_ptr_nonnull(strstr(agentd_error_message(agentd_result_error(run.result)),
+				     "cannot be locked: No locks available"));
+	end_of(&run);
+	no_locks = false;
+	expect(&place, A, "echo yes", "yes\n");
 	close_place(&place);
 }
 END_TEST
@@ -2995,6 +3025,7 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, cancelled_while_waiting);
 		tcase_add_test(pool, disabled);
 		tcase_add_test(pool, locked_by_another);
+		tcase_add_test(pool, no_lock_no_session);
 		tcase_add_test(maintenance, idle_is_stopped_busy_is_not);
 		tcase_add_test(maintenance, failed_backup_blocks_pruning);
 		tcase_add_test(maintenance, clock_set_back);
