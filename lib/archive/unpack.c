@@ -375,18 +375,23 @@ static enum verdict make_dir(struct unpack *unpack)
 	return verdict == OK ? note_made(unpack, S_IFDIR | mode) : verdict;
 }
 
-static enum verdict delete (struct unpack *unpack) {
-	bool dir = S_ISDIR(unpack->there.st_mode); int held = hold_replaced(unpack), error = 0;
+static enum verdict delete_there(struct unpack *unpack)
+{
+	bool dir = S_ISDIR(unpack->there.st_mode);
+	int held = hold_replaced(unpack), error = 0;
 
-	if (unlinkat(unpack->dir_fd, unpack->name, dir ? AT_REMOVEDIR : 0) < 0) error = errno;
+	if (unlinkat(unpack->dir_fd, unpack->name, dir ? AT_REMOVEDIR : 0) < 0)
+		error = errno;
 	note_replaced(unpack, held);
-	if (error == ENOTEMPTY || error == EEXIST) return refuse(unpack, AD_CARRY_CONFLICT,
-								 AD_CARRY_NOT_EMPTY);
-	if (error) return refuse_errno(unpack, error);
+	if (error == ENOTEMPTY || error == EEXIST)
+		return refuse(unpack, AD_CARRY_CONFLICT, AD_CARRY_NOT_EMPTY);
+	if (error)
+		return refuse_errno(unpack, error);
 	unpack->since->entries[unpack->found].flags |= ENTRY_ABSENT;
 	unpack->job->entries++;
 	/* One of that name may come. */
-	if (dir) tree_close(&unpack->tree);
+	if (dir)
+		tree_close(&unpack->tree);
 	return OK;
 }
 
@@ -402,7 +407,7 @@ static enum verdict apply_deletion(struct unpack *unpack)
 	if (verdict != OK || !unpack->is_there)
 		return verdict;
 	verdict = compare(unpack, false);
-	return verdict == OK ? delete (unpack) : verdict;
+	return verdict == OK ? delete_there(unpack) : verdict;
 }
 
 static enum verdict apply(struct unpack *unpack)
