@@ -1399,6 +1399,8 @@ START_TEST(idle_is_stopped_busy_is_not)
 	struct place place = open_place(", \"idle_shutdown_seconds\": 1, "
 					"\"prune_after_seconds\": 1000");
 	struct t_run run;
+	struct stat st;
+	char *lock;
 
 	start_in(&run, &place, A, "sleep 2; echo end", 20000);
 	wait_started(&run);
@@ -1406,6 +1408,11 @@ START_TEST(idle_is_stopped_busy_is_not)
 	age(&place, A, 100000);
 	ck_assert_ptr_null(maintain(&place));
 	ck_assert(pool_says(&place, "\"state\":\"busy\""));
+	/* Nor is it pruned if this host is killed now. */
+	lock = t_format("%s/%s/lock", place.root, A);
+	ck_assert_int_eq(stat(lock, &st), 0);
+	ck_assert_int_lt(time(NULL) - st.st_mtime, 1000);
+	free(lock);
 	t_run_wait(&run);
 	t_expect_out(&run, AGENTD_STDOUT, "end\n");
 	end_of(&run);
