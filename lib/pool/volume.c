@@ -86,6 +86,12 @@ static int make_dirs(const char *path)
 	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
+static int fail_removed(const struct volume *volume, agentd_error **reterr)
+{
+	return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
+		       "the volume \"%s\" is being removed by another process", volume->dir);
+}
+
 static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 {
 	ad_autoclose int fd = open_in(volume, "lock", O_RDWR | flags);
@@ -93,8 +99,11 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 	bool there;
 
 	if (fd < 0)
-		return ad_fail_errno(reterr, errno,
-				     "the lock of the volume \"%s\" cannot be opened", volume->dir);
+		return errno == ENOENT ? fail_removed(volume, reterr) :
+					 ad_fail_errno(reterr, errno,
+						       "the lock of the volume \"%s\" cannot be "
+						       "opened",
+						       volume->dir);
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK ?
 			       ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
@@ -110,9 +119,7 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 				     "the lock of the volume \"%s\" cannot be looked at",
 				     volume->dir);
 	if (!there || held.st_ino != named.st_ino || held.st_dev != named.st_dev)
-		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
-			       "the volume \"%s\" is being removed by another process",
-			       volume->dir);
+		return fail_removed(volume, reterr);
 	volume->lock = ad_steal_fd(&fd);
 	return 0;
 }

@@ -1392,6 +1392,39 @@ START_TEST(no_lock_no_session)
 }
 END_TEST
 
+/* The same: what is made, or there, is moved out of the way. */
+static const char *moved_from, *moved_to;
+
+int mkdir(const char *path, mode_t mode)
+{
+	int r = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode), error = errno;
+
+	if (moved_from && strcmp(path, moved_from) == 0) {
+		ck_assert_int_eq(rename(moved_from, moved_to), 0);
+		moved_from = NULL;
+	}
+	errno = error;
+	return r;
+}
+
+/* Another process prunes it as it begins: it begins anew. */
+START_TEST(pruned_by_another)
+{
+	struct place place = open_place(", \"fallback\": false");
+	char *from = t_format("%s/%s", place.root, A), *to = t_format("%s/.pruned-a", place.root);
+
+	expect(&place, A, "echo old >file", "");
+	stop(&place, A);
+	moved_to = to;
+	moved_from = from;
+	expect(&place, A, "test -e file || echo new", "new\n");
+	ck_assert_ptr_null(moved_from);
+	free(from);
+	free(to);
+	close_place(&place);
+}
+END_TEST
+
 /* ---- maintenance */
 
 START_TEST(idle_is_stopped_busy_is_not)
@@ -3033,6 +3066,7 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, disabled);
 		tcase_add_test(pool, locked_by_another);
 		tcase_add_test(pool, no_lock_no_session);
+		tcase_add_test(pool, pruned_by_another);
 		tcase_add_test(maintenance, idle_is_stopped_busy_is_not);
 		tcase_add_test(maintenance, failed_backup_blocks_pruning);
 		tcase_add_test(maintenance, clock_set_back);
