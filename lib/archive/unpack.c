@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util/util.h"
@@ -167,6 +168,36 @@ static enum verdict compare(struct unpack *unpack, bool make_dir)
 	if (!manifest_same(unpack->since, unpack->found, &there))
 		return refuse(unpack, AD_CARRY_CONFLICT, AD_CARRY_CHANGED);
 	return OK;
+}
+
+/* The directory may forbid what a command has done in it: its owner may take the permission, as
+ * the command has, which the archive says nothing of where it was given back or the directory
+ * is gone. Where it cannot be had, what is to be done fails and says so. */
+static enum verdict open_parent(struct unpack *unpack)
+{
+	struct ad_manifest *since = unpack->since, *made = unpack->made;
+	size_t len = (size_t)(unpack->name - unpack->path);
+	uint32_t found, end;
+	struct stat st;
+
+	if (!since || len == 0 || fstat(unpack->dir_fd, &st) < 0 || st.st_mode & S_IWUSR ||
+	    st.st_uid != geteuid())
+		return OK;
+	unpack->path[len - 1] = '\0';
+	found = manifest_find(since, unpack->path);
+	end = manifest_find(made, unpack->path);
+	if (found != MANIFEST_NONE && since->entries[found].mode == st.st_mode &&
+	    fchmodat(unpack->dir_fd, ".", (st.st_mode | S_IRWXU) & ALLPERMS, 0) == 0) {
+		since->entries[found].mode |= S_IRWXU;
+		clock_gettime(CLOCK_REALTIME, &st.st_mtim);
+		/* finish_dirs() puts it back, but to what the archive says. */
+		if (end == MANIFEST_NONE || !S_ISDIR(made->entries[end].mode))
+			end = manifest_put(made, unpack->path, &st);
+	} else {
+		end = MANIFEST_ROOT;
+	}
+	unpack->path[len - 1] = '/';
+	return end == MANIFEST_NONE ? fatal(unpack, ENOMEM) : OK;
 }
 
 /* An open file of what is about to lose a name, where that changes it under others. */
@@ -375,18 +406,28 @@ static enum verdict make_dir(struct unpack *unpack)
 	return verdict == OK ? note_made(unpack, S_IFDIR | mode) : verdict;
 }
 
-static enum verdict delete (struct unpack *unpack) {
-	bool dir = S_ISDIR(unpack->there.st_mode); int held = hold_replaced(unpack), error = 0;
+static enum verdict delete_there(struct unpack *unpack)
+{
+	bool dir = S_ISDIR(unpack->there.st_mode);
+	int held = hold_replaced(unpack), error = 0;
 
-	if (unlinkat(unpack->dir_fd, unpack->name, dir ? AT_REMOVEDIR : 0) < 0) error = errno;
+	if (unlinkat(unpack->dir_fd, unpack->name, dir ? AT_REMOVEDIR : 0) < 0)
+		error = errno;
 	note_replaced(unpack, held);
-	if (error == ENOTEMPTY || error == EEXIST) return refuse(unpack, AD_CARRY_CONFLICT,
-								 AD_CARRY_NOT_EMPTY);
-	if (error) return refuse_errno(unpack, error);
+	if (error == ENOTEMPTY || error == EEXIST)
+		return refuse(unpack, AD_CARRY_CONFLICT, AD_CARRY_NOT_EMPTY);
+	if (error)
+		return refuse_errno(unpack, error);
 	unpack->since->entries[unpack->found].flags |= ENTRY_ABSENT;
 	unpack->job->entries++;
 	/* One of that name may come. */
-	if (dir) tree_close(&unpack->tree);
+	if (dir) {
+		uint32_t end = manifest_find(unpack->made, unpack->path);
+
+		if (end != MANIFEST_NONE)
+			unpack->made->entries[end].mode = 0;
+		tree_close(&unpack->tree);
+	}
 	return OK;
 }
 
@@ -402,7 +443,9 @@ static enum verdict apply_deletion(struct unpack *unpack)
 	if (verdict != OK || !unpack->is_there)
 		return verdict;
 	verdict = compare(unpack, false);
-	return verdict == OK ? delete (unpack) : verdict;
+	if (verdict == OK)
+		verdict = open_parent(unpack);
+	return verdict == OK ? delete_there(unpack) : verdict;
 }
 
 static enum verdict apply(struct unpack *unpack)
@@ -427,6 +470,8 @@ static enum verdict apply(struct unpack *unpack)
 	verdict = find_place(unpack);
 	if (verdict == OK)
 		verdict = compare(unpack, make == make_dir);
+	if (verdict == OK)
+		verdict = open_parent(unpack);
 	if (verdict != OK)
 		return verdict;
 	choose_temp(unpack);

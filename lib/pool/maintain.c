@@ -229,6 +229,9 @@ static void maintain_stopped(struct ad_pool_entry *entry)
 /* The entry may be gone afterwards. */
 static void maintain(struct ad_pool_entry *entry)
 {
+	/* Who comes after a host that was killed knows only that. */
+	if (entry->held)
+		volume_touch(&entry->volume);
 	if (entry_in_use(entry) || entry->backup.worker)
 		return;
 	if (entry->state == ENTRY_READY && unused_here_s(entry) >= entry->pool->config.idle_s)

@@ -52,7 +52,7 @@ int volume_open(struct volume *volume, const char *root, agentd_error **reterr);
 /* Lock one that exists. */
 int volume_lock(struct volume *volume, agentd_error **reterr);
 void volume_unlock(struct volume *volume);
-/* It is in use now. */
+/* It is in use now: no backup is of how it is. */
 void volume_touch(const struct volume *volume);
 /* How long ago that was; 0 if the clock says the future. */
 uint64_t volume_unused_s(const struct volume *volume);

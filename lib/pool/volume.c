@@ -42,6 +42,14 @@ static int stat_in(const struct volume *volume, const char *name, struct stat *r
 	return path ? lstat(path, ret) : -1;
 }
 
+static void remove_in(const struct volume *volume, const char *name)
+{
+	ad_autofree char *path = join(volume->dir, name);
+
+	if (path)
+		unlink(path);
+}
+
 int volume_init(struct volume *volume, const char *root, const char *id, agentd_error **reterr)
 {
 	volume->lock = -1;
@@ -78,6 +86,12 @@ static int make_dirs(const char *path)
 	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
+static int fail_removed(const struct volume *volume, agentd_error **reterr)
+{
+	return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
+		       "the volume \"%s\" is being removed by another process", volume->dir);
+}
+
 static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 {
 	ad_autoclose int fd = open_in(volume, "lock", O_RDWR | flags);
@@ -85,12 +99,19 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 	bool there;
 
 	if (fd < 0)
-		return ad_fail_errno(reterr, errno,
-				     "the lock of the volume \"%s\" cannot be opened", volume->dir);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
-			       "the session is open elsewhere, by who has locked \"%s/lock\"",
-			       volume->dir);
+		return errno == ENOENT ? fail_removed(volume, reterr) :
+					 ad_fail_errno(reterr, errno,
+						       "the lock of the volume \"%s\" cannot be "
+						       "opened",
+						       volume->dir);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ?
+			       ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
+				       "the session is open elsewhere, by who has locked "
+				       "\"%s/lock\"",
+				       volume->dir) :
+			       ad_fail_errno(reterr, errno, "\"%s/lock\" cannot be locked",
+					     volume->dir);
 	/* It may have been moved away and removed between the two. */
 	there = fstat(fd, &held) == 0 && stat_in(volume, "lock", &named) == 0;
 	if (!there && errno != ENOENT)
@@ -98,9 +119,7 @@ static int take_lock(struct volume *volume, int flags, agentd_error **reterr)
 				     "the lock of the volume \"%s\" cannot be looked at",
 				     volume->dir);
 	if (!there || held.st_ino != named.st_ino || held.st_dev != named.st_dev)
-		return ad_fail(reterr, AGENTD_ERR_AGAIN, NULL,
-			       "the volume \"%s\" is being removed by another process",
-			       volume->dir);
+		return fail_removed(volume, reterr);
 	volume->lock = ad_steal_fd(&fd);
 	return 0;
 }
@@ -157,8 +176,11 @@ void volume_unlock(struct volume *volume)
 
 void volume_touch(const struct volume *volume)
 {
-	if (volume->lock >= 0)
-		(void)futimens(volume->lock, NULL);
+	if (volume->lock < 0)
+		return;
+	(void)futimens(volume->lock, NULL);
+	/* By a clock that was set back it would stay younger than the lock. */
+	remove_in(volume, "backup");
 }
 
 uint64_t volume_unused_s(const struct volume *volume)
@@ -181,10 +203,7 @@ bool volume_is_new(const struct volume *volume)
 
 void volume_not_new(const struct volume *volume)
 {
-	ad_autofree char *path = join(volume->dir, "new");
-
-	if (path)
-		unlink(path);
+	remove_in(volume, "new");
 }
 
 bool volume_backed_up(const struct volume *volume)

@@ -913,6 +913,69 @@ START_TEST(directories_of_both)
 }
 END_TEST
 
+static void set_mode(int dir_fd, const char *path, mode_t mode)
+{
+	ck_assert_int_eq(fchmodat(dir_fd, path, mode, 0), 0);
+}
+
+static mode_t mode_of(int dir_fd, const char *path)
+{
+	struct stat st;
+
+	ck_assert_int_eq(fstatat(dir_fd, path, &st, 0), 0);
+	return st.st_mode & 07777;
+}
+
+/* Who owns a directory writes in it as he likes: what the command has done, the carrier does. */
+START_TEST(directories_that_forbid)
+{
+	static const char *const shut[] = { "gone/d", "gone", "up", "same/sub", "same", "hosts" };
+	struct pair *pair;
+	struct stat st;
+
+	if (geteuid() == 0)
+		ck_assert_int_eq(seteuid(OTHER_USER), 0);
+	pair = pair_new();
+	ck_assert_int_eq(mkdirat(pair->host, "gone", 0755), 0);
+	ck_assert_int_eq(mkdirat(pair->host, "gone/d", 0755), 0);
+	ck_assert_int_eq(mkdirat(pair->host, "up", 0755), 0);
+	ck_assert_int_eq(mkdirat(pair->host, "same", 0755), 0);
+	ck_assert_int_eq(mkdirat(pair->host, "same/sub", 0755), 0);
+	ck_assert_int_eq(mkdirat(pair->host, "hosts", 0755), 0);
+	put_text(pair->host, "gone/d/f", "x");
+	put_text(pair->host, "same/sub/f", "x");
+	for (size_t i = 0; i < sizeof(shut) / sizeof(shut[0]) - 1; i++)
+		set_mode(pair->host, shut[i], 0555);
+	pair_carry_in(pair);
+	set_mode(pair->guest, "gone", 0755);
+	set_mode(pair->guest, "gone/d", 0755);
+	remove_tree(pair->guest, "gone");
+	set_mode(pair->guest, "up", 0751);
+	put_text(pair->guest, "up/new", "x");
+	set_mode(pair->guest, "same/sub", 0755);
+	remove_tree(pair->guest, "same/sub/f");
+	put_text(pair->guest, "same/sub/new", "x");
+	set_mode(pair->guest, "same/sub", 0555);
+	pair_carry_out(pair, NULL);
+	ck_assert_uint_eq(pair->notes->count, 0);
+	check_same_tree(pair->host, pair->guest, false);
+	ck_assert_uint_eq(mode_of(pair->host, "up"), 0751);
+	ck_assert_uint_eq(mode_of(pair->host, "same/sub"), 0555);
+	/* But what the host has forbidden meanwhile is forbidden. */
+	set_mode(pair->host, "hosts", 0555);
+	put_text(pair->guest, "hosts/new", "x");
+	pair_carry_out(pair, NULL);
+	check_note(pair->notes, "hosts/new", AD_CARRY_ERROR, AD_CARRY_SYSTEM);
+	ck_assert_int_lt(fstatat(pair->host, "hosts/new", &st, 0), 0);
+	ck_assert_uint_eq(mode_of(pair->host, "hosts"), 0555);
+	for (size_t i = 2; i < sizeof(shut) / sizeof(shut[0]); i++) {
+		set_mode(pair->host, shut[i], 0755);
+		set_mode(pair->guest, shut[i], 0755);
+	}
+	pair_free(pair);
+}
+END_TEST
+
 /* Replacing one name of a file changes the others' times, by our own doing. */
 START_TEST(hard_links_are_no_conflict)
 {
@@ -962,6 +1025,7 @@ int main(void)
 	tcase_add_loop_test(tc, conflicts_keep_the_hosts, 0,
 			    sizeof(conflicts) / sizeof(conflicts[0]));
 	tcase_add_test(tc, directories_of_both);
+	tcase_add_test(tc, directories_that_forbid);
 	tcase_add_test(tc, hard_links_are_no_conflict);
 	return unit_run("archive", tc);
 }

@@ -13,6 +13,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1385,6 +1386,68 @@ START_TEST(locked_by_another)
 }
 END_TEST
 
+/* In the place of libc's, also for the library. */
+static bool no_locks;
+
+int flock(int fd, int operation)
+{
+	if (!no_locks)
+		return (int)syscall(SYS_flock, fd, operation);
+	errno = ENOLCK;
+	return -1;
+}
+
+/* As on a network's file system without them. */
+START_TEST(no_lock_no_session)
+{
+	struct place place = open_place(", \"fallback\": false");
+	struct t_run run;
+
+	no_locks = true;
+	run_in(&run, &place, A, "echo no");
+	t_expect_status(&run, AGENTD_STATUS_DENIED);
+	ck_assert_ptr_nonnull(strstr(agentd_error_message(agentd_result_error(run.result)),
+				     "cannot be locked: No locks available"));
+	end_of(&run);
+	no_locks = false;
+	expect(&place, A, "echo yes", "yes\n");
+	close_place(&place);
+}
+END_TEST
+
+/* The same: what is made, or there, is moved out of the way. */
+static const char *moved_from, *moved_to;
+
+int mkdir(const char *path, mode_t mode)
+{
+	int r = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode), error = errno;
+
+	if (moved_from && strcmp(path, moved_from) == 0) {
+		ck_assert_int_eq(rename(moved_from, moved_to), 0);
+		moved_from = NULL;
+	}
+	errno = error;
+	return r;
+}
+
+/* Another process prunes it as it begins: it begins anew. */
+START_TEST(pruned_by_another)
+{
+	struct place place = open_place(", \"fallback\": false");
+	char *from = t_format("%s/%s", place.root, A), *to = t_format("%s/.pruned-a", place.root);
+
+	expect(&place, A, "echo old >file", "");
+	stop(&place, A);
+	moved_to = to;
+	moved_from = from;
+	expect(&place, A, "test -e file || echo new", "new\n");
+	ck_assert_ptr_null(moved_from);
+	free(from);
+	free(to);
+	close_place(&place);
+}
+END_TEST
+
 /* ---- maintenance */
 
 START_TEST(idle_is_stopped_busy_is_not)
@@ -1392,6 +1455,8 @@ START_TEST(idle_is_stopped_busy_is_not)
 	struct place place = open_place(", \"idle_shutdown_seconds\": 1, "
 					"\"prune_after_seconds\": 1000");
 	struct t_run run;
+	struct stat st;
+	char *lock;
 
 	start_in(&run, &place, A, "sleep 2; echo end", 20000);
 	wait_started(&run);
@@ -1399,6 +1464,11 @@ START_TEST(idle_is_stopped_busy_is_not)
 	age(&place, A, 100000);
 	ck_assert_ptr_null(maintain(&place));
 	ck_assert(pool_says(&place, "\"state\":\"busy\""));
+	/* Nor is it pruned if this host is killed now. */
+	lock = t_format("%s/%s/lock", place.root, A);
+	ck_assert_int_eq(stat(lock, &st), 0);
+	ck_assert_int_lt(time(NULL) - st.st_mtime, 1000);
+	free(lock);
 	t_run_wait(&run);
 	t_expect_out(&run, AGENTD_STDOUT, "end\n");
 	end_of(&run);
@@ -1411,6 +1481,9 @@ START_TEST(idle_is_stopped_busy_is_not)
 }
 END_TEST
 
+/* What does not fit into a tar header, and is not ASCII. */
+#define LONG_NAME "$(yes ü | head -n 60 | tr -d '\\n')"
+
 /* What an earlier process left is found, backed up with its links, and pruned. */
 START_TEST(adopted_backed_up_and_pruned)
 {
@@ -1419,7 +1492,8 @@ START_TEST(adopted_backed_up_and_pruned)
 
 	expect(&place, A,
 	       "echo data >file; ln file hard; ln -s /etc/passwd link; mkdir -p d/e; "
-	       "truncate -s 1M hole",
+	       "truncate -s 1M hole; cd d; truncate -s 1M " LONG_NAME "; echo end >>" LONG_NAME
+	       "; echo shut >shut; chmod 0 shut",
 	       "");
 	/* What a machine has not synced ends with it. */
 	if (in_machine())
@@ -1450,7 +1524,9 @@ START_TEST(adopted_backed_up_and_pruned)
 		/* One of the two names is a link to the other in there. */
 		command = t_format("cd '%s' && tar --zstd -xf '%s' && "
 				   "test $(readlink volume/link) = /etc/passwd && "
-				   "grep -qx data volume/file",
+				   "grep -qx data volume/file && "
+				   "test $(stat -c %%a%%s volume/d/shut) = 05 && "
+				   "test \"$(tail -n 1 volume/d/" LONG_NAME ")\" = end",
 				   place.world->dir, file);
 	ck_assert_int_eq(system(command), 0);
 	/* Not again while nothing has changed. */
@@ -1502,6 +1578,46 @@ START_TEST(failed_backup_blocks_pruning)
 	ck_assert(exists(place.root, A));
 	ck_assert_ptr_null(maintain(&place));
 	ck_assert(!exists(place.root, A));
+	free(more);
+	close_place(&place);
+}
+END_TEST
+
+/* Backed up by a clock that was ahead, and changed since it was set right. */
+START_TEST(clock_set_back)
+{
+	struct place place = { .world = new_world(NULL) };
+	struct timespec ahead[2];
+	char *more, *file, *mark;
+
+	place.root = t_format("%s/volumes", place.world->dir);
+	place.dest = t_format("%s/backups", place.world->dir);
+	more = t_format(", \"backup_after_seconds\": 5, \"backup_destination\": \"%s\", "
+			"\"prune_after_seconds\": 1",
+			place.dest);
+	place.pool = add_pool(place.world, place.root, more);
+	expect(&place, A, "echo old >file", "");
+	stop(&place, A);
+	age(&place, A, 10);
+	ck_assert_ptr_null(maintain(&place));
+	file = find_file(place.dest, ".tar.zst");
+	ck_assert_ptr_nonnull(file);
+	unlink(file);
+	free(file);
+	mark = t_format("%s/%s/backup", place.root, A);
+	clock_gettime(CLOCK_REALTIME, &ahead[0]);
+	ahead[0].tv_sec += 1000;
+	ahead[1] = ahead[0];
+	ck_assert_int_eq(utimensat(AT_FDCWD, mark, ahead, 0), 0);
+	expect(&place, A, "echo new >file", "");
+	stop(&place, A);
+	t_world_loop(place.world, 1100, NULL);
+	age(&place, A, 100);
+	ck_assert_ptr_null(maintain(&place));
+	file = find_file(place.dest, ".tar.zst");
+	ck_assert_ptr_nonnull(file);
+	free(file);
+	free(mark);
 	free(more);
 	close_place(&place);
 }
@@ -2586,6 +2702,41 @@ START_TEST(two_runners)
 }
 END_TEST
 
+/* What an earlier process has left is removed by whoever finds it. */
+START_TEST(removed_by_two)
+{
+	struct place one = open_place(""), other = { .root = one.root };
+	struct ending first = { 0 }, second = { 0 };
+	char *left = t_format("%s/.pruned-left", one.root);
+	uint64_t end = t_now() + T_MS(t_slack(20000));
+
+	other.world = new_world(NULL);
+	other.pool = add_pool(other.world, other.root, "");
+	ck_assert(mkdir(one.root, 0700) == 0 || errno == EEXIST);
+	ck_assert_int_eq(mkdir(left, 0700), 0);
+	for (int i = 0; i < 5000; i++) {
+		char *path = t_format("%s/%d", left, i);
+
+		t_write_file(path, "");
+		free(path);
+	}
+	ck_assert_int_eq(agentd_pool_maintain(one.pool, on_done, &first), 0);
+	ck_assert_int_eq(agentd_pool_maintain(other.pool, on_done, &second), 0);
+	while ((!first.done || !second.done) && t_now() < end) {
+		t_world_loop(one.world, 1, NULL);
+		t_world_loop(other.world, 1, NULL);
+	}
+	ck_assert(first.done && second.done);
+	ck_assert_msg(!first.error && !second.error, "%s",
+		      first.error ? first.error : second.error);
+	ck_assert(!exists(one.root, ".pruned-left"));
+	agentd_pool_unref(other.pool);
+	t_world_free(other.world);
+	free(left);
+	close_place(&one);
+}
+END_TEST
+
 static bool is_locked(const struct place *place, const char *id)
 {
 	char *path = t_format("%s/%s/lock", place->root, id);
@@ -2934,12 +3085,16 @@ int main(int argc, char **argv)
 		tcase_add_test(pool, nix_profile);
 		tcase_add_test(maintenance, read_only_root);
 		tcase_add_test(hosts, two_runners);
+		tcase_add_test(hosts, removed_by_two);
 		tcase_add_test(pool, first_come_first_served);
 		tcase_add_test(pool, cancelled_while_waiting);
 		tcase_add_test(pool, disabled);
 		tcase_add_test(pool, locked_by_another);
+		tcase_add_test(pool, no_lock_no_session);
+		tcase_add_test(pool, pruned_by_another);
 		tcase_add_test(maintenance, idle_is_stopped_busy_is_not);
 		tcase_add_test(maintenance, failed_backup_blocks_pruning);
+		tcase_add_test(maintenance, clock_set_back);
 		tcase_add_test(drops, dropped_when_done);
 		tcase_add_test(drops, dropped_when_logged);
 	}

@@ -422,8 +422,8 @@ int carrier_new(struct microvm *vm, agentd_task *task, const agentd_spec *spec,
 	ad_timer_init(&carrier->timer, carrier->loop, timer_fired, carrier);
 	carrier->chunk = malloc(CHUNK);
 	if (carrier->chunk)
-		r = ad_sandbox_job_start(&vm->sandbox, spec, argv, &job_events, carrier,
-					 &carrier->job, reterr);
+		r = ad_sandbox_job_start(&vm->sandbox, spec, argv, vm->workdir_bytes, &job_events,
+					 carrier, &carrier->job, reterr);
 	else
 		ad_fail_nomem(reterr);
 	if (r < 0)

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-/* More than any archive takes. */
+/* More than any archive takes, but for files: those of a tmpfs count as the memory of who writes
+ * them. */
 #define MEMORY_BYTES (UINT64_C(512) << 20)
 enum { TASKS = 8 };
 
@@ -25,8 +26,9 @@ static bool add_program(struct sandbox_profile *profile, const char *program)
 }
 
 int ad_sandbox_job_start(const struct ad_sandbox_opts *opts, const agentd_spec *spec,
-			 const char *const *argv, const struct ad_job_events *events,
-			 void *userdata, struct ad_job **ret, agentd_error **reterr)
+			 const char *const *argv, uint64_t file_bytes,
+			 const struct ad_job_events *events, void *userdata, struct ad_job **ret,
+			 agentd_error **reterr)
 {
 	static const char *const env[] = { "LANG=C.UTF-8", NULL };
 	struct sandbox_profile profile;
@@ -41,7 +43,9 @@ int ad_sandbox_job_start(const struct ad_sandbox_opts *opts, const agentd_spec *
 		.workdir = agentd_spec_workdir(spec),
 		.stdin_open = true,
 		.limits = { .size = sizeof(request.limits),
-			    .mem_bytes = MEMORY_BYTES,
+			    .mem_bytes = file_bytes < UINT64_MAX - MEMORY_BYTES ?
+						 MEMORY_BYTES + file_bytes :
+						 0,
 			    .pids_max = TASKS },
 		.sandbox = &sandbox,
 	};

@@ -48,11 +48,12 @@ const char *const *ad_sandbox_proxy_env(const agentd_spec *spec, struct ad_sandb
 /* ---- for a backend that needs a process as confined as the command of spec would be */
 
 /* Run argv[0], an absolute path that it sees whatever the policy says, with the paths and
- * protected names of spec, no network and pipes for stdin, stdout and stderr. The rest is
- * as of ad_job_start(). */
+ * protected names of spec, no network and pipes for stdin, stdout and stderr; file_bytes is the most
+ * that the files it writes hold. The rest is as of ad_job_start(). */
 int ad_sandbox_job_start(const struct ad_sandbox_opts *opts, const agentd_spec *spec,
-			 const char *const *argv, const struct ad_job_events *events,
-			 void *userdata, struct ad_job **ret, agentd_error **reterr);
+			 const char *const *argv, uint64_t file_bytes,
+			 const struct ad_job_events *events, void *userdata, struct ad_job **ret,
+			 agentd_error **reterr);
 /* The error to pass on for one of ad_job_events.failed(), or for taking its place. */
 agentd_error *ad_sandbox_explain(const agentd_spec *spec, const struct ad_launch_failure *failure,
 				 agentd_error *err);
