@@ -92,7 +92,8 @@ static agentd_exec *exec_new(agentd_runner *runner)
 	exec->spec.netns = exec->spec.credentials_fd = -1;
 	_Static_assert(sizeof(exec->id) >= sizeof(runner->id_prefix) - 1 + AD_DECIMAL_SIZE,
 		       "it fits");
-	ad_decimal(++runner->next_id, stpcpy(exec->id, runner->id_prefix));
+	memcpy(exec->id, runner->id_prefix, sizeof(runner->id_prefix));
+	ad_decimal(++runner->next_id, exec->id + sizeof(runner->id_prefix) - 1);
 	ad_list_init(&exec->link);
 	ad_list_init(&exec->asks);
 	ad_streams_init(exec);

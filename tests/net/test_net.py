@@ -21,6 +21,7 @@ for program in ("curl", "git", "openssl"):
     tap.need(program)
 
 base = tempfile.mkdtemp(prefix="agentd-test-net-")
+os.environ["HOME"] = base  # where login shells find no profile
 os.chmod(base, 0o755)
 work, www, tls = (os.path.join(base, name) for name in ("work", "www", "tls"))
 for folder in (work, www, tls):
