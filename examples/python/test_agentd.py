@@ -82,6 +82,8 @@ def test_what_cannot_start_raises(runner):
     ({"timeout": 0}, ValueError),
     ({"timeout": -1}, ValueError),
     ({"grace": 0}, ValueError),
+    ({"stdin": "text"}, TypeError),
+    ({"stdin": 5}, TypeError),
     ({"limits": {"mem_bytes": 0}}, ValueError),
     ({"limits": {"pids_max": 1 << 32}}, ValueError),
     ({"limits": {"mem_bytes": "much"}}, ValueError),
@@ -94,6 +96,7 @@ def test_bad_option(runner, ctx, options, error):
         runner.run("true", context=ctx, **options)
     name = list(options.get("limits", options))[0]
     assert name in str(caught.value)
+    assert not agentd._alive
 
 
 def test_bad_runner_option():
@@ -114,6 +117,8 @@ def test_limits(runner, ctx):
 def test_stdin(runner, ctx):
     for data in (b"", b"a line\n", bytes(range(256)) * 4096):
         assert runner.run("cat", context=ctx, stdin=data).stdout == data
+    for data in (bytearray(b"an array\n"), memoryview(b"a view\n")):
+        assert runner.run("cat", context=ctx, stdin=data).stdout == bytes(data)
     # Nobody reads all of it.
     assert runner.run("head -c 3", context=ctx, stdin=b"x" * (4 << 20)).stdout == b"xxx"
     assert runner.run("cat", context=ctx).stdout == b""

@@ -41,6 +41,7 @@ READ, WRITE, EXEC = 1, 2, 4
 ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
 
 Command = Union[str, Sequence[str]]
+Bytes = Union[bytes, bytearray, memoryview]
 OutputFn = Callable[[int, bytes], None]
 
 _ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
@@ -328,11 +329,13 @@ class _Options:
     def __init__(
         self,
         limits: Optional[Mapping[str, int]],
-        stdin: Optional[bytes],
+        stdin: Optional[Bytes],
         merge_stderr: bool,
         grace: Optional[float],
     ) -> None:
-        self.stdin = stdin
+        if stdin is not None and not isinstance(stdin, (bytes, bytearray, memoryview)):
+            raise TypeError(f"stdin is {type(stdin).__name__}, not bytes")
+        self.stdin = None if stdin is None else bytes(stdin)
         self._limits = _lib.Limits(size=ctypes.sizeof(_lib.Limits))
         for name, value in (limits or {}).items():
             _set_member(self._limits, "limit", name, value)
@@ -733,7 +736,7 @@ class Runner:
         timeout: Optional[float] = None,
         context: Optional[Context] = None,
         limits: Optional[Mapping[str, int]] = None,
-        stdin: Optional[bytes] = None,
+        stdin: Optional[Bytes] = None,
         merge_stderr: bool = False,
         grace: Optional[float] = None,
         on_output: Optional[OutputFn] = None,
