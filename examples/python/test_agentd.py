@@ -4,6 +4,7 @@
 import asyncio
 import concurrent.futures
 import gc
+import math
 import os
 import signal
 import sys
@@ -97,6 +98,33 @@ def test_bad_option(runner, ctx, options, error):
     name = list(options.get("limits", options))[0]
     assert name in str(caught.value)
     assert not agentd._alive
+
+
+@pytest.mark.parametrize("seconds, ms", [
+    (1e-9, 1), (0.25, 250), (1e6, 10**9), (1e30, 2**64 - 2), (math.inf, 2**64 - 2),
+])
+def test_timeouts_do_not_wrap_around(runner, ctx, seconds, ms):
+    limits = runner.explain("true", context=ctx, timeout=seconds)["limits"]
+    assert limits["timeout_ms"] == ms
+
+
+def test_grace_does_not_wrap_around(ctx):
+    with agentd.Runner(agentd.Policy.none()) as runner:
+        for grace in (2**32 / 1000, math.inf):
+            execution = runner.start("exec sleep 60", context=ctx, grace=grace)
+            assert execution._options.raw.grace_ms == 2**32 - 1
+            execution.kill()
+            assert execution.wait(30).cause == "canceled"
+
+
+def test_bad_grace_of_close(ctx):
+    runner = agentd.Runner(agentd.Policy.none())
+    for grace, error in ((-1, ValueError), (math.nan, ValueError), ("2", TypeError), (None, TypeError)):
+        with pytest.raises(error):
+            runner.close(grace=grace)
+    # It is as it was.
+    assert runner.run("echo here", context=ctx).stdout == b"here\n"
+    runner.close(grace=0)
 
 
 def test_bad_runner_option():

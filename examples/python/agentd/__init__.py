@@ -45,6 +45,7 @@ Bytes = Union[bytes, bytearray, memoryview]
 OutputFn = Callable[[int, bytes], None]
 
 _ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
+_UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
 _STDIN_OPEN, _MERGE_STDERR = 1, 2
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 # Bytes that wait for an iterator before the command has to.
@@ -108,13 +109,13 @@ def _text(value: Union[str, os.PathLike[str]]) -> bytes:
     return data
 
 
-def _milliseconds(name: str, seconds: Optional[float]) -> int:
-    """0, which stands for a default, only for None."""
+def _milliseconds(name: str, seconds: Optional[float], most: int) -> int:
+    """0, which stands for a default, only for None. What is above `most` is `most`."""
     if seconds is None:
         return 0
     if not seconds > 0:
         raise ValueError(f"{name} is not above 0: {seconds}")
-    return max(1, int(seconds * 1000))
+    return max(1, int(min(seconds * 1000, most)))
 
 
 def _set_member(struct: ctypes.Structure, kind: str, name: str, value: Any) -> None:
@@ -288,7 +289,7 @@ def _object(text: bytes) -> Mapping[str, Any]:
 
 def _params(command: Command, timeout: Optional[float]) -> c_void_p:
     """A reference of the caller's."""
-    timeout_ms = _milliseconds("timeout", timeout)
+    timeout_ms = _milliseconds("timeout", timeout, _UINT64_MAX)
     if isinstance(command, str):
         return _new(_c.agentd_params_new_shell, _text(command), timeout_ms)
     argv = (c_char_p * (len(command) + 1))(*map(_text, command), None)
@@ -344,7 +345,7 @@ class _Options:
             flags=(_STDIN_OPEN if stdin is not None else 0)
             | (_MERGE_STDERR if merge_stderr else 0),
             limits=ctypes.pointer(self._limits),
-            grace_ms=_milliseconds("grace", grace),
+            grace_ms=_milliseconds("grace", grace, _UINT32_MAX),
         )
 
 
@@ -707,6 +708,9 @@ class Runner:
 
     def close(self, grace: float = 2.0) -> None:
         """End what runs, after a grace in seconds, and the thread. Idempotent."""
+        if not grace >= 0:
+            raise ValueError(f"grace is below 0: {grace}")
+        grace_ms = int(min(grace * 1000, _UINT32_MAX))
 
         @_lib.RUNNER_FN
         def done(_runner: int, _userdata: int) -> None:
@@ -716,7 +720,7 @@ class Runner:
         def shutdown() -> None:
             # The library calls it after whoever waits below may have been interrupted.
             self._done = done
-            _c.agentd_runner_shutdown(self._ptr, int(grace * 1000), done, None)
+            _c.agentd_runner_shutdown(self._ptr, grace_ms, done, None)
 
         self._refuse_in_callback()
         with self._lock:
@@ -743,7 +747,7 @@ class Runner:
         stream: bool = False,
     ) -> Execution:
         """Start a script (str) or a program with its arguments (a sequence). timeout is in
-        seconds; None: the library's 30. limits: members of struct agentd_limits, such as
+        seconds; None: the library's 30; math.inf: as long as the policies allow. limits: members of struct agentd_limits, such as
         mem_bytes. stdin else is empty; with merge_stderr standard error is part of standard
         output; grace is from SIGTERM to SIGKILL, in seconds, else 2. Output is kept for the
         result, or goes to on_output(stream, bytes) on the runner's thread, or with stream=True
