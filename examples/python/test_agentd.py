@@ -334,6 +334,34 @@ def test_cancel_from_another_thread(runner, ctx):
     execution.kill()
 
 
+def test_cancel_in_a_signal_handler(ctx):
+    # Whatever the main thread is at: here it is telling the runner's thread of another command.
+    with agentd.Runner(agentd.Policy.none()) as runner:
+        execution = runner.start("sleep 60", context=ctx)
+
+        class Interrupted(type(runner._calls)):
+            def append(self, call):
+                super().append(call)
+                if not handled:
+                    signal.raise_signal(signal.SIGUSR1)
+
+        handled = []
+        def handler(*_):
+            handled.append(runner._lock.acquire(blocking=False))
+            if handled[-1]:
+                runner._lock.release()
+                execution.cancel()
+
+        previous = signal.signal(signal.SIGUSR1, handler)
+        try:
+            runner._calls = Interrupted(runner._calls)
+            assert runner.run("true", context=ctx).ok
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+        execution.kill()
+        assert handled == [True] and execution.wait(30).cause == "canceled"
+
+
 def test_wait_times_out(runner, ctx):
     execution = runner.start("sleep 60", context=ctx)
     with pytest.raises(concurrent.futures.TimeoutError):

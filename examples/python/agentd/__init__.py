@@ -618,7 +618,8 @@ class Runner:
     ) -> None:
         self._closed = True
         self._gone = False
-        self._lock = threading.Lock()
+        # Signal handlers and finalizers may come in between, and cancel.
+        self._lock = threading.RLock()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._awaited: set[concurrent.futures.Future[Any]] = set()
         self._policy = policy if policy is not None else Policy.system()
@@ -892,7 +893,7 @@ def _forked() -> None:
     """In a forked child: the runners, and their threads, stayed with the parent."""
     global _default, _default_lock
     for runner in list(_runners):
-        runner._lock = threading.Lock()
+        runner._lock = threading.RLock()
         runner._closed = True
     _default, _default_lock = None, threading.Lock()
 
