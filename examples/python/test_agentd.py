@@ -318,6 +318,20 @@ def test_iterator_streams_and_paces(runner, ctx):
     assert execution.wait(10).ok and time.monotonic() > begin
 
 
+def test_iterating_without_a_stream_is_refused(runner, ctx):
+    execution = runner.start("echo a", context=ctx)
+    with pytest.raises(ValueError):
+        next(iter(execution))
+
+    async def main():
+        async for _ in execution:
+            pass
+
+    with pytest.raises(ValueError):
+        asyncio.run(main())
+    assert execution.wait(30).stdout == b"a\n"
+
+
 def test_iterator_left_early_cancels(runner, ctx):
     execution = runner.start("yes", context=ctx, stream=True)
     for _ in execution:
@@ -461,6 +475,38 @@ def test_forked_child_keeps_off(runner, ctx):
         os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
     assert runner.run("true", context=ctx).ok
+
+
+def test_forked_child_does_not_wait_for_its_parent(runner, ctx):
+    execution = runner.start("sleep 60", context=ctx, stream=True)
+    over = runner.start("echo over", context=ctx)
+    over.wait()
+    waits = [
+        lambda: execution.wait(5),
+        lambda: next(iter(execution)),
+        lambda: asyncio.run(asyncio.wait_for(execution.wait_async(), 5)),
+    ]
+    for number, wait in enumerate(waits):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            if over.wait().stdout != b"over\n":
+                os._exit(4)
+            try:
+                wait()
+            except agentd.AgentdError as error:
+                os._exit(0 if error.code == -3 else 2)
+            except BaseException:
+                os._exit(3)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0, number
+    pid = os.fork()
+    if pid == 0:
+        runner.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    execution.kill()
+    assert execution.wait(30).cause == "canceled"
 
 
 def test_default_is_a_sandbox(tmp_path, monkeypatch):

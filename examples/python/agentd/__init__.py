@@ -483,19 +483,30 @@ class Execution:
 
         self._runner._call(send)
 
+    def _check_waiter(self) -> None:
+        if not self._future.done():
+            self._runner._check_waiter()
+
     def wait(self, timeout: Optional[float] = None) -> Result:
         """How it ended; TimeoutError (of concurrent.futures) if it has not by then. An
-        exception of on_output is raised here."""
-        self._runner._refuse_in_callback()
+        exception of on_output is raised here. With stream=True somebody has to read meanwhile:
+        what nobody reads makes the command wait."""
+        self._check_waiter()
         return self._future.result(timeout)
 
     async def wait_async(self) -> Result:
         """The same for asyncio; cancelling the task cancels the command."""
+        self._check_waiter()
         try:
             return await asyncio.shield(asyncio.wrap_future(self._future))
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+    def _check_reader(self) -> None:
+        if not self._stream:
+            raise ValueError("the command was started without stream=True")
+        self._runner._check_waiter()
 
     def _take(self) -> Optional[tuple[int, bytes]]:
         """Under _change: the next piece of output."""
@@ -512,6 +523,7 @@ class Execution:
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """(stream, bytes) as it comes, of a command started with stream=True; a slow reader
         makes the command wait, one that stops reading cancels it."""
+        self._check_reader()
         try:
             while True:
                 with self._change:
@@ -526,6 +538,7 @@ class Execution:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """The same for asyncio."""
+        self._check_reader()
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
@@ -618,6 +631,7 @@ class Runner:
     ) -> None:
         self._closed = True
         self._gone = False
+        self._is_parents = False  # of a process that was forked with it
         # Signal handlers and finalizers may come in between, and cancel.
         self._lock = threading.RLock()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
@@ -677,9 +691,12 @@ class Runner:
             self._calls.append(call)
             _c.agentd_loop_wakeup(self._loop)
 
-    def _refuse_in_callback(self) -> None:
+    def _check_waiter(self) -> None:
+        """Whoever would wait for the thread for ever is told."""
         if threading.current_thread() is self._thread:
             raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+        if self._is_parents:
+            raise AgentdError("the runner is the parent process's", _ERR_STATE)
 
     def _ask(
         self, call: Callable[[concurrent.futures.Future[Any]], None]
@@ -704,11 +721,12 @@ class Runner:
 
     def _call(self, function: Callable[[], Any]) -> Any:
         """What function() returns, called on the thread."""
-        self._refuse_in_callback()
+        self._check_waiter()
         return self._ask(lambda future: _answer(future, function())).result()
 
     def close(self, grace: float = 2.0) -> None:
-        """End what runs, after a grace in seconds, and the thread. Idempotent."""
+        """End what runs, after a grace in seconds, and the thread. Idempotent; not for signal
+        handlers, and nothing in a forked child."""
         if not grace >= 0:
             raise ValueError(f"grace is below 0: {grace}")
         grace_ms = int(min(grace * 1000, _UINT32_MAX))
@@ -723,7 +741,9 @@ class Runner:
             self._done = done
             _c.agentd_runner_shutdown(self._ptr, grace_ms, done, None)
 
-        self._refuse_in_callback()
+        if self._is_parents:
+            return
+        self._check_waiter()
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -852,7 +872,7 @@ class Pool:
     def stop(self, session: str) -> None:
         """Shut a session down when its command, if it has one, has ended, and wait for that.
         Its files stay."""
-        self._runner._refuse_in_callback()
+        self._runner._check_waiter()
         self._begin(_c.agentd_pool_stop, _text(session)).result()
 
     async def stop_async(self, session: str) -> None:
@@ -862,7 +882,7 @@ class Pool:
     def maintain(self) -> None:
         """One pass of maintenance, which else comes every minute, and wait for what it began:
         idle sessions are stopped, stopped ones backed up and pruned."""
-        self._runner._refuse_in_callback()
+        self._runner._check_waiter()
         self._begin(_c.agentd_pool_maintain).result()
 
     async def maintain_async(self) -> None:
@@ -894,7 +914,7 @@ def _forked() -> None:
     global _default, _default_lock
     for runner in list(_runners):
         runner._lock = threading.RLock()
-        runner._closed = True
+        runner._closed = runner._is_parents = True
     _default, _default_lock = None, threading.Lock()
 
 
