@@ -184,6 +184,49 @@ def test_explain(runner, ctx):
     assert document["backend"] == "host" and "GREETING" in document["env"]
 
 
+def test_params_of_a_tool_call(runner, ctx):
+    schema = agentd.Params.schema()
+    assert set(schema["properties"]) == {"command", "timeout_ms"}
+    for arguments in ({"command": "echo hi", "timeout_ms": 5000}, '{"command": "echo hi"}',
+                      b'{"command": "echo hi"}'):
+        params = agentd.Params(arguments)
+        assert params.document["command"] == "echo hi"
+        assert params.document["timeout_ms"] == (5000 if isinstance(arguments, dict) else 30000)
+        for _ in range(2):
+            assert runner.run(params, context=ctx).stdout == b"hi\n"
+    assert runner.explain(params, context=ctx)["limits"]["timeout_ms"] == 30000
+    with pytest.raises(ValueError):
+        runner.run(params, timeout=1, context=ctx)
+    for arguments in ({"command": 1}, '{"command": 1}'):
+        with pytest.raises(agentd.AgentdError) as caught:
+            agentd.Params(arguments)
+        assert (caught.value.code, caught.value.pointer) == (-1, "/command")
+
+
+def test_policy_as_a_document():
+    policy = agentd.Policy({"paths": {"read": ["/usr"]}, "limits": {"pids_max": 7}})
+    policy.allow_path("/srv", agentd.READ | agentd.WRITE)
+    document = policy.document
+    assert document["limits"] == {"pids_max": 7}
+    assert sorted(document["paths"]["read"]) == ["/srv", "/usr"]
+    assert agentd.Policy(document).document == document
+
+
+def test_probe(tmp_path):
+    document = agentd.probe(cache_dir=tmp_path)
+    assert not document["cached"] and document["acts"]
+    assert "sandbox" in document["capabilities"]
+    known = asyncio.run(agentd.probe_async(cache_dir=tmp_path))
+    assert known["cached"] and known["acts"] == document["acts"]
+    assert not agentd.probe(cache_dir=tmp_path, cached=False)["cached"]
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.probe(helper_path="/usr/no/such/helper", cached=False)
+    assert "/usr/no/such/helper" in str(caught.value)
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.probe(cache_dir="relative")
+    assert caught.value.code == -1 and "relative" in str(caught.value)
+
+
 def test_log():
     records = []
     policy = agentd.Policy.none()

@@ -21,6 +21,7 @@ lines = abi.describe(INCLUDE)
 STRUCTS = {
     "agentd_exec_opts": _lib.ExecOpts,
     "agentd_limits": _lib.Limits,
+    "agentd_probe_opts": _lib.ProbeOpts,
     "agentd_runner_opts": _lib.RunnerOpts,
     "agentd_sink_ops": _lib.SinkOps,
 }

@@ -30,9 +30,9 @@ from . import _lib
 from ._lib import LIB as _c
 
 __all__ = [
-    "AgentdError", "Context", "Execution", "LogRecord", "Policy", "Pool", "Result", "Runner",
-    "LOG_DEBUG", "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
-    "run", "run_async", "version",
+    "AgentdError", "Context", "Execution", "LogRecord", "Params", "Policy", "Pool", "Result",
+    "Runner", "LOG_DEBUG", "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
+    "probe", "probe_async", "run", "run_async", "version",
 ]
 
 STDOUT, STDERR = 1, 2
@@ -40,13 +40,13 @@ LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG = 0, 1, 2, 3
 READ, WRITE, EXEC = 1, 2, 4
 ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
 
-Command = Union[str, Sequence[str]]
 Bytes = Union[bytes, bytearray, memoryview]
 OutputFn = Callable[[int, bytes], None]
 
 _ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
 _UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
 _STDIN_OPEN, _MERGE_STDERR = 1, 2
+_PROBE_NO_CACHE = 1
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 # Bytes that wait for an iterator before the command has to.
 _WINDOW = 1 << 20
@@ -178,6 +178,40 @@ class Policy:
     def set_min_isolation(self, isolation: int) -> None:
         _try(_c.agentd_policy_set_min_isolation, self._ptr, isolation)
 
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """In the form of agentd_policy(5)."""
+        return _object(_json(_c.agentd_policy_to_json, self._ptr))
+
+
+class Params:
+    """What to run as a model says it, in the arguments of its tool call: JSON, or a mapping,
+    with the members of agentd_params(5). It is a command for Runner.start() and its like, with
+    a timeout of its own."""
+
+    def __init__(self, arguments: Union[str, bytes, Mapping[str, Any]]) -> None:
+        if isinstance(arguments, str):
+            data = arguments.encode()
+        elif isinstance(arguments, bytes):
+            data = arguments
+        else:
+            data = json.dumps(arguments).encode()
+        self._ptr = _new(_c.agentd_params_parse, data, len(data))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_params_unref(self._ptr)
+
+    @staticmethod
+    def schema() -> Mapping[str, Any]:
+        """JSON Schema of the arguments, for the definition of a tool."""
+        return _object(_c.agentd_params_schema())
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """With the timeout that holds."""
+        return _object(_json(_c.agentd_params_to_json, self._ptr))
+
 
 class Context:
     """Where and as whom commands run. `document` has the members of agentd_context(5);
@@ -287,8 +321,15 @@ def _object(text: bytes) -> Mapping[str, Any]:
     return document
 
 
+Command = Union[str, Sequence[str], Params]
+
+
 def _params(command: Command, timeout: Optional[float]) -> c_void_p:
     """A reference of the caller's."""
+    if isinstance(command, Params):
+        if timeout is not None:
+            raise ValueError("timeout: Params have their own")
+        return c_void_p(_c.agentd_params_ref(command._ptr))
     timeout_ms = _milliseconds("timeout", timeout, _UINT64_MAX)
     if isinstance(command, str):
         return _new(_c.agentd_params_new_shell, _text(command), timeout_ms)
@@ -767,13 +808,13 @@ class Runner:
         on_output: Optional[OutputFn] = None,
         stream: bool = False,
     ) -> Execution:
-        """Start a script (str) or a program with its arguments (a sequence). timeout is in
-        seconds; None: the library's 30; math.inf: as long as the policies allow. limits: members of struct agentd_limits, such as
-        mem_bytes. stdin else is empty; with merge_stderr standard error is part of standard
-        output; grace is from SIGTERM to SIGKILL, in seconds, else 2. Output is kept for the
-        result, or goes to on_output(stream, bytes) on the runner's thread, or with stream=True
-        to an iterator. What cannot be started for reasons of the library is raised by
-        Execution.wait().
+        """Start a script (str), a program with its arguments (a sequence), or Params. timeout is
+        in seconds; None: the library's 30; math.inf: as long as the policies allow. limits:
+        members of struct agentd_limits, such as mem_bytes. stdin else is empty; with merge_stderr
+        standard error is part of standard output; grace is from SIGTERM to SIGKILL, in seconds,
+        else 2. Output is kept for the result, or goes to on_output(stream, bytes) on the runner's
+        thread, or with stream=True to an iterator. What cannot be started for reasons of the
+        library is raised by Execution.wait().
         """
         if on_output is not None and stream:
             raise ValueError("on_output and stream exclude each other")
@@ -902,6 +943,41 @@ _answered: dict[int, concurrent.futures.Future[None]] = {}
 @_lib.POOL_FN
 def _on_done(_pool: int, err: Optional[int], number: int) -> None:
     _answer(_answered.pop(number), failure=_error(err) if err else None)
+
+
+def probe(
+    *,
+    cached: bool = True,
+    helper_path: Union[str, os.PathLike[str], None] = None,
+    cache_dir: Union[str, os.PathLike[str], None] = None,
+) -> Mapping[str, Any]:
+    """What this machine can do, found by trying it, which takes about a second unless it is known
+    already: docs/probe.schema.json. With cached=False it is tried whatever is known."""
+    opts = _lib.ProbeOpts(
+        size=ctypes.sizeof(_lib.ProbeOpts), flags=0 if cached else _PROBE_NO_CACHE
+    )
+    if helper_path is not None:
+        opts.helper_path = _text(helper_path)
+    if cache_dir is not None:
+        opts.cache_dir = _text(cache_dir)
+    found: concurrent.futures.Future[Mapping[str, Any]] = concurrent.futures.Future()
+
+    @_lib.PROBE_FN
+    def on_probe(ptr: Optional[int], err: Optional[int], _userdata: int) -> None:
+        try:
+            if err:
+                raise _error(err)
+            found.set_result(_object(_json(_c.agentd_probe_to_json, ptr)))
+        except BaseException as failure:
+            found.set_exception(failure)
+
+    _try(_c.agentd_probe_start, byref(opts), on_probe, None)
+    return found.result()
+
+
+async def probe_async(**options: Any) -> Mapping[str, Any]:
+    """The same for asyncio."""
+    return await asyncio.to_thread(probe, **options)
 
 
 _runners: weakref.WeakSet[Runner] = weakref.WeakSet()

@@ -14,6 +14,7 @@ DRAINED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 RUNNER_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 POOL_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 LOG_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+PROBE_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 
 
 class RunnerOpts(ctypes.Structure):
@@ -97,6 +98,18 @@ class SinkOps(ctypes.Structure):
     ]
 
 
+class ProbeOpts(ctypes.Structure):
+    """struct agentd_probe_opts."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("event_base", c_void_p),
+        ("helper_path", c_char_p),
+        ("cache_dir", c_char_p),
+    ]
+
+
 _PROTOTYPES = {
     "agentd_loop_new": (c_int, _OUT, _OUT),
     "agentd_loop_event_base": (c_void_p, c_void_p),
@@ -115,6 +128,7 @@ _PROTOTYPES = {
     "agentd_policy_allow_path": (c_int, c_void_p, c_char_p, c_uint32, _OUT),
     "agentd_policy_deny_path": (c_int, c_void_p, c_char_p, _OUT),
     "agentd_policy_set_min_isolation": (c_int, c_void_p, c_int32, _OUT),
+    "agentd_policy_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
     "agentd_policy_unref": (None, c_void_p),
     "agentd_context_new": (c_int, _OUT, _OUT),
     "agentd_context_from_json": (c_int, c_char_p, c_size_t, _OUT, _OUT),
@@ -126,6 +140,10 @@ _PROTOTYPES = {
     "agentd_context_unref": (None, c_void_p),
     "agentd_params_new_shell": (c_int, c_char_p, c_uint64, _OUT, _OUT),
     "agentd_params_new_argv": (c_int, POINTER(c_char_p), c_uint64, _OUT, _OUT),
+    "agentd_params_parse": (c_int, c_char_p, c_size_t, _OUT, _OUT),
+    "agentd_params_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
+    "agentd_params_schema": (c_char_p,),
+    "agentd_params_ref": (c_void_p, c_void_p),
     "agentd_params_unref": (None, c_void_p),
     "agentd_sink_new": (c_int, POINTER(SinkOps), c_void_p, _OUT, _OUT),
     "agentd_sink_unref": (None, c_void_p),
@@ -152,6 +170,8 @@ _PROTOTYPES = {
     "agentd_pool_stop": (c_int, c_void_p, c_char_p, POOL_FN, c_void_p),
     "agentd_pool_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
     "agentd_pool_unref": (None, c_void_p),
+    "agentd_probe_start": (c_int, POINTER(ProbeOpts), PROBE_FN, c_void_p, _OUT),
+    "agentd_probe_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
     "agentd_log_record_level": (c_int32, c_void_p),
     "agentd_log_record_component": (c_char_p, c_void_p),
     "agentd_log_record_message": (c_char_p, c_void_p),
