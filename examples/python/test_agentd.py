@@ -227,6 +227,140 @@ def test_probe(tmp_path):
     assert caught.value.code == -1 and "relative" in str(caught.value)
 
 
+# Asks the proxy for a host; nobody serves the runner's name server, so that an allowed host
+# is 502 and another 403.
+ASKS = """
+get() {
+    proxy=${http_proxy#http://} && proxy=${proxy%/}
+    exec 3<>"/dev/tcp/${proxy%:*}/${proxy##*:}"
+    printf 'GET http://%s/ HTTP/1.0\\r\\n\\r\\n' "$1" >&3
+    read -r _ code _ <&3; echo "$code"
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A runner, and what makes contexts, of commands that may reach hosts below .test if the
+    context's policy allows that."""
+    def policy(*hosts):
+        document = agentd.Policy.system().document
+        return agentd.Policy({**document, "net": {"mode": "allow", "allow": list(hosts)}})
+
+    with agentd.Runner(policy("*.test"), net_resolver="127.0.0.1:1") as made:
+        def context(*hosts, **options):
+            return agentd.Context(policy=policy(*hosts), workdir="/usr", **options)
+
+        result = made.run("true", context=context())
+        if result.cause == "isolation":
+            pytest.skip(f"SKIP-CANNOT: {result.document['error']}")
+        assert result.ok, result.document
+        yield made, context
+
+
+def test_denials(net):
+    runner, context = net
+    denials = []
+    script = ASKS + "get allowed.test; get denied.test"
+    options = {"context": context("allowed.test"), "on_denied": denials.append}
+    result = runner.run(script, **options)
+    assert result.stdout == b"502\n403\n", result
+    assert [(one.kind, one.target) for one in denials] == [("net", "denied.test:80")]
+    assert denials[0].rule and denials[0].remedy
+    assert result.document["denied_count"] == 1
+
+    def fails(denial):
+        raise KeyError(denial.target)
+
+    with pytest.raises(KeyError, match="denied.test:80"):
+        runner.run(script + "; sleep 60", **{**options, "on_denied": fails})
+
+
+def test_questions(net):
+    runner, context = net
+    asked = []
+
+    def ask(question):
+        asked.append((question.host, question.port))
+        return {
+            "once.test": agentd.ASK_ONCE, "always.test": agentd.ASK_CONTEXT, "no.test": agentd.ASK_DENY,
+        }[question.host]
+
+    asking = context("rule.test", ask=ask)
+    hosts = ("once.test", "once.test", "always.test", "always.test", "no.test:8080", "rule.test", "else.where")
+    result = runner.run(ASKS + "".join(f"get {host};" for host in hosts), context=asking)
+    assert result.stdout == b"502\n502\n502\n502\n403\n502\n403\n", result
+    # Not of what a rule allows, nor of what the runner's policy does not.
+    assert asked == [("once.test", 80)] * 2 + [("always.test", 80), ("no.test", 8080)]
+    # Another command of the same context.
+    assert runner.run(ASKS + "get always.test", context=asking).stdout == b"502\n"
+    assert len(asked) == 4
+    # Somebody without an answer of his own.
+    assert runner.run(ASKS + "get once.test", context=context()).stdout == b"403\n"
+
+
+def test_questions_answered_later(net):
+    runner, context = net
+    later = []
+    asking = context(ask=later.append)
+    execution = runner.start(ASKS + "get a.test; get b.test", context=asking, stream=True)
+    pieces = iter(execution)
+    for host, answer, code in (("a.test", agentd.ASK_ONCE, b"502\n"), ("b.test", agentd.ASK_DENY, b"403\n")):
+        until = time.monotonic() + 30
+        while not later and time.monotonic() < until:
+            time.sleep(0.01)
+        question = later.pop()
+        assert question.host == host and question.execution is execution
+        with pytest.raises(agentd.AgentdError) as caught:
+            question.answer(7)
+        assert caught.value.code == -1
+        question.answer(answer)
+        assert next(pieces) == (agentd.STDOUT, code)
+        with pytest.raises(agentd.AgentdError) as caught:
+            question.answer(answer)
+        assert caught.value.code == -3
+    assert execution.wait(30).ok
+
+
+def test_questions_nobody_answers(net):
+    runner, context = net
+    for fallback, code in ((agentd.ASK_DENY, b"403\n"), (agentd.ASK_ONCE, b"502\n")):
+        asking = context(ask=lambda question: None, ask_timeout=0.1, ask_fallback=fallback)
+        assert runner.run(ASKS + "get a.test", context=asking).stdout == code
+    with pytest.raises(agentd.AgentdError) as caught:
+        context(ask=lambda question: None, ask_fallback=agentd.ASK_CONTEXT)
+    assert caught.value.code == -1
+
+
+def test_questions_that_raise(net):
+    runner, context = net
+    for ask, error in ((lambda question: {}[question.host], KeyError),
+                       (lambda question: 7, agentd.AgentdError)):
+        with pytest.raises(error):
+            runner.run(ASKS + "get a.test; sleep 60", context=context(ask=ask))
+
+
+def test_questions_leave_nothing(net):
+    runner, context = net
+    kept = []
+    asking = context(ask=kept.append)
+    execution = runner.start(ASKS + "get a.test", context=asking, stream=True)
+    del asking
+    until = time.monotonic() + 30
+    while not kept and time.monotonic() < until:
+        time.sleep(0.01)
+    execution.kill()
+    assert execution.wait(30).cause == "canceled"
+    with pytest.raises(agentd.AgentdError) as caught:
+        kept[0].answer(agentd.ASK_ONCE)
+    assert caught.value.code == -3
+    assert agentd._asked
+    kept.clear()
+    del caught  # its traceback knows the question
+    gc.collect()
+    assert not agentd._asked
+
+
 def test_log():
     records = []
     policy = agentd.Policy.none()

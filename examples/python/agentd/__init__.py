@@ -24,24 +24,39 @@ import threading
 import weakref
 from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
-from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import (
+    Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Protocol, Sequence, Union,
+)
 
 from . import _lib
 from ._lib import LIB as _c
 
 __all__ = [
-    "AgentdError", "Context", "Execution", "LogRecord", "Params", "Policy", "Pool", "Result",
-    "Runner", "LOG_DEBUG", "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
+    "AgentdError", "Context", "Denial", "Execution", "LogRecord", "Params", "Policy", "Pool",
+    "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "LOG_DEBUG",
+    "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
     "probe", "probe_async", "run", "run_async", "version",
 ]
 
 STDOUT, STDERR = 1, 2
 LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG = 0, 1, 2, 3
 READ, WRITE, EXEC = 1, 2, 4
+ASK_DENY, ASK_ONCE, ASK_CONTEXT = 0, 1, 2
 ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
 
+
+
+class HasFileno(Protocol):
+    """A file, a socket, ..."""
+
+    def fileno(self) -> int: ...
+
+
+File = Union[int, HasFileno]
 Bytes = Union[bytes, bytearray, memoryview]
 OutputFn = Callable[[int, bytes], None]
+DeniedFn = Callable[["Denial"], None]
+AskFn = Callable[["Question"], Optional[int]]
 
 _ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
 _UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
@@ -133,6 +148,10 @@ def _set_member(struct: ctypes.Structure, kind: str, name: str, value: Any) -> N
     setattr(struct, name, value)
 
 
+def _descriptor(file: File) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
 def version() -> str:
     """Version of the loaded library."""
     return str(_c.agentd_version_string().decode())
@@ -216,7 +235,14 @@ class Params:
 class Context:
     """Where and as whom commands run. `document` has the members of agentd_context(5);
     `session`, a UUID, names a session of the runner's Pool. Without a policy, which
-    Policy.system() may be, a command sees no programs."""
+    Policy.system() may be, a command sees no programs.
+
+    In the network mode "allow" `ask` is called with a Question for each host that neither policy
+    denies and this one's rules say nothing about, on the runner's thread. It returns an ASK_*, or
+    None to have Question.answer() called later; `ask_fallback` (ASK_DENY or ASK_ONCE) holds if
+    that does not come in `ask_timeout` seconds, else 60. An exception is the command's end, and
+    raised by Execution.wait(). `netns` is a network namespace, a descriptor or what has one.
+    """
 
     def __init__(
         self,
@@ -227,6 +253,10 @@ class Context:
         backend: Optional[str] = None,
         env: Optional[Mapping[str, str]] = None,
         session: Optional[str] = None,
+        ask: Optional[AskFn] = None,
+        ask_timeout: Optional[float] = None,
+        ask_fallback: int = ASK_DENY,
+        netns: Optional[File] = None,
     ) -> None:
         if document is None:
             self._ptr = _new(_c.agentd_context_new)
@@ -243,6 +273,27 @@ class Context:
             _try(_c.agentd_context_set_env, self._ptr, _text(name), _text(value))
         if session is not None:
             _try(_c.agentd_context_set_session, self._ptr, _text(session), None, None)
+        if netns is not None:
+            _try(_c.agentd_context_set_netns, self._ptr, _descriptor(netns))
+        if ask is not None:
+            self._set_ask(ask, ask_timeout, ask_fallback)
+
+    def _set_ask(self, ask: AskFn, timeout: Optional[float], fallback: int) -> None:
+        number = next(_numbers)
+        opts = _lib.AskOpts(
+            size=ctypes.sizeof(_lib.AskOpts),
+            timeout_ms=_milliseconds("ask_timeout", timeout, _UINT32_MAX),
+            fallback=fallback,
+            ask=_on_ask,
+            userdata=number,
+            destroy=_on_ask_over,
+        )
+        _asked[number] = ask
+        try:
+            _try(_c.agentd_context_set_ask, self._ptr, byref(opts))
+        except BaseException:
+            del _asked[number]
+            raise
 
     def __del__(self) -> None:
         if hasattr(self, "_ptr"):
@@ -337,6 +388,58 @@ def _params(command: Command, timeout: Optional[float]) -> c_void_p:
     return _new(_c.agentd_params_new_argv, argv, timeout_ms)
 
 
+@dataclass(frozen=True)
+class Denial:
+    """Something that a policy stopped, as far as the library sees it: see agentd_denial_kind(3)."""
+
+    kind: str  #: "net", "path" or "syscall"
+    target: str  #: what was wanted: "example.org:443", a path, a system call
+    rule: str  #: what stopped it
+    remedy: str  #: how the operator can allow it, or ""
+
+
+class Question:
+    """May this command reach that host? See Context."""
+
+    def __init__(self, ptr: int) -> None:
+        self._ptr = _c.agentd_ask_ref(ptr)
+        self.host: str = _c.agentd_ask_host(ptr).decode()  #: name or address, normalised
+        self.port: int = _c.agentd_ask_port(ptr)
+        exec_ptr = _c.agentd_ask_exec(ptr)
+        #: whose command it is
+        self.execution = next(one for one in list(_alive.values()) if one._exec.value == exec_ptr)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_ask_unref(self._ptr)
+
+    def answer(self, answer: int) -> None:
+        """ASK_DENY, ASK_ONCE (this connection) or ASK_CONTEXT (also later ones of every command
+        of the context), from any thread. AgentdError if the question is over: answered, too late,
+        or its command has ended."""
+        self.execution._on_thread(lambda: _try(_c.agentd_ask_answer, self._ptr, answer))
+
+
+# Whom contexts ask, by the userdata of their callback.
+_asked: dict[int, AskFn] = {}
+
+
+@_lib.ASK_FN
+def _on_ask(ptr: int, number: int) -> None:
+    question = Question(ptr)
+    try:
+        answer = _asked[number](question)
+        if answer is not None:
+            question.answer(answer)
+    except BaseException as failure:
+        question.execution._fail(failure)
+
+
+@_lib.DESTROY_FN
+def _on_ask_over(number: int) -> None:
+    del _asked[number]
+
+
 # Executions that the library may still call for, by the userdata of their sink.
 _alive: dict[int, Execution] = {}
 _numbers = itertools.count(1)
@@ -352,6 +455,11 @@ def _on_finished(_exec: int, result: int, number: int) -> None:
     _alive.pop(number)._finished(result)
 
 
+@_lib.DENIED_FN
+def _on_denied(_exec: int, denial: int, number: int) -> None:
+    _alive[number]._denied(denial)
+
+
 @_lib.DRAINED_FN
 def _on_drained(_exec: int, number: int) -> None:
     _alive[number]._feed()
@@ -361,6 +469,7 @@ _sink_ops = _lib.SinkOps(
     size=ctypes.sizeof(_lib.SinkOps),
     output=_on_output,
     stdin_drained=_on_drained,
+    denied=_on_denied,
     finished=_on_finished,
 )
 
@@ -394,12 +503,18 @@ class Execution:
     """One command. Made by Runner.start()."""
 
     def __init__(
-        self, runner: Runner, options: _Options, on_output: Optional[OutputFn], stream: bool
+        self,
+        runner: Runner,
+        options: _Options,
+        on_output: Optional[OutputFn],
+        on_denied: Optional[DeniedFn],
+        stream: bool,
     ) -> None:
         self._runner = runner
         self._options = options
         self._fed = 0
         self._on_output = on_output
+        self._on_denied = on_denied
         self._stream = stream
         self._kept: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
         self._exec = c_void_p()
@@ -465,6 +580,25 @@ class Execution:
             self._tell()
         return 1 if pause else 0
 
+    def _denied(self, ptr: int) -> None:
+        if self._on_denied is None:
+            return
+        try:
+            self._on_denied(Denial(
+                kind=_c.agentd_denial_kind(ptr).decode(errors="replace"),
+                target=_c.agentd_denial_target(ptr).decode(errors="replace"),
+                rule=_c.agentd_denial_rule(ptr).decode(errors="replace"),
+                remedy=_c.agentd_denial_remedy(ptr).decode(errors="replace"),
+            ))
+        except BaseException as failure:
+            self._fail(failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        """Of a callback: it is the command's end, and raised by wait()."""
+        if self._failure is None:
+            self._failure = failure
+        _c.agentd_exec_cancel(self._exec)
+
     def _finished(self, ptr: int) -> None:
         try:
             result, failure = _result(ptr, self._kept), self._failure
@@ -505,6 +639,13 @@ class Execution:
             if not self._over and not self._runner._closed:
                 raise
 
+    def _on_thread(self, function: Callable[[], Any]) -> None:
+        """Call it there; what it raises is raised here."""
+        if threading.current_thread() is self._runner._thread:
+            function()
+        else:
+            self._runner._call(function)
+
     def cancel(self) -> None:
         """Ask it to end, and end it after a grace. Nothing if it has ended."""
         self._call(_c.agentd_exec_cancel)
@@ -522,7 +663,7 @@ class Execution:
                 raise AgentdError("the command is not running", _ERR_STATE)
             _try(_c.agentd_exec_signal, self._exec, number)
 
-        self._runner._call(send)
+        self._on_thread(send)
 
     def _check_waiter(self) -> None:
         if not self._future.done():
@@ -806,6 +947,7 @@ class Runner:
         merge_stderr: bool = False,
         grace: Optional[float] = None,
         on_output: Optional[OutputFn] = None,
+        on_denied: Optional[DeniedFn] = None,
         stream: bool = False,
     ) -> Execution:
         """Start a script (str), a program with its arguments (a sequence), or Params. timeout is
@@ -813,14 +955,15 @@ class Runner:
         members of struct agentd_limits, such as mem_bytes. stdin else is empty; with merge_stderr
         standard error is part of standard output; grace is from SIGTERM to SIGKILL, in seconds,
         else 2. Output is kept for the result, or goes to on_output(stream, bytes) on the runner's
-        thread, or with stream=True to an iterator. What cannot be started for reasons of the
+        thread, or with stream=True to an iterator; on_denied(Denial) hears there of what the
+        policies stopped. What cannot be started for reasons of the
         library is raised by Execution.wait().
         """
         if on_output is not None and stream:
             raise ValueError("on_output and stream exclude each other")
         options = _Options(limits, stdin, merge_stderr, grace)
         params = _params(command, timeout)
-        execution = Execution(self, options, on_output, stream)
+        execution = Execution(self, options, on_output, on_denied, stream)
 
         def begin() -> None:
             try:

@@ -13,6 +13,9 @@ FINISHED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 DRAINED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 RUNNER_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 POOL_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+DENIED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+ASK_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+DESTROY_FN = ctypes.CFUNCTYPE(None, c_void_p)
 LOG_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 PROBE_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 
@@ -81,6 +84,20 @@ class ExecOpts(ctypes.Structure):
     ]
 
 
+class AskOpts(ctypes.Structure):
+    """struct agentd_ask_opts."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("timeout_ms", c_uint32),
+        ("fallback", c_int32),
+        ("reserved0", c_uint32),
+        ("ask", ASK_FN),
+        ("userdata", c_void_p),
+        ("destroy", DESTROY_FN),
+    ]
+
+
 class SinkOps(ctypes.Structure):
     """struct agentd_sink_ops."""
 
@@ -91,7 +108,7 @@ class SinkOps(ctypes.Structure):
         ("output", OUTPUT_FN),
         ("stdin_drained", DRAINED_FN),
         ("log", c_void_p),
-        ("denied", c_void_p),
+        ("denied", DENIED_FN),
         ("exited", c_void_p),
         ("finished", FINISHED_FN),
         ("destroy", c_void_p),
@@ -137,7 +154,15 @@ _PROTOTYPES = {
     "agentd_context_set_backend": (c_int, c_void_p, c_char_p, _OUT),
     "agentd_context_set_env": (c_int, c_void_p, c_char_p, c_char_p, _OUT),
     "agentd_context_set_session": (c_int, c_void_p, c_char_p, c_char_p, c_char_p, _OUT),
+    "agentd_context_set_ask": (c_int, c_void_p, POINTER(AskOpts), _OUT),
+    "agentd_context_set_netns": (c_int, c_void_p, c_int32, _OUT),
     "agentd_context_unref": (None, c_void_p),
+    "agentd_ask_ref": (c_void_p, c_void_p),
+    "agentd_ask_unref": (None, c_void_p),
+    "agentd_ask_host": (c_char_p, c_void_p),
+    "agentd_ask_port": (c_int32, c_void_p),
+    "agentd_ask_exec": (c_void_p, c_void_p),
+    "agentd_ask_answer": (c_int, c_void_p, c_int32, _OUT),
     "agentd_params_new_shell": (c_int, c_char_p, c_uint64, _OUT, _OUT),
     "agentd_params_new_argv": (c_int, POINTER(c_char_p), c_uint64, _OUT, _OUT),
     "agentd_params_parse": (c_int, c_char_p, c_size_t, _OUT, _OUT),
@@ -147,6 +172,10 @@ _PROTOTYPES = {
     "agentd_params_unref": (None, c_void_p),
     "agentd_sink_new": (c_int, POINTER(SinkOps), c_void_p, _OUT, _OUT),
     "agentd_sink_unref": (None, c_void_p),
+    "agentd_denial_kind": (c_char_p, c_void_p),
+    "agentd_denial_target": (c_char_p, c_void_p),
+    "agentd_denial_rule": (c_char_p, c_void_p),
+    "agentd_denial_remedy": (c_char_p, c_void_p),
     "agentd_exec_start": (
         c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(ExecOpts), _OUT, _OUT,
     ),
