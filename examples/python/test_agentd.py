@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -150,6 +151,155 @@ def test_stdin(runner, ctx):
     # Nobody reads all of it.
     assert runner.run("head -c 3", context=ctx, stdin=b"x" * (4 << 20)).stdout == b"xxx"
     assert runner.run("cat", context=ctx).stdout == b""
+
+
+def test_open_stdin(runner, ctx):
+    execution = runner.start(
+        "while read -r line; do echo got $line; done; echo end", context=ctx, stream=True,
+        stdin=subprocess.PIPE,
+    )
+    pieces = iter(execution)
+    for word in (b"one", b"two"):
+        execution.write(word + b"\n")
+        assert next(pieces) == (agentd.STDOUT, b"got " + word + b"\n")
+    execution.write(b"")
+    execution.write(memoryview(b"thr"))
+    execution.write(bytearray(b"ee\n"))
+    execution.close_stdin()
+    execution.close_stdin()
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.write(b"more")
+    assert caught.value.code == -3
+    assert b"".join(data for _, data in pieces) == b"got three\nend\n"
+    assert execution.wait(30).ok
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.write(b"more")
+    assert caught.value.code == -3
+
+
+def test_open_stdin_that_waits(runner, ctx):
+    # More than a pipe takes: it is all taken when write() returns, in order.
+    data = bytes(range(256)) * 16384
+    execution = runner.start("sleep 0.3; cat", context=ctx, stdin=subprocess.PIPE)
+    for start in range(0, len(data), 1 << 20):
+        execution.write(data[start : start + (1 << 20)])
+    execution.close_stdin()
+    assert execution.wait(30).stdout == data
+
+    async def main():
+        execution = runner.start("cat", context=ctx, stdin=subprocess.PIPE)
+        await asyncio.gather(*(execution.write_async(b"x" * 300000) for _ in range(4)))
+        execution.close_stdin()
+        return await execution.wait_async()
+
+    assert asyncio.run(main()).stdout == b"x" * 1200000
+
+
+def test_open_stdin_that_nobody_reads(runner, ctx):
+    execution = runner.start("exec <&-; echo closed; sleep 60", context=ctx, stream=True,
+                             stdin=subprocess.PIPE)
+    next(iter(execution))
+    with pytest.raises(agentd.AgentdError) as caught:
+        for _ in range(100):
+            execution.write(b"x" * 65536)
+    assert caught.value.code == -3
+    execution.kill()
+    # It ends while somebody waits, or its runner does.
+    execution = runner.start("sleep 60", context=ctx, stdin=subprocess.PIPE)
+    threading.Timer(0.2, execution.kill).start()
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.write(b"x" * (4 << 20))
+    assert caught.value.code == -3 and execution.wait(30).cause == "canceled"
+    with agentd.Runner(agentd.Policy.none()) as other:
+        execution = other.start("sleep 60", context=ctx, stdin=subprocess.PIPE)
+        threading.Timer(0.2, other.close, [0]).start()
+        with pytest.raises(agentd.AgentdError):
+            execution.write(b"x" * (4 << 20))
+    # Only where it is open.
+    for stdin in (None, b"all of it"):
+        execution = runner.start("sleep 0.2", context=ctx, stdin=stdin)
+        with pytest.raises(agentd.AgentdError) as caught:
+            execution.write(b"more")
+        assert caught.value.code == -3
+        with pytest.raises(TypeError):
+            execution.write("text")
+        assert execution.wait(30).ok
+
+
+def test_writing_in_a_callback(runner, ctx):
+    def on_output(stream, data):
+        if data == b"name?\n":
+            execution.write(b"x" * (1 << 20) + b"\n")
+            execution.close_stdin()
+        else:
+            seen.append(data)
+
+    seen = []
+    execution = runner.start("sleep 0.1; echo name?; read -r name; echo ${#name}", context=ctx,
+                             on_output=on_output, stdin=subprocess.PIPE)
+    assert execution.wait(30).ok and seen == [b"1048576\n"]
+
+
+def test_output_to_files(runner, ctx, tmp_path):
+    with open(tmp_path / "out", "wb") as out:
+        execution = runner.start("sleep 0.2; echo a; echo b >&2", context=ctx, stdout=out)
+    result = execution.wait(30)
+    assert (result.stdout, result.stderr) == (b"", b"b\n")
+    assert (tmp_path / "out").read_bytes() == b"a\n"
+    # Both to one.
+    with open(tmp_path / "both", "wb") as both:
+        result = runner.run("for i in 1 2 3; do echo $i; echo $i >&2; done", context=ctx,
+                            stdout=both, stderr=both.fileno())
+    assert result.ok and (result.stdout, result.stderr) == (b"", b"")
+    text = (tmp_path / "both").read_bytes()
+    assert sorted(text.split()) == [b"1", b"1", b"2", b"2", b"3", b"3"]
+    result = runner.run("echo a; echo b >&2", context=ctx, stdout=subprocess.DEVNULL)
+    assert (result.stdout, result.stderr) == (b"", b"b\n")
+    seen = []
+    with open(tmp_path / "err", "wb") as err:
+        runner.run("echo a; echo b >&2", context=ctx, stderr=err, on_output=lambda *one: seen.append(one))
+    assert seen == [(agentd.STDOUT, b"a\n")] and (tmp_path / "err").read_bytes() == b"b\n"
+    with open(tmp_path / "err", "rb") as err, pytest.raises(agentd.AgentdError) as caught:
+        runner.run("true", context=ctx, stderr=err)
+    assert caught.value.code == -1
+    with pytest.raises(OSError):
+        runner.run("true", context=ctx, stdout=1 << 20)
+    with pytest.raises(AttributeError):
+        runner.run("true", context=ctx, stdout="a path")
+
+
+def test_output_to_a_full_pipe_waits(runner, ctx):
+    read_end, write_end = os.pipe()
+    execution = runner.start("head -c 1000000 /dev/zero", context=ctx, stdout=write_end)
+    os.close(write_end)
+    with pytest.raises(concurrent.futures.TimeoutError):
+        execution.wait(0.3)
+    with open(read_end, "rb") as pipe:
+        assert len(pipe.read()) == 1000000
+    assert execution.wait(30).ok
+
+
+def test_head_and_tail_are_kept(runner, ctx):
+    script = "seq 1 100000; echo few >&2"
+    whole = runner.run(script, context=ctx)
+    assert (whole.stdout_omitted, whole.stderr_omitted) == (0, 0)
+    result = runner.run(script, context=ctx, keep=(100, 50))
+    assert result.stdout == whole.stdout[:100] + whole.stdout[-50:]
+    assert result.stdout_omitted == len(whole.stdout) - 150
+    assert (result.stderr, result.stderr_omitted) == (b"few\n", 0)
+    assert result.ok and not result.truncated
+    assert runner.run(script, context=ctx, keep=(0, 0)).stdout == b""
+    for keep in ((1,), (1, -1), ("1", 1), (1 << 63, 1 << 63)):
+        with pytest.raises(ValueError):
+            runner.run("true", context=ctx, keep=keep)
+    with pytest.raises(ValueError):
+        runner.start("true", context=ctx, keep=(1, 1), stream=True)
+
+
+def test_kill_on_output(runner, ctx):
+    limits = {"output_bytes": 1000}
+    result = runner.run("yes", context=ctx, limits=limits, kill_on_output=True)
+    assert (result.status, result.cause, len(result.stdout)) == ("killed", "output", 1000)
 
 
 def test_merged_output_is_in_order(runner, ctx):

@@ -20,6 +20,7 @@ import functools
 import itertools
 import json
 import os
+import subprocess
 import threading
 import weakref
 from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
@@ -34,12 +35,14 @@ from ._lib import LIB as _c
 __all__ = [
     "AgentdError", "Context", "Denial", "Execution", "LogRecord", "Params", "Policy", "Pool",
     "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "LOG_DEBUG",
-    "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
+    "LOG_ERROR", "LOG_INFO", "LOG_WARN", "RUNNER_NO_STDERR_LOG", "RUNNER_SNAPSHOTS", "STDERR",
+    "STDOUT",
     "probe", "probe_async", "run", "run_async", "version",
 ]
 
 STDOUT, STDERR = 1, 2
 LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG = 0, 1, 2, 3
+RUNNER_NO_STDERR_LOG, RUNNER_SNAPSHOTS = 1, 2
 READ, WRITE, EXEC = 1, 2, 4
 ASK_DENY, ASK_ONCE, ASK_CONTEXT = 0, 1, 2
 ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
@@ -58,9 +61,9 @@ OutputFn = Callable[[int, bytes], None]
 DeniedFn = Callable[["Denial"], None]
 AskFn = Callable[["Question"], Optional[int]]
 
-_ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
+_ERR_STATE, _ERR_REENTRANT, _ERR_AGAIN, _ERR_USER = -3, -4, -9, -16
 _UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
-_STDIN_OPEN, _MERGE_STDERR = 1, 2
+_STDIN_OPEN, _MERGE_STDERR, _KILL_ON_OUTPUT = 1, 2, 4
 _PROBE_NO_CACHE = 1
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 # Bytes that wait for an iterator before the command has to.
@@ -311,6 +314,8 @@ class Result:
     backend: str
     stdout: bytes
     stderr: bytes
+    stdout_omitted: int  #: bytes that are missing between head and tail: see keep
+    stderr_omitted: int
     _json: bytes = field(repr=False)
 
     @property
@@ -339,7 +344,7 @@ class Result:
         return _object(self._json)
 
 
-def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
+def _result(ptr: int, output: Mapping[int, tuple[bytes, int]]) -> Result:
     exit_code: int = _c.agentd_result_exit_code(ptr)
     return Result(
         status=_c.agentd_status_name(_c.agentd_result_status(ptr)).decode(),
@@ -347,8 +352,10 @@ def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
         exit_code=exit_code if exit_code >= 0 else None,
         signal=_c.agentd_result_signal(ptr) or None,
         backend=_c.agentd_result_backend(ptr).decode(),
-        stdout=b"".join(kept[STDOUT]),
-        stderr=b"".join(kept[STDERR]),
+        stdout=output[STDOUT][0],
+        stderr=output[STDERR][0],
+        stdout_omitted=output[STDOUT][1],
+        stderr_omitted=output[STDERR][1],
         _json=_json(_c.agentd_result_to_json, ptr),
     )
 
@@ -465,13 +472,49 @@ def _on_drained(_exec: int, number: int) -> None:
     _alive[number]._feed()
 
 
-_sink_ops = _lib.SinkOps(
-    size=ctypes.sizeof(_lib.SinkOps),
-    output=_on_output,
-    stdin_drained=_on_drained,
-    denied=_on_denied,
-    finished=_on_finished,
-)
+def _sink_ops(output: Any) -> _lib.SinkOps:
+    return _lib.SinkOps(
+        size=ctypes.sizeof(_lib.SinkOps),
+        output=output,
+        stdin_drained=_on_drained,
+        denied=_on_denied,
+        finished=_on_finished,
+    )
+
+
+_output_ops, _silent_ops = _sink_ops(_on_output), _sink_ops(_lib.OUTPUT_FN())
+
+
+def _bytes(name: str, data: Any) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{name} is {type(data).__name__}, not bytes")
+    return bytes(data)
+
+
+class _Files:
+    """Where output goes that neither the result nor a callback gets: the caller may close files
+    that a command still writes to."""
+
+    def __init__(self, files: Mapping[int, Optional[File]]) -> None:
+        self._fds: dict[int, int] = {}
+        copies: dict[int, int] = {}  # one of each, for the library sees to what is the same
+        for stream, file in files.items():
+            if file is not None and file != subprocess.DEVNULL:
+                fd = _descriptor(file)
+                if fd not in copies:
+                    copies[fd] = os.dup(fd)
+                self._fds[stream] = copies[fd]
+        self.streams = {stream for stream, file in files.items() if file is not None}
+
+    def __del__(self) -> None:
+        for fd in set(self._fds.values()):
+            os.close(fd)
+
+    def sink(self) -> Optional[c_void_p]:
+        """A reference of the caller's, or None if there would be nothing to it."""
+        if not self._fds:
+            return None
+        return _new(_c.agentd_sink_new_fd, self._fds.get(STDOUT, -1), self._fds.get(STDERR, -1))
 
 
 class _Options:
@@ -480,20 +523,21 @@ class _Options:
     def __init__(
         self,
         limits: Optional[Mapping[str, int]],
-        stdin: Optional[Bytes],
+        stdin: Union[Bytes, int, None],
         merge_stderr: bool,
+        kill_on_output: bool,
         grace: Optional[float],
     ) -> None:
-        if stdin is not None and not isinstance(stdin, (bytes, bytearray, memoryview)):
-            raise TypeError(f"stdin is {type(stdin).__name__}, not bytes")
-        self.stdin = None if stdin is None else bytes(stdin)
+        #: all of the input, or None where write() gives it
+        self.stdin = None if stdin is None or stdin == subprocess.PIPE else _bytes("stdin", stdin)
         self._limits = _lib.Limits(size=ctypes.sizeof(_lib.Limits))
         for name, value in (limits or {}).items():
             _set_member(self._limits, "limit", name, value)
         self.raw = _lib.ExecOpts(
             size=ctypes.sizeof(_lib.ExecOpts),
             flags=(_STDIN_OPEN if stdin is not None else 0)
-            | (_MERGE_STDERR if merge_stderr else 0),
+            | (_MERGE_STDERR if merge_stderr else 0)
+            | (_KILL_ON_OUTPUT if kill_on_output else 0),
             limits=ctypes.pointer(self._limits),
             grace_ms=_milliseconds("grace", grace, _UINT32_MAX),
         )
@@ -509,14 +553,27 @@ class Execution:
         on_output: Optional[OutputFn],
         on_denied: Optional[DeniedFn],
         stream: bool,
+        keep: Optional[tuple[int, int]],
+        files: _Files,
     ) -> None:
         self._runner = runner
         self._options = options
-        self._fed = 0
+        # Input that was not taken yet, and whom to tell when it is.
+        self._input: collections.deque[tuple[bytes, Optional[concurrent.futures.Future[None]]]]
+        self._input = collections.deque()
+        self._input_ends = True
+        self._fed = 0  # bytes of the first of them
+        if options.stdin is not None:
+            self._input.append((options.stdin, None))
+        elif options.raw.flags & _STDIN_OPEN:
+            self._input_ends = False
         self._on_output = on_output
         self._on_denied = on_denied
         self._stream = stream
         self._kept: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        self._keep = keep
+        self._buffer: Optional[c_void_p] = None
+        self._files = files
         self._exec = c_void_p()
         self._future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         self._change = threading.Condition()
@@ -532,7 +589,7 @@ class Execution:
 
     def _begin(self, context: Context, params: c_void_p) -> None:
         number = next(_numbers)
-        sink = _new(_c.agentd_sink_new, byref(_sink_ops), number)
+        sink = self._sink(number)
         _alive[number] = self
         try:
             _try(
@@ -544,21 +601,80 @@ class Execution:
             raise
         finally:
             _c.agentd_sink_unref(sink)
-        if self._options.stdin is not None:
+        if self._options.raw.flags & _STDIN_OPEN:
             self._feed()
+
+    def _sink(self, number: int) -> c_void_p:
+        """A reference of the caller's."""
+        heard = self._keep is None and not self._files.streams >= {STDOUT, STDERR}
+        sink = _new(_c.agentd_sink_new, byref(_output_ops if heard else _silent_ops), number)
+        try:
+            if self._keep is not None:
+                self._buffer = _new(_c.agentd_sink_new_buffer, *self._keep)
+                sink = self._tee(sink, self._buffer)
+            file_sink = self._files.sink()
+            if file_sink is not None:
+                try:
+                    sink = self._tee(sink, file_sink)
+                finally:
+                    _c.agentd_sink_unref(file_sink)
+        except BaseException:
+            _c.agentd_sink_unref(sink)
+            raise
+        return sink
+
+    @staticmethod
+    def _tee(sink: c_void_p, other: c_void_p) -> c_void_p:
+        """In place of the reference to sink."""
+        both = _new(_c.agentd_sink_new_tee, sink, other)
+        _c.agentd_sink_unref(sink)
+        return both
 
     def _feed(self) -> None:
         """What it takes now of its input."""
-        stdin, taken = self._options.stdin or b"", c_size_t()
-        start = ctypes.cast(c_char_p(stdin), c_void_p).value or 0
-        while self._fed < len(stdin):
-            rest = len(stdin) - self._fed
-            if _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken)) < 0:
-                return  # until it takes more, or nobody reads it
-            self._fed += taken.value
-        _c.agentd_exec_close_stdin(self._exec)
+        taken = c_size_t()
+        while self._input:
+            data, written = self._input[0]
+            start = ctypes.cast(c_char_p(data), c_void_p).value or 0
+            while self._fed < len(data):
+                rest = len(data) - self._fed
+                code = _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken))
+                if code == _ERR_AGAIN:
+                    return  # until it takes more
+                if code < 0:
+                    self._refuse_input(AgentdError("nobody reads the input any more", code))
+                    return
+                self._fed += taken.value
+            self._input.popleft()
+            self._fed = 0
+            if written is not None:
+                _answer(written)
+        if self._input_ends:
+            _c.agentd_exec_close_stdin(self._exec)
+
+    def _refuse_input(self, failure: AgentdError) -> None:
+        self._fed = 0
+        while self._input:
+            written = self._input.popleft()[1]
+            if written is not None:
+                _answer(written, failure=failure)
+
+    def _write(self, data: bytes, written: Optional[concurrent.futures.Future[None]]) -> None:
+        if not self._exec or self._input_ends:
+            what = "input has ended" if self._exec else "command is not running"
+            raise AgentdError(f"the {what}", _ERR_STATE)
+        self._input.append((data, written))
+        if len(self._input) == 1:
+            self._feed()
+
+    def _end_input(self) -> None:
+        self._input_ends = True
+        if self._exec and not self._input:
+            _c.agentd_exec_close_stdin(self._exec)
 
     def _output(self, stream: int, data: bytes) -> int:
+        if stream in self._files.streams:
+            return 0
         if self._on_output is not None:
             try:
                 self._on_output(stream, data)
@@ -601,9 +717,14 @@ class Execution:
 
     def _finished(self, ptr: int) -> None:
         try:
-            result, failure = _result(ptr, self._kept), self._failure
+            output = {stream: self._kept_of(stream) for stream in (STDOUT, STDERR)}
+            result, failure = _result(ptr, output), self._failure
         except BaseException as caught:
             result, failure = None, caught
+        _c.agentd_sink_unref(self._buffer)
+        self._buffer = None
+        self._files = _Files({})
+        self._refuse_input(AgentdError("the command has ended", _ERR_STATE))
         _c.agentd_exec_unref(self._exec)
         self._exec = c_void_p()
         with self._change:
@@ -613,6 +734,18 @@ class Execution:
             self._future.set_exception(failure)
         elif result is not None:
             self._future.set_result(result)
+
+    def _kept_of(self, stream: int) -> tuple[bytes, int]:
+        """And how many bytes are missing from it."""
+        if self._buffer is None or stream in self._files.streams:
+            return b"".join(self._kept[stream]), 0
+        data, length, omitted = c_void_p(), c_size_t(), c_uint64()
+        code = _c.agentd_sink_buffer_get(
+            self._buffer, stream, byref(data), byref(length), byref(omitted)
+        )
+        if code < 0:
+            raise AgentdError(_c.agentd_strerror(code).decode(), code)
+        return ctypes.string_at(data.value or 0, length.value), omitted.value
 
     def _tell(self) -> None:
         self._change.notify_all()
@@ -653,6 +786,26 @@ class Execution:
     def kill(self) -> None:
         """End it now."""
         self._call(_c.agentd_exec_kill)
+
+    def write(self, data: Bytes) -> None:
+        """Give it input, if it was started with stdin=subprocess.PIPE, and wait until that is
+        taken; from a callback of its runner without waiting. AgentdError if nobody reads it."""
+        data = _bytes("data", data)
+        if threading.current_thread() is self._runner._thread:
+            self._write(data, None)
+        else:
+            self._writing(data).result()
+
+    async def write_async(self, data: Bytes) -> None:
+        """The same for asyncio."""
+        await asyncio.wrap_future(self._writing(_bytes("data", data)))
+
+    def _writing(self, data: bytes) -> concurrent.futures.Future[None]:
+        return self._runner._ask(lambda written: self._write(data, written))
+
+    def close_stdin(self) -> None:
+        """End its input after what was written."""
+        self._call(lambda _exec: self._end_input())
 
     def signal(self, number: int) -> None:
         """Deliver a signal to its process group. AgentdError before it runs and after it
@@ -943,27 +1096,45 @@ class Runner:
         timeout: Optional[float] = None,
         context: Optional[Context] = None,
         limits: Optional[Mapping[str, int]] = None,
-        stdin: Optional[Bytes] = None,
+        stdin: Union[Bytes, int, None] = None,
+        stdout: Optional[File] = None,
+        stderr: Optional[File] = None,
+        keep: Optional[tuple[int, int]] = None,
         merge_stderr: bool = False,
+        kill_on_output: bool = False,
         grace: Optional[float] = None,
         on_output: Optional[OutputFn] = None,
         on_denied: Optional[DeniedFn] = None,
         stream: bool = False,
     ) -> Execution:
-        """Start a script (str), a program with its arguments (a sequence), or Params. timeout is
-        in seconds; None: the library's 30; math.inf: as long as the policies allow. limits:
-        members of struct agentd_limits, such as mem_bytes. stdin else is empty; with merge_stderr
-        standard error is part of standard output; grace is from SIGTERM to SIGKILL, in seconds,
-        else 2. Output is kept for the result, or goes to on_output(stream, bytes) on the runner's
-        thread, or with stream=True to an iterator; on_denied(Denial) hears there of what the
-        policies stopped. What cannot be started for reasons of the
-        library is raised by Execution.wait().
+        """Start a script (str), a program with its arguments (a sequence), or Params.
+
+        timeout is in seconds; None: the library's 30; math.inf: as long as the policies allow.
+        limits: members of struct agentd_limits, such as mem_bytes. grace is from SIGTERM to
+        SIGKILL, in seconds, else 2.
+
+        stdin is bytes, or subprocess.PIPE: then Execution.write() and close_stdin() give it; else
+        it is empty. Output is kept for the result: all of it, or with keep=(head, tail) the first
+        and last so many bytes of each stream. Or it goes to on_output(stream, bytes) on the
+        runner's thread, or with stream=True to an iterator. What there is of stdout and stderr (a
+        descriptor, what has one, or subprocess.DEVNULL) gets that stream in place of all these.
+        With merge_stderr standard error is part of standard output. Output above the limit
+        output_bytes is dropped, or with kill_on_output the command's end.
+
+        on_denied(Denial) hears on the runner's thread of what the policies stopped. What cannot be
+        started for reasons of the library is raised by Execution.wait().
         """
         if on_output is not None and stream:
             raise ValueError("on_output and stream exclude each other")
-        options = _Options(limits, stdin, merge_stderr, grace)
+        if keep is not None:
+            if on_output is not None or stream:
+                raise ValueError("keep is for output that is kept: not with on_output or stream")
+            if len(keep) != 2 or not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in keep):
+                raise ValueError(f"keep is not two numbers of bytes: {keep!r}")
+        options = _Options(limits, stdin, merge_stderr, kill_on_output, grace)
+        files = _Files({STDOUT: stdout, STDERR: stderr})
         params = _params(command, timeout)
-        execution = Execution(self, options, on_output, on_denied, stream)
+        execution = Execution(self, options, on_output, on_denied, stream, keep, files)
 
         def begin() -> None:
             try:

@@ -171,6 +171,12 @@ _PROTOTYPES = {
     "agentd_params_ref": (c_void_p, c_void_p),
     "agentd_params_unref": (None, c_void_p),
     "agentd_sink_new": (c_int, POINTER(SinkOps), c_void_p, _OUT, _OUT),
+    "agentd_sink_new_buffer": (c_int, c_size_t, c_size_t, _OUT, _OUT),
+    "agentd_sink_new_fd": (c_int, c_int32, c_int32, _OUT, _OUT),
+    "agentd_sink_new_tee": (c_int, c_void_p, c_void_p, _OUT, _OUT),
+    "agentd_sink_buffer_get": (
+        c_int, c_void_p, c_int32, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_uint64),
+    ),
     "agentd_sink_unref": (None, c_void_p),
     "agentd_denial_kind": (c_char_p, c_void_p),
     "agentd_denial_target": (c_char_p, c_void_p),
