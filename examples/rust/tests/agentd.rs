@@ -627,6 +627,17 @@ fn a_policy_by_hand_is_that_of_json() {
 }
 
 #[test]
+fn no_port_is_not_every_port() {
+    let mut builder = Policy::builder().unwrap();
+    builder.net(Net::Allowlist).unwrap();
+    for ports in [0..=0, 0..=80] {
+        let error = builder.allow_host("example.org", Some(ports.clone())).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Invalid, "{:?}: {}", ports, error);
+    }
+    assert!(!builder.build().to_json().unwrap().contains("example.org"));
+}
+
+#[test]
 fn a_context_by_hand() {
     if !has_sandbox() {
         return;
