@@ -4,8 +4,10 @@
 import asyncio
 import concurrent.futures
 import gc
+import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -82,6 +84,8 @@ def test_what_cannot_start_raises(runner):
     ({"timeout": 0}, ValueError),
     ({"timeout": -1}, ValueError),
     ({"grace": 0}, ValueError),
+    ({"stdin": "text"}, TypeError),
+    ({"stdin": 5}, TypeError),
     ({"limits": {"mem_bytes": 0}}, ValueError),
     ({"limits": {"pids_max": 1 << 32}}, ValueError),
     ({"limits": {"mem_bytes": "much"}}, ValueError),
@@ -94,6 +98,34 @@ def test_bad_option(runner, ctx, options, error):
         runner.run("true", context=ctx, **options)
     name = list(options.get("limits", options))[0]
     assert name in str(caught.value)
+    assert not agentd._alive
+
+
+@pytest.mark.parametrize("seconds, ms", [
+    (1e-9, 1), (0.25, 250), (1e6, 10**9), (1e30, 2**64 - 2), (math.inf, 2**64 - 2),
+])
+def test_timeouts_do_not_wrap_around(runner, ctx, seconds, ms):
+    limits = runner.explain("true", context=ctx, timeout=seconds)["limits"]
+    assert limits["timeout_ms"] == ms
+
+
+def test_grace_does_not_wrap_around(ctx):
+    with agentd.Runner(agentd.Policy.none()) as runner:
+        for grace in (2**32 / 1000, math.inf):
+            execution = runner.start("exec sleep 60", context=ctx, grace=grace)
+            assert execution._options.raw.grace_ms == 2**32 - 1
+            execution.kill()
+            assert execution.wait(30).cause == "canceled"
+
+
+def test_bad_grace_of_close(ctx):
+    runner = agentd.Runner(agentd.Policy.none())
+    for grace, error in ((-1, ValueError), (math.nan, ValueError), ("2", TypeError), (None, TypeError)):
+        with pytest.raises(error):
+            runner.close(grace=grace)
+    # It is as it was.
+    assert runner.run("echo here", context=ctx).stdout == b"here\n"
+    runner.close(grace=0)
 
 
 def test_bad_runner_option():
@@ -114,9 +146,160 @@ def test_limits(runner, ctx):
 def test_stdin(runner, ctx):
     for data in (b"", b"a line\n", bytes(range(256)) * 4096):
         assert runner.run("cat", context=ctx, stdin=data).stdout == data
+    for data in (bytearray(b"an array\n"), memoryview(b"a view\n")):
+        assert runner.run("cat", context=ctx, stdin=data).stdout == bytes(data)
     # Nobody reads all of it.
     assert runner.run("head -c 3", context=ctx, stdin=b"x" * (4 << 20)).stdout == b"xxx"
     assert runner.run("cat", context=ctx).stdout == b""
+
+
+def test_open_stdin(runner, ctx):
+    execution = runner.start(
+        "while read -r line; do echo got $line; done; echo end", context=ctx, stream=True,
+        stdin=subprocess.PIPE,
+    )
+    pieces = iter(execution)
+    for word in (b"one", b"two"):
+        execution.write(word + b"\n")
+        assert next(pieces) == (agentd.STDOUT, b"got " + word + b"\n")
+    execution.write(b"")
+    execution.write(memoryview(b"thr"))
+    execution.write(bytearray(b"ee\n"))
+    execution.close_stdin()
+    execution.close_stdin()
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.write(b"more")
+    assert caught.value.code == -3
+    assert b"".join(data for _, data in pieces) == b"got three\nend\n"
+    assert execution.wait(30).ok
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.write(b"more")
+    assert caught.value.code == -3
+
+
+def test_open_stdin_that_waits(runner, ctx):
+    # More than a pipe takes: it is all taken when write() returns, in order.
+    data = bytes(range(256)) * 16384
+    execution = runner.start("sleep 0.3; cat", context=ctx, stdin=subprocess.PIPE)
+    for start in range(0, len(data), 1 << 20):
+        execution.write(data[start : start + (1 << 20)])
+    execution.close_stdin()
+    assert execution.wait(30).stdout == data
+
+    async def main():
+        execution = runner.start("cat", context=ctx, stdin=subprocess.PIPE)
+        await asyncio.gather(*(execution.write_async(b"x" * 300000) for _ in range(4)))
+        execution.close_stdin()
+        return await execution.wait_async()
+
+    assert asyncio.run(main()).stdout == b"x" * 1200000
+
+
+def test_open_stdin_that_nobody_reads(runner, ctx):
+    execution = runner.start("exec <&-; echo closed; sleep 60", context=ctx, stream=True,
+                             stdin=subprocess.PIPE)
+    next(iter(execution))
+    with pytest.raises(agentd.AgentdError) as caught:
+        for _ in range(100):
+            execution.write(b"x" * 65536)
+    assert caught.value.code == -3
+    execution.kill()
+    # It ends while somebody waits, or its runner does.
+    execution = runner.start("sleep 60", context=ctx, stdin=subprocess.PIPE)
+    threading.Timer(0.2, execution.kill).start()
+    with pytest.raises(agentd.AgentdError) as caught:
+        execution.write(b"x" * (4 << 20))
+    assert caught.value.code == -3 and execution.wait(30).cause == "canceled"
+    with agentd.Runner(agentd.Policy.none()) as other:
+        execution = other.start("sleep 60", context=ctx, stdin=subprocess.PIPE)
+        threading.Timer(0.2, other.close, [0]).start()
+        with pytest.raises(agentd.AgentdError):
+            execution.write(b"x" * (4 << 20))
+    # Only where it is open.
+    for stdin in (None, b"all of it"):
+        execution = runner.start("sleep 0.2", context=ctx, stdin=stdin)
+        with pytest.raises(agentd.AgentdError) as caught:
+            execution.write(b"more")
+        assert caught.value.code == -3
+        with pytest.raises(TypeError):
+            execution.write("text")
+        assert execution.wait(30).ok
+
+
+def test_writing_in_a_callback(runner, ctx):
+    def on_output(stream, data):
+        if data == b"name?\n":
+            execution.write(b"x" * (1 << 20) + b"\n")
+            execution.close_stdin()
+        else:
+            seen.append(data)
+
+    seen = []
+    execution = runner.start("sleep 0.1; echo name?; read -r name; echo ${#name}", context=ctx,
+                             on_output=on_output, stdin=subprocess.PIPE)
+    assert execution.wait(30).ok and seen == [b"1048576\n"]
+
+
+def test_output_to_files(runner, ctx, tmp_path):
+    with open(tmp_path / "out", "wb") as out:
+        execution = runner.start("sleep 0.2; echo a; echo b >&2", context=ctx, stdout=out)
+    result = execution.wait(30)
+    assert (result.stdout, result.stderr) == (b"", b"b\n")
+    assert (tmp_path / "out").read_bytes() == b"a\n"
+    # Both to one.
+    with open(tmp_path / "both", "wb") as both:
+        result = runner.run("for i in 1 2 3; do echo $i; echo $i >&2; done", context=ctx,
+                            stdout=both, stderr=both.fileno())
+    assert result.ok and (result.stdout, result.stderr) == (b"", b"")
+    text = (tmp_path / "both").read_bytes()
+    assert sorted(text.split()) == [b"1", b"1", b"2", b"2", b"3", b"3"]
+    result = runner.run("echo a; echo b >&2", context=ctx, stdout=subprocess.DEVNULL)
+    assert (result.stdout, result.stderr) == (b"", b"b\n")
+    seen = []
+    with open(tmp_path / "err", "wb") as err:
+        runner.run("echo a; echo b >&2", context=ctx, stderr=err, on_output=lambda *one: seen.append(one))
+    assert seen == [(agentd.STDOUT, b"a\n")] and (tmp_path / "err").read_bytes() == b"b\n"
+    with open(tmp_path / "err", "rb") as err, pytest.raises(agentd.AgentdError) as caught:
+        runner.run("true", context=ctx, stderr=err)
+    assert caught.value.code == -1
+    with pytest.raises(OSError):
+        runner.run("true", context=ctx, stdout=1 << 20)
+    with pytest.raises(AttributeError):
+        runner.run("true", context=ctx, stdout="a path")
+
+
+def test_output_to_a_full_pipe_waits(runner, ctx):
+    read_end, write_end = os.pipe()
+    execution = runner.start("head -c 1000000 /dev/zero", context=ctx, stdout=write_end)
+    os.close(write_end)
+    with pytest.raises(concurrent.futures.TimeoutError):
+        execution.wait(0.3)
+    with open(read_end, "rb") as pipe:
+        assert len(pipe.read()) == 1000000
+    assert execution.wait(30).ok
+
+
+def test_head_and_tail_are_kept(runner, ctx):
+    script = "seq 1 100000; echo few >&2"
+    whole = runner.run(script, context=ctx)
+    assert (whole.stdout_omitted, whole.stderr_omitted) == (0, 0)
+    result = runner.run(script, context=ctx, keep=(100, 50))
+    assert result.stdout == whole.stdout[:100] + whole.stdout[-50:]
+    assert result.stdout_omitted == len(whole.stdout) - 150
+    assert (result.stderr, result.stderr_omitted) == (b"few\n", 0)
+    assert result.ok and not result.truncated
+    assert runner.run(script, context=ctx, keep=(0, 0)).stdout == b""
+    for keep in ((1,), (1, -1), ("1", 1), (1 << 63, 1 << 63)):
+        with pytest.raises(ValueError):
+            runner.run("true", context=ctx, keep=keep)
+    with pytest.raises(ValueError):
+        runner.start("true", context=ctx, keep=(1, 1), stream=True)
+
+
+def test_kill_on_output(runner, ctx):
+    limits = {"output_bytes": 1000}
+    result = runner.run("yes", context=ctx, limits=limits, kill_on_output=True)
+    assert (result.status, result.cause, len(result.stdout)) == ("killed", "output", 1000)
 
 
 def test_merged_output_is_in_order(runner, ctx):
@@ -149,6 +332,183 @@ def test_signal(runner, ctx):
 def test_explain(runner, ctx):
     document = runner.explain("true", context=ctx)
     assert document["backend"] == "host" and "GREETING" in document["env"]
+
+
+def test_params_of_a_tool_call(runner, ctx):
+    schema = agentd.Params.schema()
+    assert set(schema["properties"]) == {"command", "timeout_ms"}
+    for arguments in ({"command": "echo hi", "timeout_ms": 5000}, '{"command": "echo hi"}',
+                      b'{"command": "echo hi"}'):
+        params = agentd.Params(arguments)
+        assert params.document["command"] == "echo hi"
+        assert params.document["timeout_ms"] == (5000 if isinstance(arguments, dict) else 30000)
+        for _ in range(2):
+            assert runner.run(params, context=ctx).stdout == b"hi\n"
+    assert runner.explain(params, context=ctx)["limits"]["timeout_ms"] == 30000
+    with pytest.raises(ValueError):
+        runner.run(params, timeout=1, context=ctx)
+    for arguments in ({"command": 1}, '{"command": 1}'):
+        with pytest.raises(agentd.AgentdError) as caught:
+            agentd.Params(arguments)
+        assert (caught.value.code, caught.value.pointer) == (-1, "/command")
+
+
+def test_policy_as_a_document():
+    policy = agentd.Policy({"paths": {"read": ["/usr"]}, "limits": {"pids_max": 7}})
+    policy.allow_path("/srv", agentd.READ | agentd.WRITE)
+    document = policy.document
+    assert document["limits"] == {"pids_max": 7}
+    assert sorted(document["paths"]["read"]) == ["/srv", "/usr"]
+    assert agentd.Policy(document).document == document
+
+
+def test_probe(tmp_path):
+    document = agentd.probe(cache_dir=tmp_path)
+    assert not document["cached"] and document["acts"]
+    assert "sandbox" in document["capabilities"]
+    known = asyncio.run(agentd.probe_async(cache_dir=tmp_path))
+    assert known["cached"] and known["acts"] == document["acts"]
+    assert not agentd.probe(cache_dir=tmp_path, cached=False)["cached"]
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.probe(helper_path="/usr/no/such/helper", cached=False)
+    assert "/usr/no/such/helper" in str(caught.value)
+    with pytest.raises(agentd.AgentdError) as caught:
+        agentd.probe(cache_dir="relative")
+    assert caught.value.code == -1 and "relative" in str(caught.value)
+
+
+# Asks the proxy for a host; nobody serves the runner's name server, so that an allowed host
+# is 502 and another 403.
+ASKS = """
+get() {
+    proxy=${http_proxy#http://} && proxy=${proxy%/}
+    exec 3<>"/dev/tcp/${proxy%:*}/${proxy##*:}"
+    printf 'GET http://%s/ HTTP/1.0\\r\\n\\r\\n' "$1" >&3
+    read -r _ code _ <&3; echo "$code"
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A runner, and what makes contexts, of commands that may reach hosts below .test if the
+    context's policy allows that."""
+    def policy(*hosts):
+        document = agentd.Policy.system().document
+        return agentd.Policy({**document, "net": {"mode": "allow", "allow": list(hosts)}})
+
+    with agentd.Runner(policy("*.test"), net_resolver="127.0.0.1:1") as made:
+        def context(*hosts, **options):
+            return agentd.Context(policy=policy(*hosts), workdir="/usr", **options)
+
+        result = made.run("true", context=context())
+        if result.cause == "isolation":
+            pytest.skip(f"SKIP-CANNOT: {result.document['error']}")
+        assert result.ok, result.document
+        yield made, context
+
+
+def test_denials(net):
+    runner, context = net
+    denials = []
+    script = ASKS + "get allowed.test; get denied.test"
+    options = {"context": context("allowed.test"), "on_denied": denials.append}
+    result = runner.run(script, **options)
+    assert result.stdout == b"502\n403\n", result
+    assert [(one.kind, one.target) for one in denials] == [("net", "denied.test:80")]
+    assert denials[0].rule and denials[0].remedy
+    assert result.document["denied_count"] == 1
+
+    def fails(denial):
+        raise KeyError(denial.target)
+
+    with pytest.raises(KeyError, match="denied.test:80"):
+        runner.run(script + "; sleep 60", **{**options, "on_denied": fails})
+
+
+def test_questions(net):
+    runner, context = net
+    asked = []
+
+    def ask(question):
+        asked.append((question.host, question.port))
+        return {
+            "once.test": agentd.ASK_ONCE, "always.test": agentd.ASK_CONTEXT, "no.test": agentd.ASK_DENY,
+        }[question.host]
+
+    asking = context("rule.test", ask=ask)
+    hosts = ("once.test", "once.test", "always.test", "always.test", "no.test:8080", "rule.test", "else.where")
+    result = runner.run(ASKS + "".join(f"get {host};" for host in hosts), context=asking)
+    assert result.stdout == b"502\n502\n502\n502\n403\n502\n403\n", result
+    # Not of what a rule allows, nor of what the runner's policy does not.
+    assert asked == [("once.test", 80)] * 2 + [("always.test", 80), ("no.test", 8080)]
+    # Another command of the same context.
+    assert runner.run(ASKS + "get always.test", context=asking).stdout == b"502\n"
+    assert len(asked) == 4
+    # Somebody without an answer of his own.
+    assert runner.run(ASKS + "get once.test", context=context()).stdout == b"403\n"
+
+
+def test_questions_answered_later(net):
+    runner, context = net
+    later = []
+    asking = context(ask=later.append)
+    execution = runner.start(ASKS + "get a.test; get b.test", context=asking, stream=True)
+    pieces = iter(execution)
+    for host, answer, code in (("a.test", agentd.ASK_ONCE, b"502\n"), ("b.test", agentd.ASK_DENY, b"403\n")):
+        until = time.monotonic() + 30
+        while not later and time.monotonic() < until:
+            time.sleep(0.01)
+        question = later.pop()
+        assert question.host == host and question.execution is execution
+        with pytest.raises(agentd.AgentdError) as caught:
+            question.answer(7)
+        assert caught.value.code == -1
+        question.answer(answer)
+        assert next(pieces) == (agentd.STDOUT, code)
+        with pytest.raises(agentd.AgentdError) as caught:
+            question.answer(answer)
+        assert caught.value.code == -3
+    assert execution.wait(30).ok
+
+
+def test_questions_nobody_answers(net):
+    runner, context = net
+    for fallback, code in ((agentd.ASK_DENY, b"403\n"), (agentd.ASK_ONCE, b"502\n")):
+        asking = context(ask=lambda question: None, ask_timeout=0.1, ask_fallback=fallback)
+        assert runner.run(ASKS + "get a.test", context=asking).stdout == code
+    with pytest.raises(agentd.AgentdError) as caught:
+        context(ask=lambda question: None, ask_fallback=agentd.ASK_CONTEXT)
+    assert caught.value.code == -1
+
+
+def test_questions_that_raise(net):
+    runner, context = net
+    for ask, error in ((lambda question: {}[question.host], KeyError),
+                       (lambda question: 7, agentd.AgentdError)):
+        with pytest.raises(error):
+            runner.run(ASKS + "get a.test; sleep 60", context=context(ask=ask))
+
+
+def test_questions_leave_nothing(net):
+    runner, context = net
+    kept = []
+    asking = context(ask=kept.append)
+    execution = runner.start(ASKS + "get a.test", context=asking, stream=True)
+    del asking
+    until = time.monotonic() + 30
+    while not kept and time.monotonic() < until:
+        time.sleep(0.01)
+    execution.kill()
+    assert execution.wait(30).cause == "canceled"
+    with pytest.raises(agentd.AgentdError) as caught:
+        kept[0].answer(agentd.ASK_ONCE)
+    assert caught.value.code == -3
+    assert agentd._asked
+    kept.clear()
+    del caught  # its traceback knows the question
+    gc.collect()
+    assert not agentd._asked
 
 
 def test_log():
@@ -285,6 +645,20 @@ def test_iterator_streams_and_paces(runner, ctx):
     assert execution.wait(10).ok and time.monotonic() > begin
 
 
+def test_iterating_without_a_stream_is_refused(runner, ctx):
+    execution = runner.start("echo a", context=ctx)
+    with pytest.raises(ValueError):
+        next(iter(execution))
+
+    async def main():
+        async for _ in execution:
+            pass
+
+    with pytest.raises(ValueError):
+        asyncio.run(main())
+    assert execution.wait(30).stdout == b"a\n"
+
+
 def test_iterator_left_early_cancels(runner, ctx):
     execution = runner.start("yes", context=ctx, stream=True)
     for _ in execution:
@@ -299,6 +673,34 @@ def test_cancel_from_another_thread(runner, ctx):
     assert execution.wait(30).cause == "canceled"
     execution.cancel()
     execution.kill()
+
+
+def test_cancel_in_a_signal_handler(ctx):
+    # Whatever the main thread is at: here it is telling the runner's thread of another command.
+    with agentd.Runner(agentd.Policy.none()) as runner:
+        execution = runner.start("sleep 60", context=ctx)
+
+        class Interrupted(type(runner._calls)):
+            def append(self, call):
+                super().append(call)
+                if not handled:
+                    signal.raise_signal(signal.SIGUSR1)
+
+        handled = []
+        def handler(*_):
+            handled.append(runner._lock.acquire(blocking=False))
+            if handled[-1]:
+                runner._lock.release()
+                execution.cancel()
+
+        previous = signal.signal(signal.SIGUSR1, handler)
+        try:
+            runner._calls = Interrupted(runner._calls)
+            assert runner.run("true", context=ctx).ok
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+        execution.kill()
+        assert handled == [True] and execution.wait(30).cause == "canceled"
 
 
 def test_wait_times_out(runner, ctx):
@@ -400,6 +802,38 @@ def test_forked_child_keeps_off(runner, ctx):
         os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
     assert runner.run("true", context=ctx).ok
+
+
+def test_forked_child_does_not_wait_for_its_parent(runner, ctx):
+    execution = runner.start("sleep 60", context=ctx, stream=True)
+    over = runner.start("echo over", context=ctx)
+    over.wait()
+    waits = [
+        lambda: execution.wait(5),
+        lambda: next(iter(execution)),
+        lambda: asyncio.run(asyncio.wait_for(execution.wait_async(), 5)),
+    ]
+    for number, wait in enumerate(waits):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            if over.wait().stdout != b"over\n":
+                os._exit(4)
+            try:
+                wait()
+            except agentd.AgentdError as error:
+                os._exit(0 if error.code == -3 else 2)
+            except BaseException:
+                os._exit(3)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0, number
+    pid = os.fork()
+    if pid == 0:
+        runner.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    execution.kill()
+    assert execution.wait(30).cause == "canceled"
 
 
 def test_default_is_a_sandbox(tmp_path, monkeypatch):

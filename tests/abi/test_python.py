@@ -19,8 +19,10 @@ from agentd import _lib  # noqa: E402 pylint: disable=wrong-import-position
 
 lines = abi.describe(INCLUDE)
 STRUCTS = {
+    "agentd_ask_opts": _lib.AskOpts,
     "agentd_exec_opts": _lib.ExecOpts,
     "agentd_limits": _lib.Limits,
+    "agentd_probe_opts": _lib.ProbeOpts,
     "agentd_runner_opts": _lib.RunnerOpts,
     "agentd_sink_ops": _lib.SinkOps,
 }

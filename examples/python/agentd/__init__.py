@@ -20,31 +20,51 @@ import functools
 import itertools
 import json
 import os
+import subprocess
 import threading
 import weakref
 from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
-from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import (
+    Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Protocol, Sequence, Union,
+)
 
 from . import _lib
 from ._lib import LIB as _c
 
 __all__ = [
-    "AgentdError", "Context", "Execution", "LogRecord", "Policy", "Pool", "Result", "Runner",
-    "LOG_DEBUG", "LOG_ERROR", "LOG_INFO", "LOG_WARN", "STDERR", "STDOUT",
-    "run", "run_async", "version",
+    "AgentdError", "Context", "Denial", "Execution", "LogRecord", "Params", "Policy", "Pool",
+    "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "LOG_DEBUG",
+    "LOG_ERROR", "LOG_INFO", "LOG_WARN", "RUNNER_NO_STDERR_LOG", "RUNNER_SNAPSHOTS", "STDERR",
+    "STDOUT",
+    "probe", "probe_async", "run", "run_async", "version",
 ]
 
 STDOUT, STDERR = 1, 2
 LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG = 0, 1, 2, 3
+RUNNER_NO_STDERR_LOG, RUNNER_SNAPSHOTS = 1, 2
 READ, WRITE, EXEC = 1, 2, 4
+ASK_DENY, ASK_ONCE, ASK_CONTEXT = 0, 1, 2
 ISOLATION_NONE, ISOLATION_SANDBOX, ISOLATION_VM = 0, 200, 300
 
-Command = Union[str, Sequence[str]]
-OutputFn = Callable[[int, bytes], None]
 
-_ERR_STATE, _ERR_REENTRANT, _ERR_USER = -3, -4, -16
-_STDIN_OPEN, _MERGE_STDERR = 1, 2
+
+class HasFileno(Protocol):
+    """A file, a socket, ..."""
+
+    def fileno(self) -> int: ...
+
+
+File = Union[int, HasFileno]
+Bytes = Union[bytes, bytearray, memoryview]
+OutputFn = Callable[[int, bytes], None]
+DeniedFn = Callable[["Denial"], None]
+AskFn = Callable[["Question"], Optional[int]]
+
+_ERR_STATE, _ERR_REENTRANT, _ERR_AGAIN, _ERR_USER = -3, -4, -9, -16
+_UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
+_STDIN_OPEN, _MERGE_STDERR, _KILL_ON_OUTPUT = 1, 2, 4
+_PROBE_NO_CACHE = 1
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 # Bytes that wait for an iterator before the command has to.
 _WINDOW = 1 << 20
@@ -107,13 +127,13 @@ def _text(value: Union[str, os.PathLike[str]]) -> bytes:
     return data
 
 
-def _milliseconds(name: str, seconds: Optional[float]) -> int:
-    """0, which stands for a default, only for None."""
+def _milliseconds(name: str, seconds: Optional[float], most: int) -> int:
+    """0, which stands for a default, only for None. What is above `most` is `most`."""
     if seconds is None:
         return 0
     if not seconds > 0:
         raise ValueError(f"{name} is not above 0: {seconds}")
-    return max(1, int(seconds * 1000))
+    return max(1, int(min(seconds * 1000, most)))
 
 
 def _set_member(struct: ctypes.Structure, kind: str, name: str, value: Any) -> None:
@@ -129,6 +149,10 @@ def _set_member(struct: ctypes.Structure, kind: str, name: str, value: Any) -> N
     if not isinstance(value, int) or not 0 < value <= most:
         raise ValueError(f"{kind} {name} is not a number from 1 to {most}: {value!r}")
     setattr(struct, name, value)
+
+
+def _descriptor(file: File) -> int:
+    return file if isinstance(file, int) else file.fileno()
 
 
 def version() -> str:
@@ -176,11 +200,52 @@ class Policy:
     def set_min_isolation(self, isolation: int) -> None:
         _try(_c.agentd_policy_set_min_isolation, self._ptr, isolation)
 
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """In the form of agentd_policy(5)."""
+        return _object(_json(_c.agentd_policy_to_json, self._ptr))
+
+
+class Params:
+    """What to run as a model says it, in the arguments of its tool call: JSON, or a mapping,
+    with the members of agentd_params(5). It is a command for Runner.start() and its like, with
+    a timeout of its own."""
+
+    def __init__(self, arguments: Union[str, bytes, Mapping[str, Any]]) -> None:
+        if isinstance(arguments, str):
+            data = arguments.encode()
+        elif isinstance(arguments, bytes):
+            data = arguments
+        else:
+            data = json.dumps(arguments).encode()
+        self._ptr = _new(_c.agentd_params_parse, data, len(data))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_params_unref(self._ptr)
+
+    @staticmethod
+    def schema() -> Mapping[str, Any]:
+        """JSON Schema of the arguments, for the definition of a tool."""
+        return _object(_c.agentd_params_schema())
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """With the timeout that holds."""
+        return _object(_json(_c.agentd_params_to_json, self._ptr))
+
 
 class Context:
     """Where and as whom commands run. `document` has the members of agentd_context(5);
     `session`, a UUID, names a session of the runner's Pool. Without a policy, which
-    Policy.system() may be, a command sees no programs."""
+    Policy.system() may be, a command sees no programs.
+
+    In the network mode "allow" `ask` is called with a Question for each host that neither policy
+    denies and this one's rules say nothing about, on the runner's thread. It returns an ASK_*, or
+    None to have Question.answer() called later; `ask_fallback` (ASK_DENY or ASK_ONCE) holds if
+    that does not come in `ask_timeout` seconds, else 60. An exception is the command's end, and
+    raised by Execution.wait(). `netns` is a network namespace, a descriptor or what has one.
+    """
 
     def __init__(
         self,
@@ -191,6 +256,10 @@ class Context:
         backend: Optional[str] = None,
         env: Optional[Mapping[str, str]] = None,
         session: Optional[str] = None,
+        ask: Optional[AskFn] = None,
+        ask_timeout: Optional[float] = None,
+        ask_fallback: int = ASK_DENY,
+        netns: Optional[File] = None,
     ) -> None:
         if document is None:
             self._ptr = _new(_c.agentd_context_new)
@@ -207,6 +276,27 @@ class Context:
             _try(_c.agentd_context_set_env, self._ptr, _text(name), _text(value))
         if session is not None:
             _try(_c.agentd_context_set_session, self._ptr, _text(session), None, None)
+        if netns is not None:
+            _try(_c.agentd_context_set_netns, self._ptr, _descriptor(netns))
+        if ask is not None:
+            self._set_ask(ask, ask_timeout, ask_fallback)
+
+    def _set_ask(self, ask: AskFn, timeout: Optional[float], fallback: int) -> None:
+        number = next(_numbers)
+        opts = _lib.AskOpts(
+            size=ctypes.sizeof(_lib.AskOpts),
+            timeout_ms=_milliseconds("ask_timeout", timeout, _UINT32_MAX),
+            fallback=fallback,
+            ask=_on_ask,
+            userdata=number,
+            destroy=_on_ask_over,
+        )
+        _asked[number] = ask
+        try:
+            _try(_c.agentd_context_set_ask, self._ptr, byref(opts))
+        except BaseException:
+            del _asked[number]
+            raise
 
     def __del__(self) -> None:
         if hasattr(self, "_ptr"):
@@ -224,6 +314,8 @@ class Result:
     backend: str
     stdout: bytes
     stderr: bytes
+    stdout_omitted: int  #: bytes that are missing between head and tail: see keep
+    stderr_omitted: int
     _json: bytes = field(repr=False)
 
     @property
@@ -252,7 +344,7 @@ class Result:
         return _object(self._json)
 
 
-def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
+def _result(ptr: int, output: Mapping[int, tuple[bytes, int]]) -> Result:
     exit_code: int = _c.agentd_result_exit_code(ptr)
     return Result(
         status=_c.agentd_status_name(_c.agentd_result_status(ptr)).decode(),
@@ -260,8 +352,10 @@ def _result(ptr: int, kept: Mapping[int, list[bytes]]) -> Result:
         exit_code=exit_code if exit_code >= 0 else None,
         signal=_c.agentd_result_signal(ptr) or None,
         backend=_c.agentd_result_backend(ptr).decode(),
-        stdout=b"".join(kept[STDOUT]),
-        stderr=b"".join(kept[STDERR]),
+        stdout=output[STDOUT][0],
+        stderr=output[STDERR][0],
+        stdout_omitted=output[STDOUT][1],
+        stderr_omitted=output[STDERR][1],
         _json=_json(_c.agentd_result_to_json, ptr),
     )
 
@@ -285,13 +379,72 @@ def _object(text: bytes) -> Mapping[str, Any]:
     return document
 
 
+Command = Union[str, Sequence[str], Params]
+
+
 def _params(command: Command, timeout: Optional[float]) -> c_void_p:
     """A reference of the caller's."""
-    timeout_ms = _milliseconds("timeout", timeout)
+    if isinstance(command, Params):
+        if timeout is not None:
+            raise ValueError("timeout: Params have their own")
+        return c_void_p(_c.agentd_params_ref(command._ptr))
+    timeout_ms = _milliseconds("timeout", timeout, _UINT64_MAX)
     if isinstance(command, str):
         return _new(_c.agentd_params_new_shell, _text(command), timeout_ms)
     argv = (c_char_p * (len(command) + 1))(*map(_text, command), None)
     return _new(_c.agentd_params_new_argv, argv, timeout_ms)
+
+
+@dataclass(frozen=True)
+class Denial:
+    """Something that a policy stopped, as far as the library sees it: see agentd_denial_kind(3)."""
+
+    kind: str  #: "net", "path" or "syscall"
+    target: str  #: what was wanted: "example.org:443", a path, a system call
+    rule: str  #: what stopped it
+    remedy: str  #: how the operator can allow it, or ""
+
+
+class Question:
+    """May this command reach that host? See Context."""
+
+    def __init__(self, ptr: int) -> None:
+        self._ptr = _c.agentd_ask_ref(ptr)
+        self.host: str = _c.agentd_ask_host(ptr).decode()  #: name or address, normalised
+        self.port: int = _c.agentd_ask_port(ptr)
+        exec_ptr = _c.agentd_ask_exec(ptr)
+        #: whose command it is
+        self.execution = next(one for one in list(_alive.values()) if one._exec.value == exec_ptr)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            _c.agentd_ask_unref(self._ptr)
+
+    def answer(self, answer: int) -> None:
+        """ASK_DENY, ASK_ONCE (this connection) or ASK_CONTEXT (also later ones of every command
+        of the context), from any thread. AgentdError if the question is over: answered, too late,
+        or its command has ended."""
+        self.execution._on_thread(lambda: _try(_c.agentd_ask_answer, self._ptr, answer))
+
+
+# Whom contexts ask, by the userdata of their callback.
+_asked: dict[int, AskFn] = {}
+
+
+@_lib.ASK_FN
+def _on_ask(ptr: int, number: int) -> None:
+    question = Question(ptr)
+    try:
+        answer = _asked[number](question)
+        if answer is not None:
+            question.answer(answer)
+    except BaseException as failure:
+        question.execution._fail(failure)
+
+
+@_lib.DESTROY_FN
+def _on_ask_over(number: int) -> None:
+    del _asked[number]
 
 
 # Executions that the library may still call for, by the userdata of their sink.
@@ -309,17 +462,59 @@ def _on_finished(_exec: int, result: int, number: int) -> None:
     _alive.pop(number)._finished(result)
 
 
+@_lib.DENIED_FN
+def _on_denied(_exec: int, denial: int, number: int) -> None:
+    _alive[number]._denied(denial)
+
+
 @_lib.DRAINED_FN
 def _on_drained(_exec: int, number: int) -> None:
     _alive[number]._feed()
 
 
-_sink_ops = _lib.SinkOps(
-    size=ctypes.sizeof(_lib.SinkOps),
-    output=_on_output,
-    stdin_drained=_on_drained,
-    finished=_on_finished,
-)
+def _sink_ops(output: Any) -> _lib.SinkOps:
+    return _lib.SinkOps(
+        size=ctypes.sizeof(_lib.SinkOps),
+        output=output,
+        stdin_drained=_on_drained,
+        denied=_on_denied,
+        finished=_on_finished,
+    )
+
+
+_output_ops, _silent_ops = _sink_ops(_on_output), _sink_ops(_lib.OUTPUT_FN())
+
+
+def _bytes(name: str, data: Any) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{name} is {type(data).__name__}, not bytes")
+    return bytes(data)
+
+
+class _Files:
+    """Where output goes that neither the result nor a callback gets: the caller may close files
+    that a command still writes to."""
+
+    def __init__(self, files: Mapping[int, Optional[File]]) -> None:
+        self._fds: dict[int, int] = {}
+        copies: dict[int, int] = {}  # one of each, for the library sees to what is the same
+        for stream, file in files.items():
+            if file is not None and file != subprocess.DEVNULL:
+                fd = _descriptor(file)
+                if fd not in copies:
+                    copies[fd] = os.dup(fd)
+                self._fds[stream] = copies[fd]
+        self.streams = {stream for stream, file in files.items() if file is not None}
+
+    def __del__(self) -> None:
+        for fd in set(self._fds.values()):
+            os.close(fd)
+
+    def sink(self) -> Optional[c_void_p]:
+        """A reference of the caller's, or None if there would be nothing to it."""
+        if not self._fds:
+            return None
+        return _new(_c.agentd_sink_new_fd, self._fds.get(STDOUT, -1), self._fds.get(STDERR, -1))
 
 
 class _Options:
@@ -328,20 +523,23 @@ class _Options:
     def __init__(
         self,
         limits: Optional[Mapping[str, int]],
-        stdin: Optional[bytes],
+        stdin: Union[Bytes, int, None],
         merge_stderr: bool,
+        kill_on_output: bool,
         grace: Optional[float],
     ) -> None:
-        self.stdin = stdin
+        #: all of the input, or None where write() gives it
+        self.stdin = None if stdin is None or stdin == subprocess.PIPE else _bytes("stdin", stdin)
         self._limits = _lib.Limits(size=ctypes.sizeof(_lib.Limits))
         for name, value in (limits or {}).items():
             _set_member(self._limits, "limit", name, value)
         self.raw = _lib.ExecOpts(
             size=ctypes.sizeof(_lib.ExecOpts),
             flags=(_STDIN_OPEN if stdin is not None else 0)
-            | (_MERGE_STDERR if merge_stderr else 0),
+            | (_MERGE_STDERR if merge_stderr else 0)
+            | (_KILL_ON_OUTPUT if kill_on_output else 0),
             limits=ctypes.pointer(self._limits),
-            grace_ms=_milliseconds("grace", grace),
+            grace_ms=_milliseconds("grace", grace, _UINT32_MAX),
         )
 
 
@@ -349,14 +547,33 @@ class Execution:
     """One command. Made by Runner.start()."""
 
     def __init__(
-        self, runner: Runner, options: _Options, on_output: Optional[OutputFn], stream: bool
+        self,
+        runner: Runner,
+        options: _Options,
+        on_output: Optional[OutputFn],
+        on_denied: Optional[DeniedFn],
+        stream: bool,
+        keep: Optional[tuple[int, int]],
+        files: _Files,
     ) -> None:
         self._runner = runner
         self._options = options
-        self._fed = 0
+        # Input that was not taken yet, and whom to tell when it is.
+        self._input: collections.deque[tuple[bytes, Optional[concurrent.futures.Future[None]]]]
+        self._input = collections.deque()
+        self._input_ends = True
+        self._fed = 0  # bytes of the first of them
+        if options.stdin is not None:
+            self._input.append((options.stdin, None))
+        elif options.raw.flags & _STDIN_OPEN:
+            self._input_ends = False
         self._on_output = on_output
+        self._on_denied = on_denied
         self._stream = stream
         self._kept: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        self._keep = keep
+        self._buffer: Optional[c_void_p] = None
+        self._files = files
         self._exec = c_void_p()
         self._future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         self._change = threading.Condition()
@@ -372,7 +589,7 @@ class Execution:
 
     def _begin(self, context: Context, params: c_void_p) -> None:
         number = next(_numbers)
-        sink = _new(_c.agentd_sink_new, byref(_sink_ops), number)
+        sink = self._sink(number)
         _alive[number] = self
         try:
             _try(
@@ -384,21 +601,80 @@ class Execution:
             raise
         finally:
             _c.agentd_sink_unref(sink)
-        if self._options.stdin is not None:
+        if self._options.raw.flags & _STDIN_OPEN:
             self._feed()
+
+    def _sink(self, number: int) -> c_void_p:
+        """A reference of the caller's."""
+        heard = self._keep is None and not self._files.streams >= {STDOUT, STDERR}
+        sink = _new(_c.agentd_sink_new, byref(_output_ops if heard else _silent_ops), number)
+        try:
+            if self._keep is not None:
+                self._buffer = _new(_c.agentd_sink_new_buffer, *self._keep)
+                sink = self._tee(sink, self._buffer)
+            file_sink = self._files.sink()
+            if file_sink is not None:
+                try:
+                    sink = self._tee(sink, file_sink)
+                finally:
+                    _c.agentd_sink_unref(file_sink)
+        except BaseException:
+            _c.agentd_sink_unref(sink)
+            raise
+        return sink
+
+    @staticmethod
+    def _tee(sink: c_void_p, other: c_void_p) -> c_void_p:
+        """In place of the reference to sink."""
+        both = _new(_c.agentd_sink_new_tee, sink, other)
+        _c.agentd_sink_unref(sink)
+        return both
 
     def _feed(self) -> None:
         """What it takes now of its input."""
-        stdin, taken = self._options.stdin or b"", c_size_t()
-        start = ctypes.cast(c_char_p(stdin), c_void_p).value or 0
-        while self._fed < len(stdin):
-            rest = len(stdin) - self._fed
-            if _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken)) < 0:
-                return  # until it takes more, or nobody reads it
-            self._fed += taken.value
-        _c.agentd_exec_close_stdin(self._exec)
+        taken = c_size_t()
+        while self._input:
+            data, written = self._input[0]
+            start = ctypes.cast(c_char_p(data), c_void_p).value or 0
+            while self._fed < len(data):
+                rest = len(data) - self._fed
+                code = _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken))
+                if code == _ERR_AGAIN:
+                    return  # until it takes more
+                if code < 0:
+                    self._refuse_input(AgentdError("nobody reads the input any more", code))
+                    return
+                self._fed += taken.value
+            self._input.popleft()
+            self._fed = 0
+            if written is not None:
+                _answer(written)
+        if self._input_ends:
+            _c.agentd_exec_close_stdin(self._exec)
+
+    def _refuse_input(self, failure: AgentdError) -> None:
+        self._fed = 0
+        while self._input:
+            written = self._input.popleft()[1]
+            if written is not None:
+                _answer(written, failure=failure)
+
+    def _write(self, data: bytes, written: Optional[concurrent.futures.Future[None]]) -> None:
+        if not self._exec or self._input_ends:
+            what = "input has ended" if self._exec else "command is not running"
+            raise AgentdError(f"the {what}", _ERR_STATE)
+        self._input.append((data, written))
+        if len(self._input) == 1:
+            self._feed()
+
+    def _end_input(self) -> None:
+        self._input_ends = True
+        if self._exec and not self._input:
+            _c.agentd_exec_close_stdin(self._exec)
 
     def _output(self, stream: int, data: bytes) -> int:
+        if stream in self._files.streams:
+            return 0
         if self._on_output is not None:
             try:
                 self._on_output(stream, data)
@@ -420,11 +696,35 @@ class Execution:
             self._tell()
         return 1 if pause else 0
 
+    def _denied(self, ptr: int) -> None:
+        if self._on_denied is None:
+            return
+        try:
+            self._on_denied(Denial(
+                kind=_c.agentd_denial_kind(ptr).decode(errors="replace"),
+                target=_c.agentd_denial_target(ptr).decode(errors="replace"),
+                rule=_c.agentd_denial_rule(ptr).decode(errors="replace"),
+                remedy=_c.agentd_denial_remedy(ptr).decode(errors="replace"),
+            ))
+        except BaseException as failure:
+            self._fail(failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        """Of a callback: it is the command's end, and raised by wait()."""
+        if self._failure is None:
+            self._failure = failure
+        _c.agentd_exec_cancel(self._exec)
+
     def _finished(self, ptr: int) -> None:
         try:
-            result, failure = _result(ptr, self._kept), self._failure
+            output = {stream: self._kept_of(stream) for stream in (STDOUT, STDERR)}
+            result, failure = _result(ptr, output), self._failure
         except BaseException as caught:
             result, failure = None, caught
+        _c.agentd_sink_unref(self._buffer)
+        self._buffer = None
+        self._files = _Files({})
+        self._refuse_input(AgentdError("the command has ended", _ERR_STATE))
         _c.agentd_exec_unref(self._exec)
         self._exec = c_void_p()
         with self._change:
@@ -434,6 +734,18 @@ class Execution:
             self._future.set_exception(failure)
         elif result is not None:
             self._future.set_result(result)
+
+    def _kept_of(self, stream: int) -> tuple[bytes, int]:
+        """And how many bytes are missing from it."""
+        if self._buffer is None or stream in self._files.streams:
+            return b"".join(self._kept[stream]), 0
+        data, length, omitted = c_void_p(), c_size_t(), c_uint64()
+        code = _c.agentd_sink_buffer_get(
+            self._buffer, stream, byref(data), byref(length), byref(omitted)
+        )
+        if code < 0:
+            raise AgentdError(_c.agentd_strerror(code).decode(), code)
+        return ctypes.string_at(data.value or 0, length.value), omitted.value
 
     def _tell(self) -> None:
         self._change.notify_all()
@@ -460,6 +772,13 @@ class Execution:
             if not self._over and not self._runner._closed:
                 raise
 
+    def _on_thread(self, function: Callable[[], Any]) -> None:
+        """Call it there; what it raises is raised here."""
+        if threading.current_thread() is self._runner._thread:
+            function()
+        else:
+            self._runner._call(function)
+
     def cancel(self) -> None:
         """Ask it to end, and end it after a grace. Nothing if it has ended."""
         self._call(_c.agentd_exec_cancel)
@@ -467,6 +786,26 @@ class Execution:
     def kill(self) -> None:
         """End it now."""
         self._call(_c.agentd_exec_kill)
+
+    def write(self, data: Bytes) -> None:
+        """Give it input, if it was started with stdin=subprocess.PIPE, and wait until that is
+        taken; from a callback of its runner without waiting. AgentdError if nobody reads it."""
+        data = _bytes("data", data)
+        if threading.current_thread() is self._runner._thread:
+            self._write(data, None)
+        else:
+            self._writing(data).result()
+
+    async def write_async(self, data: Bytes) -> None:
+        """The same for asyncio."""
+        await asyncio.wrap_future(self._writing(_bytes("data", data)))
+
+    def _writing(self, data: bytes) -> concurrent.futures.Future[None]:
+        return self._runner._ask(lambda written: self._write(data, written))
+
+    def close_stdin(self) -> None:
+        """End its input after what was written."""
+        self._call(lambda _exec: self._end_input())
 
     def signal(self, number: int) -> None:
         """Deliver a signal to its process group. AgentdError before it runs and after it
@@ -477,21 +816,32 @@ class Execution:
                 raise AgentdError("the command is not running", _ERR_STATE)
             _try(_c.agentd_exec_signal, self._exec, number)
 
-        self._runner._call(send)
+        self._on_thread(send)
+
+    def _check_waiter(self) -> None:
+        if not self._future.done():
+            self._runner._check_waiter()
 
     def wait(self, timeout: Optional[float] = None) -> Result:
         """How it ended; TimeoutError (of concurrent.futures) if it has not by then. An
-        exception of on_output is raised here."""
-        self._runner._refuse_in_callback()
+        exception of on_output is raised here. With stream=True somebody has to read meanwhile:
+        what nobody reads makes the command wait."""
+        self._check_waiter()
         return self._future.result(timeout)
 
     async def wait_async(self) -> Result:
         """The same for asyncio; cancelling the task cancels the command."""
+        self._check_waiter()
         try:
             return await asyncio.shield(asyncio.wrap_future(self._future))
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+    def _check_reader(self) -> None:
+        if not self._stream:
+            raise ValueError("the command was started without stream=True")
+        self._runner._check_waiter()
 
     def _take(self) -> Optional[tuple[int, bytes]]:
         """Under _change: the next piece of output."""
@@ -508,6 +858,7 @@ class Execution:
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """(stream, bytes) as it comes, of a command started with stream=True; a slow reader
         makes the command wait, one that stops reading cancels it."""
+        self._check_reader()
         try:
             while True:
                 with self._change:
@@ -522,6 +873,7 @@ class Execution:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """The same for asyncio."""
+        self._check_reader()
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
@@ -614,7 +966,9 @@ class Runner:
     ) -> None:
         self._closed = True
         self._gone = False
-        self._lock = threading.Lock()
+        self._is_parents = False  # of a process that was forked with it
+        # Signal handlers and finalizers may come in between, and cancel.
+        self._lock = threading.RLock()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._awaited: set[concurrent.futures.Future[Any]] = set()
         self._policy = policy if policy is not None else Policy.system()
@@ -672,9 +1026,12 @@ class Runner:
             self._calls.append(call)
             _c.agentd_loop_wakeup(self._loop)
 
-    def _refuse_in_callback(self) -> None:
+    def _check_waiter(self) -> None:
+        """Whoever would wait for the thread for ever is told."""
         if threading.current_thread() is self._thread:
             raise AgentdError("not from a callback of this runner", _ERR_REENTRANT)
+        if self._is_parents:
+            raise AgentdError("the runner is the parent process's", _ERR_STATE)
 
     def _ask(
         self, call: Callable[[concurrent.futures.Future[Any]], None]
@@ -699,11 +1056,15 @@ class Runner:
 
     def _call(self, function: Callable[[], Any]) -> Any:
         """What function() returns, called on the thread."""
-        self._refuse_in_callback()
+        self._check_waiter()
         return self._ask(lambda future: _answer(future, function())).result()
 
     def close(self, grace: float = 2.0) -> None:
-        """End what runs, after a grace in seconds, and the thread. Idempotent."""
+        """End what runs, after a grace in seconds, and the thread. Idempotent; not for signal
+        handlers, and nothing in a forked child."""
+        if not grace >= 0:
+            raise ValueError(f"grace is below 0: {grace}")
+        grace_ms = int(min(grace * 1000, _UINT32_MAX))
 
         @_lib.RUNNER_FN
         def done(_runner: int, _userdata: int) -> None:
@@ -713,9 +1074,11 @@ class Runner:
         def shutdown() -> None:
             # The library calls it after whoever waits below may have been interrupted.
             self._done = done
-            _c.agentd_runner_shutdown(self._ptr, int(grace * 1000), done, None)
+            _c.agentd_runner_shutdown(self._ptr, grace_ms, done, None)
 
-        self._refuse_in_callback()
+        if self._is_parents:
+            return
+        self._check_waiter()
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -733,25 +1096,45 @@ class Runner:
         timeout: Optional[float] = None,
         context: Optional[Context] = None,
         limits: Optional[Mapping[str, int]] = None,
-        stdin: Optional[bytes] = None,
+        stdin: Union[Bytes, int, None] = None,
+        stdout: Optional[File] = None,
+        stderr: Optional[File] = None,
+        keep: Optional[tuple[int, int]] = None,
         merge_stderr: bool = False,
+        kill_on_output: bool = False,
         grace: Optional[float] = None,
         on_output: Optional[OutputFn] = None,
+        on_denied: Optional[DeniedFn] = None,
         stream: bool = False,
     ) -> Execution:
-        """Start a script (str) or a program with its arguments (a sequence). timeout is in
-        seconds; None: the library's 30. limits: members of struct agentd_limits, such as
-        mem_bytes. stdin else is empty; with merge_stderr standard error is part of standard
-        output; grace is from SIGTERM to SIGKILL, in seconds, else 2. Output is kept for the
-        result, or goes to on_output(stream, bytes) on the runner's thread, or with stream=True
-        to an iterator. What cannot be started for reasons of the library is raised by
-        Execution.wait().
+        """Start a script (str), a program with its arguments (a sequence), or Params.
+
+        timeout is in seconds; None: the library's 30; math.inf: as long as the policies allow.
+        limits: members of struct agentd_limits, such as mem_bytes. grace is from SIGTERM to
+        SIGKILL, in seconds, else 2.
+
+        stdin is bytes, or subprocess.PIPE: then Execution.write() and close_stdin() give it; else
+        it is empty. Output is kept for the result: all of it, or with keep=(head, tail) the first
+        and last so many bytes of each stream. Or it goes to on_output(stream, bytes) on the
+        runner's thread, or with stream=True to an iterator. What there is of stdout and stderr (a
+        descriptor, what has one, or subprocess.DEVNULL) gets that stream in place of all these.
+        With merge_stderr standard error is part of standard output. Output above the limit
+        output_bytes is dropped, or with kill_on_output the command's end.
+
+        on_denied(Denial) hears on the runner's thread of what the policies stopped. What cannot be
+        started for reasons of the library is raised by Execution.wait().
         """
         if on_output is not None and stream:
             raise ValueError("on_output and stream exclude each other")
-        options = _Options(limits, stdin, merge_stderr, grace)
+        if keep is not None:
+            if on_output is not None or stream:
+                raise ValueError("keep is for output that is kept: not with on_output or stream")
+            if len(keep) != 2 or not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in keep):
+                raise ValueError(f"keep is not two numbers of bytes: {keep!r}")
+        options = _Options(limits, stdin, merge_stderr, kill_on_output, grace)
+        files = _Files({STDOUT: stdout, STDERR: stderr})
         params = _params(command, timeout)
-        execution = Execution(self, options, on_output, stream)
+        execution = Execution(self, options, on_output, on_denied, stream, keep, files)
 
         def begin() -> None:
             try:
@@ -844,7 +1227,7 @@ class Pool:
     def stop(self, session: str) -> None:
         """Shut a session down when its command, if it has one, has ended, and wait for that.
         Its files stay."""
-        self._runner._refuse_in_callback()
+        self._runner._check_waiter()
         self._begin(_c.agentd_pool_stop, _text(session)).result()
 
     async def stop_async(self, session: str) -> None:
@@ -854,7 +1237,7 @@ class Pool:
     def maintain(self) -> None:
         """One pass of maintenance, which else comes every minute, and wait for what it began:
         idle sessions are stopped, stopped ones backed up and pruned."""
-        self._runner._refuse_in_callback()
+        self._runner._check_waiter()
         self._begin(_c.agentd_pool_maintain).result()
 
     async def maintain_async(self) -> None:
@@ -876,6 +1259,41 @@ def _on_done(_pool: int, err: Optional[int], number: int) -> None:
     _answer(_answered.pop(number), failure=_error(err) if err else None)
 
 
+def probe(
+    *,
+    cached: bool = True,
+    helper_path: Union[str, os.PathLike[str], None] = None,
+    cache_dir: Union[str, os.PathLike[str], None] = None,
+) -> Mapping[str, Any]:
+    """What this machine can do, found by trying it, which takes about a second unless it is known
+    already: docs/probe.schema.json. With cached=False it is tried whatever is known."""
+    opts = _lib.ProbeOpts(
+        size=ctypes.sizeof(_lib.ProbeOpts), flags=0 if cached else _PROBE_NO_CACHE
+    )
+    if helper_path is not None:
+        opts.helper_path = _text(helper_path)
+    if cache_dir is not None:
+        opts.cache_dir = _text(cache_dir)
+    found: concurrent.futures.Future[Mapping[str, Any]] = concurrent.futures.Future()
+
+    @_lib.PROBE_FN
+    def on_probe(ptr: Optional[int], err: Optional[int], _userdata: int) -> None:
+        try:
+            if err:
+                raise _error(err)
+            found.set_result(_object(_json(_c.agentd_probe_to_json, ptr)))
+        except BaseException as failure:
+            found.set_exception(failure)
+
+    _try(_c.agentd_probe_start, byref(opts), on_probe, None)
+    return found.result()
+
+
+async def probe_async(**options: Any) -> Mapping[str, Any]:
+    """The same for asyncio."""
+    return await asyncio.to_thread(probe, **options)
+
+
 _runners: weakref.WeakSet[Runner] = weakref.WeakSet()
 _default: Optional[Runner] = None
 _default_lock = threading.Lock()
@@ -885,8 +1303,8 @@ def _forked() -> None:
     """In a forked child: the runners, and their threads, stayed with the parent."""
     global _default, _default_lock
     for runner in list(_runners):
-        runner._lock = threading.Lock()
-        runner._closed = True
+        runner._lock = threading.RLock()
+        runner._closed = runner._is_parents = True
     _default, _default_lock = None, threading.Lock()
 
 

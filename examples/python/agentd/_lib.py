@@ -13,7 +13,11 @@ FINISHED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 DRAINED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 RUNNER_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 POOL_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+DENIED_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+ASK_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+DESTROY_FN = ctypes.CFUNCTYPE(None, c_void_p)
 LOG_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+PROBE_FN = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 
 
 class RunnerOpts(ctypes.Structure):
@@ -80,6 +84,20 @@ class ExecOpts(ctypes.Structure):
     ]
 
 
+class AskOpts(ctypes.Structure):
+    """struct agentd_ask_opts."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("timeout_ms", c_uint32),
+        ("fallback", c_int32),
+        ("reserved0", c_uint32),
+        ("ask", ASK_FN),
+        ("userdata", c_void_p),
+        ("destroy", DESTROY_FN),
+    ]
+
+
 class SinkOps(ctypes.Structure):
     """struct agentd_sink_ops."""
 
@@ -90,10 +108,22 @@ class SinkOps(ctypes.Structure):
         ("output", OUTPUT_FN),
         ("stdin_drained", DRAINED_FN),
         ("log", c_void_p),
-        ("denied", c_void_p),
+        ("denied", DENIED_FN),
         ("exited", c_void_p),
         ("finished", FINISHED_FN),
         ("destroy", c_void_p),
+    ]
+
+
+class ProbeOpts(ctypes.Structure):
+    """struct agentd_probe_opts."""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("event_base", c_void_p),
+        ("helper_path", c_char_p),
+        ("cache_dir", c_char_p),
     ]
 
 
@@ -115,6 +145,7 @@ _PROTOTYPES = {
     "agentd_policy_allow_path": (c_int, c_void_p, c_char_p, c_uint32, _OUT),
     "agentd_policy_deny_path": (c_int, c_void_p, c_char_p, _OUT),
     "agentd_policy_set_min_isolation": (c_int, c_void_p, c_int32, _OUT),
+    "agentd_policy_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
     "agentd_policy_unref": (None, c_void_p),
     "agentd_context_new": (c_int, _OUT, _OUT),
     "agentd_context_from_json": (c_int, c_char_p, c_size_t, _OUT, _OUT),
@@ -123,12 +154,34 @@ _PROTOTYPES = {
     "agentd_context_set_backend": (c_int, c_void_p, c_char_p, _OUT),
     "agentd_context_set_env": (c_int, c_void_p, c_char_p, c_char_p, _OUT),
     "agentd_context_set_session": (c_int, c_void_p, c_char_p, c_char_p, c_char_p, _OUT),
+    "agentd_context_set_ask": (c_int, c_void_p, POINTER(AskOpts), _OUT),
+    "agentd_context_set_netns": (c_int, c_void_p, c_int32, _OUT),
     "agentd_context_unref": (None, c_void_p),
+    "agentd_ask_ref": (c_void_p, c_void_p),
+    "agentd_ask_unref": (None, c_void_p),
+    "agentd_ask_host": (c_char_p, c_void_p),
+    "agentd_ask_port": (c_int32, c_void_p),
+    "agentd_ask_exec": (c_void_p, c_void_p),
+    "agentd_ask_answer": (c_int, c_void_p, c_int32, _OUT),
     "agentd_params_new_shell": (c_int, c_char_p, c_uint64, _OUT, _OUT),
     "agentd_params_new_argv": (c_int, POINTER(c_char_p), c_uint64, _OUT, _OUT),
+    "agentd_params_parse": (c_int, c_char_p, c_size_t, _OUT, _OUT),
+    "agentd_params_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
+    "agentd_params_schema": (c_char_p,),
+    "agentd_params_ref": (c_void_p, c_void_p),
     "agentd_params_unref": (None, c_void_p),
     "agentd_sink_new": (c_int, POINTER(SinkOps), c_void_p, _OUT, _OUT),
+    "agentd_sink_new_buffer": (c_int, c_size_t, c_size_t, _OUT, _OUT),
+    "agentd_sink_new_fd": (c_int, c_int32, c_int32, _OUT, _OUT),
+    "agentd_sink_new_tee": (c_int, c_void_p, c_void_p, _OUT, _OUT),
+    "agentd_sink_buffer_get": (
+        c_int, c_void_p, c_int32, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_uint64),
+    ),
     "agentd_sink_unref": (None, c_void_p),
+    "agentd_denial_kind": (c_char_p, c_void_p),
+    "agentd_denial_target": (c_char_p, c_void_p),
+    "agentd_denial_rule": (c_char_p, c_void_p),
+    "agentd_denial_remedy": (c_char_p, c_void_p),
     "agentd_exec_start": (
         c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(ExecOpts), _OUT, _OUT,
     ),
@@ -152,6 +205,8 @@ _PROTOTYPES = {
     "agentd_pool_stop": (c_int, c_void_p, c_char_p, POOL_FN, c_void_p),
     "agentd_pool_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
     "agentd_pool_unref": (None, c_void_p),
+    "agentd_probe_start": (c_int, POINTER(ProbeOpts), PROBE_FN, c_void_p, _OUT),
+    "agentd_probe_to_json": (c_int, c_void_p, POINTER(c_void_p), POINTER(c_size_t), _OUT),
     "agentd_log_record_level": (c_int32, c_void_p),
     "agentd_log_record_component": (c_char_p, c_void_p),
     "agentd_log_record_message": (c_char_p, c_void_p),

@@ -2,12 +2,13 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
+use std::os::unix::io::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::context::Context;
 use crate::error::{Error, ErrorCode, Result};
-use crate::exec::{Exec, ExecOptions, Stream};
+use crate::exec::{Denial, Exec, ExecOptions, Stream};
 use crate::limits::Limits;
 use crate::params::Params;
 use crate::policy::Policy;
@@ -125,6 +126,48 @@ impl Command {
     /// Standard error becomes part of standard output, in the order written.
     pub fn merge_stderr(mut self) -> Self {
         self.options = self.options.merge_stderr();
+        self
+    }
+
+    /// Standard input that the [`Exec`] is given: see [`ExecOptions::open_stdin`].
+    pub fn open_stdin(mut self) -> Self {
+        self.options = self.options.open_stdin();
+        self
+    }
+
+    /// Keeps only the head and the tail of its output: see [`ExecOptions::keep`].
+    pub fn keep(mut self, head: usize, tail: usize) -> Self {
+        self.options = self.options.keep(head, tail);
+        self
+    }
+
+    /// Standard output goes to a file: see [`ExecOptions::stdout`].
+    pub fn stdout(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.options = self.options.stdout(file);
+        self
+    }
+
+    /// Standard error goes to a file.
+    pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.options = self.options.stderr(file);
+        self
+    }
+
+    /// Tells a closure what the policies stop: see [`ExecOptions::on_denied`].
+    pub fn on_denied(mut self, closure: impl FnMut(&Denial) + 'static) -> Self {
+        self.options = self.options.on_denied(closure);
+        self
+    }
+
+    /// From SIGTERM to SIGKILL; 2 seconds unless set.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options = self.options.grace(grace);
+        self
+    }
+
+    /// Ends it when it produces more than `output_bytes`: see [`ExecOptions::kill_on_output`].
+    pub fn kill_on_output(mut self) -> Self {
+        self.options = self.options.kill_on_output();
         self
     }
 

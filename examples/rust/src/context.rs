@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 use std::ffi::OsStr;
+use std::os::unix::io::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::ask::Ask;
 use crate::error::{c_string, check, make, Result};
 use crate::handle::{Handle, Object};
 use crate::limits::Limits;
@@ -19,7 +23,10 @@ impl Object for sys::agentd_context {
 /// Where and as whom commands run: the host program's part, never the model's. What a
 /// command started with does not change with it. For one thread at a time.
 #[derive(Debug)]
-pub struct Context(Handle<sys::agentd_context>);
+pub struct Context {
+    handle: Handle<sys::agentd_context>,
+    ask: Option<Arc<Ask>>,
+}
 
 // SAFETY: the library allows one thread at a time, any; what commands of another thread took
 // from it is a snapshot, counted atomically.
@@ -30,7 +37,7 @@ impl Context {
     /// runs.
     pub fn new() -> Result<Self> {
         // SAFETY: both pointers are written to during the call only.
-        make(|ret, err| unsafe { sys::agentd_context_new(ret, err) }).map(Self)
+        make(|ret, err| unsafe { sys::agentd_context_new(ret, err) }).map(Self::from_handle)
     }
 
     /// From the members of agentd_context(5).
@@ -39,13 +46,17 @@ impl Context {
         make(|ret, err| unsafe {
             sys::agentd_context_from_json(json.as_ptr().cast(), json.len(), ret, err)
         })
-        .map(Self)
+        .map(Self::from_handle)
+    }
+
+    fn from_handle(handle: Handle<sys::agentd_context>) -> Self {
+        Self { handle, ask: None }
     }
 
     /// For what only [`sys`](crate::sys) has: borrowed, and of this thread unless its header says
     /// otherwise.
     pub fn as_ptr(&self) -> *mut sys::agentd_context {
-        self.0.as_ptr()
+        self.handle.as_ptr()
     }
 
     /// What is allowed, besides what the runner's policy says.
@@ -101,6 +112,65 @@ impl Context {
             sys::agentd_context_set_env(self.as_ptr(), name.as_ptr(), value.as_ptr(), err)
         })?;
         Ok(self)
+    }
+
+    /// Keeps a variable out of the command's environment, which else would be there by the backend
+    /// or the policies.
+    pub fn unset_env(&mut self, name: impl AsRef<OsStr>) -> Result<&mut Self> {
+        let name = c_string("/env", name)?;
+        // SAFETY: both live during the call.
+        check(|err| unsafe {
+            sys::agentd_context_set_env(self.as_ptr(), name.as_ptr(), ptr::null(), err)
+        })?;
+        Ok(self)
+    }
+
+    /// A short-lived token, which the command finds in a private file that AGENTD_TOKEN_FILE names;
+    /// after its time, if it has one, nothing runs.
+    pub fn set_credentials(
+        &mut self,
+        token: &str,
+        expires: Option<SystemTime>,
+    ) -> Result<&mut Self> {
+        let token = c_string("/credentials", token)?;
+        let ms = expires.map_or(0, |time| {
+            // 0 stands for no time in C.
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            since.as_millis().clamp(1, u64::MAX.into()) as u64
+        });
+        // SAFETY: both live during the call.
+        check(|err| unsafe {
+            sys::agentd_context_set_credentials(self.as_ptr(), token.as_ptr(), ms, err)
+        })?;
+        Ok(self)
+    }
+
+    /// A network namespace to join, which is duplicated.
+    pub fn set_netns(&mut self, netns: BorrowedFd<'_>) -> Result<&mut Self> {
+        // SAFETY: the context lives during the call, and the descriptor is open.
+        check(|err| unsafe {
+            sys::agentd_context_set_netns(self.as_ptr(), netns.as_raw_fd(), err)
+        })?;
+        Ok(self)
+    }
+
+    /// Asks about hosts that the policy of this context says nothing about, with
+    /// [`Net::Allowlist`](crate::Net::Allowlist); `None`: nobody, and they are denied. There is no
+    /// question about what the runner's policy does not allow, and of addresses that only a rule
+    /// can allow, as of this machine and of private networks.
+    pub fn set_ask(&mut self, ask: Option<Ask>) -> Result<&mut Self> {
+        self.ask = match ask {
+            Some(ask) => Some(ask.set(self.as_ptr())?),
+            None => {
+                Ask::unset(self.as_ptr())?;
+                None
+            }
+        };
+        Ok(self)
+    }
+
+    pub(crate) fn ask(&self) -> Option<Arc<Ask>> {
+        self.ask.clone()
     }
 
     /// Makes the host's absolute `source` appear at the absolute `target`.

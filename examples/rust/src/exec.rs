@@ -2,17 +2,22 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::fmt;
 use std::mem::{self, size_of};
 use std::ops::ControlFlow;
 use std::os::raw::c_void;
+use std::os::unix::io::{AsRawFd, OwnedFd};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::ptr;
 use std::rc::Rc;
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ask::Ask;
 use crate::context::Context;
-use crate::error::{check, make, milliseconds, Result};
+use crate::error::{check, from_code, make, milliseconds, text, Result};
 use crate::event_loop::Loop;
 use crate::handle::{Handle, Object};
 use crate::limits::Limits;
@@ -75,7 +80,39 @@ pub struct Chunk {
     pub data: Vec<u8>,
 }
 
+/// Something that a policy stopped, as far as the library sees it: agentd_denial_kind(3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Denial {
+    /// `net`, `path` or `syscall`.
+    pub kind: String,
+    /// What was wanted: `example.org:443`, a path, a system call.
+    pub target: String,
+    /// What stopped it.
+    pub rule: String,
+    /// How the operator can allow it, or nothing.
+    pub remedy: String,
+}
+
+impl Denial {
+    /// # Safety
+    ///
+    /// `denial` lives during the call.
+    unsafe fn from_raw(denial: *const sys::agentd_denial) -> Self {
+        // SAFETY: as the caller promises; the strings are never NULL.
+        unsafe {
+            Self {
+                kind: text(sys::agentd_denial_kind(denial)),
+                target: text(sys::agentd_denial_target(denial)),
+                rule: text(sys::agentd_denial_rule(denial)),
+                remedy: text(sys::agentd_denial_remedy(denial)),
+            }
+        }
+    }
+}
+
 type OutputFn = Box<dyn FnMut(Stream, &[u8]) -> ControlFlow<()>>;
+type DeniedFn = Box<dyn FnMut(&Denial)>;
 
 /// How one command is run; all of it can be left as it is.
 #[derive(Default)]
@@ -84,7 +121,11 @@ pub struct ExecOptions {
     flags: u32,
     grace: Option<Duration>,
     input: Vec<u8>,
+    open_input: bool,
     on_output: Option<OutputFn>,
+    on_denied: Option<DeniedFn>,
+    keep: Option<(usize, usize)>,
+    files: [Option<OwnedFd>; 2],
 }
 
 impl fmt::Debug for ExecOptions {
@@ -128,6 +169,42 @@ impl ExecOptions {
     pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.flags |= sys::AGENTD_EXEC_STDIN_OPEN;
         self.input = input.into();
+        self.open_input = false;
+        self
+    }
+
+    /// Standard input that [`Exec::write`] gives and [`Exec::close_stdin`] ends.
+    pub fn open_stdin(mut self) -> Self {
+        self.flags |= sys::AGENTD_EXEC_STDIN_OPEN;
+        self.input = Vec::new();
+        self.open_input = true;
+        self
+    }
+
+    /// Of the output that is kept only the first `head` and the last `tail` bytes of each stream:
+    /// see [`ExecResult::stdout_omitted`]. Nothing of it is given to the iterator or the closure.
+    pub fn keep(mut self, head: usize, tail: usize) -> Self {
+        self.keep = Some((head, tail));
+        self
+    }
+
+    /// Standard output goes to a file, pipe or socket, and nowhere else. When that is full the
+    /// command waits.
+    pub fn stdout(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.files[Stream::Stdout as usize] = Some(file.into());
+        self
+    }
+
+    /// The same with standard error.
+    pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.files[Stream::Stderr as usize] = Some(file.into());
+        self
+    }
+
+    /// Tells a closure what the policies stop, when they do. It is called on the thread of the
+    /// runner, while that is in the loop; a panic is as one of [`ExecOptions::on_output`].
+    pub fn on_denied(mut self, closure: impl FnMut(&Denial) + 'static) -> Self {
+        self.on_denied = Some(Box::new(closure));
         self
     }
 
@@ -148,6 +225,8 @@ struct State {
     event_loop: Loop,
     /// Absent while it is being called, and for good when there is nobody to call it for.
     on_output: Cell<Option<OutputFn>>,
+    /// The same.
+    on_denied: Cell<Option<DeniedFn>>,
     /// Output is kept here, not given to a closure.
     keeps: bool,
     chunks: RefCell<VecDeque<Chunk>>,
@@ -158,7 +237,12 @@ struct State {
     /// An iterator runs the loop and wants to know of news.
     iterating: Cell<bool>,
     abandoned: Cell<bool>,
+    /// What somebody else than the closure and the iterator gets.
+    files: [Option<OwnedFd>; 2],
+    /// A reader of heads and tails.
+    buffer: Option<Handle<sys::agentd_sink>>,
     input: Vec<u8>,
+    open_input: bool,
     written: Cell<usize>,
     panic: Cell<Option<Box<dyn Any + Send>>>,
     finished: Cell<bool>,
@@ -166,23 +250,27 @@ struct State {
 }
 
 impl State {
-    fn new(runner: &Runner, options: &mut ExecOptions) -> Self {
-        Self {
+    fn new(runner: &Runner, options: &mut ExecOptions) -> Result<Self> {
+        Ok(Self {
             event_loop: runner.event_loop().clone(),
             keeps: options.on_output.is_none(),
             on_output: Cell::new(options.on_output.take()),
+            on_denied: Cell::new(options.on_denied.take()),
             chunks: RefCell::default(),
             waiting: Cell::new(0),
             window: Cell::new(WINDOW),
             paused: Default::default(),
             iterating: Cell::new(false),
             abandoned: Cell::new(false),
+            files: mem::take(&mut options.files),
+            buffer: options.keep.map(|(head, tail)| new_buffer(head, tail)).transpose()?,
             input: mem::take(&mut options.input),
+            open_input: options.open_input,
             written: Cell::new(0),
             panic: Cell::new(None),
             finished: Cell::new(false),
             result: Cell::new(None),
-        }
+        })
     }
 
     fn tell(&self) {
@@ -193,7 +281,7 @@ impl State {
 
     /// What the library is answered.
     fn output(&self, stream: Stream, data: &[u8]) -> i32 {
-        if self.abandoned.get() {
+        if self.abandoned.get() || self.files[stream as usize].is_some() {
             return sys::AGENTD_SINK_CONTINUE as i32;
         }
         if !self.keeps {
@@ -224,6 +312,15 @@ impl State {
         }
     }
 
+    fn denied(&self, denial: &Denial) {
+        if let Some(mut closure) = self.on_denied.take() {
+            closure(denial);
+            if !self.abandoned.get() {
+                self.on_denied.set(Some(closure));
+            }
+        }
+    }
+
     /// # Safety
     ///
     /// `exec` lives during the call, which comes from its thread.
@@ -244,6 +341,27 @@ impl State {
                 return;
             }
             self.written.set(self.written.get() + taken);
+        }
+    }
+
+    /// What there is of a stream, and how many bytes are missing.
+    fn kept(&self, buffer: &Handle<sys::agentd_sink>, stream: Stream) -> (Vec<u8>, u64) {
+        let (mut data, mut len, mut omitted) = (ptr::null(), 0, 0);
+        if self.files[stream as usize].is_some() {
+            return (Vec::new(), 0);
+        }
+        // SAFETY: a buffer, of this thread, and one of its streams, so that it does not fail; what
+        // it has lives until the copy was made.
+        unsafe {
+            sys::agentd_sink_buffer_get(
+                buffer.as_ptr(),
+                stream.to_raw(),
+                &mut data,
+                &mut len,
+                &mut omitted,
+            );
+            let kept = if len > 0 { slice::from_raw_parts(data, len).to_vec() } else { Vec::new() };
+            (kept, omitted)
         }
     }
 
@@ -273,8 +391,28 @@ unsafe extern "C" fn on_output(
 }
 
 unsafe extern "C" fn on_stdin_drained(exec: *mut sys::agentd_exec, state: *mut c_void) {
-    // SAFETY: on_destroy() has not been called; the library holds exec while it calls.
-    unsafe { (*(state as *const State)).feed(exec) }
+    // SAFETY: on_destroy() has not been called.
+    let state = unsafe { &*(state as *const State) };
+    if state.open_input {
+        state.tell();
+    } else {
+        // SAFETY: the library holds exec while it calls.
+        unsafe { state.feed(exec) }
+    }
+}
+
+unsafe extern "C" fn on_denied(
+    exec: *mut sys::agentd_exec,
+    denial: *const sys::agentd_denial,
+    state: *mut c_void,
+) {
+    // SAFETY: on_destroy() has not been called; the denial is valid during the call.
+    let (state, denial) = unsafe { (&*(state as *const State), Denial::from_raw(denial)) };
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| state.denied(&denial))) {
+        state.panic.set(Some(panic));
+        // SAFETY: the library holds exec while it calls.
+        unsafe { sys::agentd_exec_cancel(exec) };
+    }
 }
 
 unsafe extern "C" fn on_finished(
@@ -288,9 +426,14 @@ unsafe extern "C" fn on_finished(
         unsafe { (&*(state as *const State), Handle::from_raw(sys::agentd_result_ref(result))) };
     state.result.set(result);
     state.finished.set(true);
-    let closure = state.on_output.take();
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(closure))) {
-        state.panic.set(Some(panic));
+    let (output, denied) = (state.on_output.take(), state.on_denied.take());
+    for dropped in [
+        catch_unwind(AssertUnwindSafe(|| drop(output))),
+        catch_unwind(AssertUnwindSafe(|| drop(denied))),
+    ] {
+        if let Err(panic) = dropped {
+            state.panic.set(Some(panic));
+        }
     }
     state.tell();
 }
@@ -310,6 +453,7 @@ pub struct Exec {
     handle: Handle<sys::agentd_exec>,
     state: Rc<State>,
     runner: Runner,
+    ask: Option<Arc<Ask>>,
     broken: bool,
 }
 
@@ -330,7 +474,7 @@ impl Exec {
             ..Default::default()
         };
         // Dropped after the sink: a closure that has not been used is dropped here.
-        let state = Rc::new(State::new(runner, &mut options));
+        let state = Rc::new(State::new(runner, &mut options)?);
         let sink = new_sink(&state)?;
         // SAFETY: all live during the call, which takes references of what it keeps, and
         // comes from the thread of the runner, for this has no way to another.
@@ -345,16 +489,26 @@ impl Exec {
                 err,
             )
         })?;
-        if options.flags & sys::AGENTD_EXEC_STDIN_OPEN != 0 {
+        if options.flags & sys::AGENTD_EXEC_STDIN_OPEN != 0 && !options.open_input {
             // SAFETY: the handle keeps it alive.
             unsafe { state.feed(handle.as_ptr()) };
         }
-        Ok(Self { handle, state, runner: runner.clone(), broken: false })
+        let ask = context.ask();
+        Ok(Self { handle, state, runner: runner.clone(), ask, broken: false })
     }
 
-    /// Waits for the end. A panic of the closure of its output goes on here.
+    /// Waits for the end, which is the end of its input as well. A panic of one of its closures
+    /// goes on here.
     pub fn wait(mut self) -> Result<ExecResult> {
+        if self.state.open_input {
+            self.close_stdin();
+        }
         self.run_until_finished(None)?;
+        let result = self.state.result.take().expect("a command that finished has a result");
+        if let Some(buffer) = &self.state.buffer {
+            let kept = Stream::ALL.map(|stream| self.state.kept(buffer, stream));
+            return Ok(ExecResult::new(result, kept));
+        }
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         while let Some(mut chunk) = self.state.next_chunk() {
             let kept = match chunk.stream {
@@ -367,8 +521,39 @@ impl Exec {
                 kept.append(&mut chunk.data);
             }
         }
-        let result = self.state.result.take().expect("a command that finished has a result");
-        Ok(ExecResult::new(result, stdout, stderr))
+        Ok(ExecResult::new(result, [(stdout, 0), (stderr, 0)]))
+    }
+
+    /// Gives it input, if it was started with [`ExecOptions::open_stdin`], and waits until that is
+    /// taken. Output is kept meanwhile, however much it is. [`ErrorCode::State`]: nobody reads the
+    /// input any more.
+    ///
+    /// [`ErrorCode::State`]: crate::ErrorCode::State
+    pub fn write(&mut self, mut data: &[u8]) -> Result<()> {
+        self.state.window.set(usize::MAX);
+        self.resume();
+        while !data.is_empty() {
+            let mut taken = 0;
+            // SAFETY: the handle keeps it alive; the bytes live during the call.
+            let code = unsafe {
+                sys::agentd_exec_write(self.as_ptr(), data.as_ptr(), data.len(), &mut taken)
+            };
+            if code >= 0 {
+                data = &data[taken..];
+            } else if code == sys::AGENTD_ERR_AGAIN {
+                self.run_loop_once()?;
+                self.go_on_panicking();
+            } else {
+                return Err(from_code(code));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends its input after what was written. Nothing if that was done.
+    pub fn close_stdin(&self) {
+        // SAFETY: the handle keeps it alive.
+        unsafe { sys::agentd_exec_close_stdin(self.as_ptr()) };
     }
 
     /// Waits for the end, but not longer; says whether it has come. Output is kept meanwhile,
@@ -432,6 +617,11 @@ impl Exec {
     }
 
     fn go_on_panicking(&self) {
+        // SAFETY: the handle keeps it alive, and its id.
+        let id = unsafe { CStr::from_ptr(sys::agentd_exec_id(self.as_ptr())) };
+        if let Some(panic) = self.ask.as_ref().and_then(|ask| ask.panic_of(id)) {
+            resume_unwind(panic);
+        }
         if let Some(panic) = self.state.panic.take() {
             resume_unwind(panic);
         }
@@ -484,15 +674,48 @@ impl Drop for Exec {
             self.cancel();
         }
         drop(self.state.on_output.take());
+        drop(self.state.on_denied.take());
         drop(self.state.panic.take());
     }
 }
 
+fn new_buffer(head: usize, tail: usize) -> Result<Handle<sys::agentd_sink>> {
+    // SAFETY: both pointers are written to during the call only.
+    make(|ret, err| unsafe { sys::agentd_sink_new_buffer(head, tail, ret, err) })
+}
+
+/// The callbacks' and, if there are such, a buffer and files.
 fn new_sink(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
+    let mut sink = new_callbacks(state)?;
+    if let Some(buffer) = &state.buffer {
+        sink = new_tee(&sink, buffer)?;
+    }
+    if state.files.iter().any(Option::is_some) {
+        let fd =
+            |stream: Stream| state.files[stream as usize].as_ref().map_or(-1, |f| f.as_raw_fd());
+        let (stdout, stderr) = (fd(Stream::Stdout), fd(Stream::Stderr));
+        // SAFETY: the state, which the sink of its callbacks holds, keeps them open.
+        let files = make(|ret, err| unsafe { sys::agentd_sink_new_fd(stdout, stderr, ret, err) })?;
+        sink = new_tee(&sink, &files)?;
+    }
+    Ok(sink)
+}
+
+fn new_tee(
+    one: &Handle<sys::agentd_sink>,
+    other: &Handle<sys::agentd_sink>,
+) -> Result<Handle<sys::agentd_sink>> {
+    // SAFETY: both live, and it takes references.
+    make(|ret, err| unsafe { sys::agentd_sink_new_tee(one.as_ptr(), other.as_ptr(), ret, err) })
+}
+
+fn new_callbacks(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
+    let heard = state.buffer.is_none() && state.files.iter().any(Option::is_none);
     let ops = sys::agentd_sink_ops {
         size: size_of::<sys::agentd_sink_ops>() as u32,
-        output: Some(on_output),
+        output: heard.then_some(on_output as _),
         stdin_drained: Some(on_stdin_drained),
+        denied: Some(on_denied),
         finished: Some(on_finished),
         destroy: Some(on_destroy),
         ..Default::default()

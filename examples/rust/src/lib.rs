@@ -26,6 +26,7 @@
 
 #![deny(missing_docs, unsafe_op_in_unsafe_fn)]
 
+mod ask;
 mod command;
 mod context;
 mod error;
@@ -37,22 +38,25 @@ mod log;
 mod params;
 mod policy;
 mod pool;
+mod probe;
 mod result;
 mod runner;
 /// The C interface, as its headers declare it.
 #[allow(missing_docs, non_camel_case_types, clippy::all)]
 pub mod sys;
 
+pub use ask::{Answer, Ask, Question};
 pub use command::Command;
 pub use context::Context;
 pub use error::{Error, ErrorCode, Result};
 pub use event_loop::{Loop, Waker};
-pub use exec::{Canceller, Chunk, Exec, ExecOptions, Stream};
+pub use exec::{Canceller, Chunk, Denial, Exec, ExecOptions, Stream};
 pub use limits::Limits;
 pub use log::{LogLevel, LogRecord};
 pub use params::Params;
 pub use policy::{Access, Isolation, Net, Policy, PolicyBuilder, Strictness};
 pub use pool::Pool;
+pub use probe::{Act, Capability, Probe, ProbeOptions};
 pub use result::{Cause, ExecResult, Layer, LayerState, Metric, Status};
 pub use runner::{Runner, RunnerBuilder};
 

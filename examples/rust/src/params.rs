@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::ptr;
 use std::time::Duration;
 
@@ -52,6 +52,13 @@ impl Params {
             sys::agentd_params_parse(json.as_ptr().cast(), json.len(), ret, err)
         })
         .map(Self)
+    }
+
+    /// JSON Schema of what [`Params::from_json`] takes, for the definition of a model's tool.
+    pub fn schema() -> &'static str {
+        // SAFETY: static text.
+        let schema = unsafe { CStr::from_ptr(sys::agentd_params_schema()) };
+        schema.to_str().expect("a schema is ASCII")
     }
 
     /// With the timeout that holds.

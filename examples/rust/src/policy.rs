@@ -3,7 +3,7 @@ use std::ffi::OsStr;
 use std::ops::{BitOr, RangeInclusive};
 use std::path::Path;
 
-use crate::error::{c_string, check, make, make_text, Result};
+use crate::error::{c_string, check, make, make_text, Error, Result};
 use crate::handle::{Handle, Object};
 use crate::limits::Limits;
 use crate::sys;
@@ -194,6 +194,10 @@ impl PolicyBuilder {
         ports: Option<RangeInclusive<u16>>,
     ) -> Result<&mut Self> {
         let pattern = c_string("/net/allow", pattern)?;
+        // What stands for every port in C.
+        if ports == Some(0..=0) {
+            return Err(Error::invalid("/net/allow", "there is no port 0"));
+        }
         let (first, last) = ports.map_or((0, 0), RangeInclusive::into_inner);
         // SAFETY: both live during the call.
         check(|err| unsafe {

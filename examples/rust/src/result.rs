@@ -164,6 +164,16 @@ pub enum LayerState {
     Enforced,
 }
 
+impl LayerState {
+    pub(crate) fn from_raw(state: i32) -> Self {
+        match state {
+            1 => Self::Enforced,
+            0 => Self::Degraded,
+            _ => Self::Absent,
+        }
+    }
+}
+
 /// One layer of the receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer<'a> {
@@ -207,6 +217,7 @@ pub struct ExecResult {
     handle: Handle<sys::agentd_result>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    omitted: [u64; 2],
 }
 
 // SAFETY: immutable, and everything in agentd/result.h may be called from any thread.
@@ -217,19 +228,17 @@ unsafe impl Sync for ExecResult {}
 /// # Safety
 ///
 /// `data` points to a string that lives as long as the caller uses what is returned.
-unsafe fn borrowed<'a>(data: *const c_char) -> &'a str {
+pub(crate) unsafe fn borrowed<'a>(data: *const c_char) -> &'a str {
     // SAFETY: as the caller promises. What is borrowed here are names and sentences of the
     // library's, which are text.
     unsafe { CStr::from_ptr(data) }.to_str().unwrap_or("")
 }
 
 impl ExecResult {
-    pub(crate) fn new(
-        handle: Handle<sys::agentd_result>,
-        stdout: Vec<u8>,
-        stderr: Vec<u8>,
-    ) -> Self {
-        Self { handle, stdout, stderr }
+    /// `output`: of each stream what was kept, and how many bytes are missing from it.
+    pub(crate) fn new(handle: Handle<sys::agentd_result>, output: [(Vec<u8>, u64); 2]) -> Self {
+        let [(stdout, no_stdout), (stderr, no_stderr)] = output;
+        Self { handle, stdout, stderr, omitted: [no_stdout, no_stderr] }
     }
 
     fn as_ptr(&self) -> *const sys::agentd_result {
@@ -275,6 +284,17 @@ impl ExecResult {
     /// What it wrote to its standard error.
     pub fn stderr(&self) -> &[u8] {
         &self.stderr
+    }
+
+    /// Bytes that are missing between the head and the tail of [`ExecResult::stdout`], with
+    /// [`ExecOptions::keep`](crate::ExecOptions::keep).
+    pub fn stdout_omitted(&self) -> u64 {
+        self.omitted[0]
+    }
+
+    /// The same with [`ExecResult::stderr`].
+    pub fn stderr_omitted(&self) -> u64 {
+        self.omitted[1]
     }
 
     /// Both outputs, without a copy.
@@ -337,11 +357,7 @@ impl ExecResult {
             sys::agentd_result_protection_at(self.as_ptr(), i, &mut name, &mut state, &mut reason);
             Layer {
                 name: borrowed(name),
-                state: match state {
-                    1 => LayerState::Enforced,
-                    0 => LayerState::Degraded,
-                    _ => LayerState::Absent,
-                },
+                state: LayerState::from_raw(state),
                 reason: borrowed(reason),
             }
         }

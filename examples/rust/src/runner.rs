@@ -2,12 +2,14 @@
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::mem::size_of;
+use std::os::raw::c_char;
 use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::context::Context;
-use crate::error::{c_string, check, make, make_text, Error, ErrorCode, Result};
+use crate::error::{c_string, check, make, make_text, milliseconds, Error, ErrorCode, Result};
 use crate::event_loop::Loop;
 use crate::exec::{Exec, ExecOptions};
 use crate::handle::{Handle, Object};
@@ -127,11 +129,30 @@ impl Runner {
 pub struct RunnerBuilder {
     policy: Option<Policy>,
     event_loop: Option<Loop>,
-    helper_path: Option<Result<CString>>,
-    max_running: u32,
-    max_queued: u32,
+    helper_path: Text,
     prewarm: Option<u32>,
+    microvm_image: Text,
+    microvm_monitor: Text,
+    microvm_guest: Text,
+    net_resolver: Text,
+    heartbeat: Option<Duration>,
+    drain: Option<Duration>,
     log: Option<Rc<Log>>,
+    /// What needs no translation.
+    opts: sys::agentd_runner_opts,
+}
+
+/// For C; what it cannot be is told when the runner is made.
+type Text = Option<Result<CString>>;
+
+fn raw(text: &Option<CString>) -> *const c_char {
+    text.as_ref().map_or(ptr::null(), |text| text.as_ptr())
+}
+
+/// Of a member that has 32 bits; what is longer is as long as can be.
+fn short(pointer: &str, duration: Option<Duration>) -> Result<u32> {
+    let ms = duration.map_or(Ok(0), |duration| milliseconds(pointer, duration))?;
+    Ok(ms.try_into().unwrap_or(u32::MAX))
 }
 
 impl RunnerBuilder {
@@ -155,19 +176,103 @@ impl RunnerBuilder {
 
     /// Commands alive at once; 16 unless set.
     pub fn max_running(mut self, count: u32) -> Self {
-        self.max_running = count;
+        self.opts.max_running = count;
         self
     }
 
     /// Commands that wait for a place; 64 unless set.
     pub fn max_queued(mut self, count: u32) -> Self {
-        self.max_queued = count;
+        self.opts.max_queued = count;
         self
     }
 
     /// Sandboxes that are kept ready, of each policy; 1 unless set.
     pub fn sandbox_prewarm(mut self, count: u32) -> Self {
         self.prewarm = Some(count);
+        self
+    }
+
+    /// Size of the /tmp of each sandbox; 1 GiB unless set.
+    pub fn sandbox_tmp_bytes(mut self, bytes: u64) -> Self {
+        self.opts.sandbox_tmp_bytes = bytes;
+        self
+    }
+
+    /// Whom commands run as outside of their sandbox when the program is root's.
+    pub fn sandbox_user(mut self, uid: u32, gid: u32) -> Self {
+        self.opts.sandbox_uid = uid;
+        self.opts.sandbox_gid = gid;
+        self
+    }
+
+    /// Directory of what virtual machines boot from, which scripts/build-image makes;
+    /// /var/cache/agentd, or agentd in the user's cache, unless set.
+    pub fn microvm_image(mut self, path: impl AsRef<Path>) -> Self {
+        self.microvm_image = Some(c_string("/microvm_image", path.as_ref()));
+        self
+    }
+
+    /// QEMU.
+    pub fn microvm_monitor(mut self, path: impl AsRef<Path>) -> Self {
+        self.microvm_monitor = Some(c_string("/microvm_monitor", path.as_ref()));
+        self
+    }
+
+    /// agentd-guest, where it is not beside the helper.
+    pub fn microvm_guest(mut self, path: impl AsRef<Path>) -> Self {
+        self.microvm_guest = Some(c_string("/microvm_guest", path.as_ref()));
+        self
+    }
+
+    /// Memory of each virtual machine; 512 MiB unless set, more where a limit asks for it.
+    pub fn microvm_memory_bytes(mut self, bytes: u64) -> Self {
+        self.opts.microvm_memory_bytes = bytes;
+        self
+    }
+
+    /// Most that a working directory may hold, which a virtual machine works on a copy of;
+    /// 256 MiB unless set.
+    pub fn microvm_workdir_bytes(mut self, bytes: u64) -> Self {
+        self.opts.microvm_workdir_bytes = bytes;
+        self
+    }
+
+    /// Whom QEMU runs as when the program is root's; nobody else should.
+    pub fn microvm_user(mut self, uid: u32, gid: u32) -> Self {
+        self.opts.microvm_uid = uid;
+        self.opts.microvm_gid = gid;
+        self
+    }
+
+    /// Commands in virtual machines get a clone of one that was booted once, also without a
+    /// session.
+    pub fn snapshots(mut self) -> Self {
+        self.opts.flags |= sys::AGENTD_RUNNER_SNAPSHOTS;
+        self
+    }
+
+    /// Name server that alone is asked for the addresses of allowed hosts: `ADDRESS` or
+    /// `ADDRESS:PORT`; the machine's unless set.
+    pub fn net_resolver(mut self, address: &str) -> Self {
+        self.net_resolver = Some(c_string("/net_resolver", address));
+        self
+    }
+
+    /// Time between the records that a command is still running; 5 seconds unless set.
+    pub fn heartbeat(mut self, time: Duration) -> Self {
+        self.heartbeat = Some(time);
+        self
+    }
+
+    /// How long output is waited for after a command's end; 250 ms unless set.
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = Some(time);
+        self
+    }
+
+    /// What commands write to standard error is not repeated in the log.
+    pub fn no_stderr_log(mut self) -> Self {
+        self.opts.flags |= sys::AGENTD_RUNNER_NO_STDERR_LOG;
         self
     }
 
@@ -183,6 +288,10 @@ impl RunnerBuilder {
         let policy = self.policy.map_or_else(Policy::system, Ok)?;
         let event_loop = self.event_loop.map_or_else(Loop::new, Ok)?;
         let helper_path = self.helper_path.transpose()?;
+        let microvm_image = self.microvm_image.transpose()?;
+        let microvm_monitor = self.microvm_monitor.transpose()?;
+        let microvm_guest = self.microvm_guest.transpose()?;
+        let net_resolver = self.net_resolver.transpose()?;
         let opts = sys::agentd_runner_opts {
             size: size_of::<sys::agentd_runner_opts>() as u32,
             // SAFETY: the loop lives.
@@ -191,15 +300,19 @@ impl RunnerBuilder {
             log: self.log.as_ref().and(Some(on_log)),
             log_userdata: self.log.as_ref().map_or(ptr::null_mut(), |log| Rc::as_ptr(log) as _),
             log_level: self.log.as_ref().map_or(0, |log| log.level.to_raw()),
-            max_running: self.max_running,
-            max_queued: self.max_queued,
+            heartbeat_ms: short("/heartbeat", self.heartbeat)?,
+            drain_ms: short("/drain", self.drain)?,
             sandbox_prewarm: match self.prewarm {
                 None => 0,
                 Some(0) => u32::MAX,
                 Some(count) => count,
             },
-            helper_path: helper_path.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
-            ..Default::default()
+            helper_path: raw(&helper_path),
+            microvm_image: raw(&microvm_image),
+            microvm_monitor: raw(&microvm_monitor),
+            microvm_guest: raw(&microvm_guest),
+            net_resolver: raw(&net_resolver),
+            ..self.opts
         };
         // SAFETY: all that opts points to lives during the call; base and log longer.
         let handle = make(|ret, err| unsafe { sys::agentd_runner_new(&opts, ret, err) })?;

@@ -8,13 +8,15 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::rc::Rc;
+use std::sync::{mpsc, Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use agentd::{
-    Access, Canceller, Cause, Command, Context, ErrorCode, Exec, ExecOptions, ExecResult,
-    Isolation, LayerState, Limits, LogLevel, LogRecord, Loop, Metric, Net, Params, Policy,
-    PolicyBuilder, Pool, Runner, Status, Stream, Strictness, Waker,
+    Access, Answer, Ask, Canceller, Capability, Cause, Command, Context, ErrorCode, Exec,
+    ExecOptions, ExecResult, Isolation, LayerState, Limits, LogLevel, LogRecord, Loop, Metric, Net,
+    Params, Policy, PolicyBuilder, Pool, Probe, ProbeOptions, Question, Runner, Status, Stream,
+    Strictness, Waker,
 };
 
 fn runner() -> Runner {
@@ -397,6 +399,421 @@ fn input() {
     }
 }
 
+#[test]
+fn input_bit_by_bit() {
+    let runner = runner();
+    let script = "while read -r line; do echo got $line; done; echo end";
+    let mut exec = host(script).open_stdin().start_on(&runner).unwrap();
+    for word in ["one", "two"] {
+        exec.write(format!("{}\n", word).as_bytes()).unwrap();
+        assert_eq!(exec.next().unwrap().unwrap().data, format!("got {}\n", word).as_bytes());
+    }
+    exec.write(b"").unwrap();
+    exec.write(b"three\n").unwrap();
+    // Waiting ends it.
+    assert_eq!(exec.wait().unwrap().stdout(), b"got three\nend\n");
+
+    // More than a pipe takes, of a command that writes as much.
+    let data: Vec<u8> = (0..5 << 20).map(|i| (i % 251) as u8).collect();
+    let mut exec = host("cat").open_stdin().start_on(&runner).unwrap();
+    for part in data.chunks(1 << 20) {
+        exec.write(part).unwrap();
+    }
+    exec.close_stdin();
+    exec.close_stdin();
+    assert_eq!(exec.write(b"more").unwrap_err().code(), ErrorCode::State);
+    assert!(exec.wait().unwrap().stdout() == data);
+}
+
+#[test]
+fn input_that_nobody_reads() {
+    let runner = runner();
+    let full = vec![0; 4 << 20];
+    let script = "exec <&-; echo closed; sleep 60";
+    let mut exec = host(script).open_stdin().start_on(&runner).unwrap();
+    exec.next().unwrap().unwrap();
+    assert_eq!(exec.write(&full).unwrap_err().code(), ErrorCode::State);
+    // It ends meanwhile.
+    let mut exec = host("sleep 60").open_stdin().start_on(&runner).unwrap();
+    let canceller = exec.canceller();
+    let thread = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        canceller.kill();
+    });
+    assert_eq!(exec.write(&full).unwrap_err().code(), ErrorCode::State);
+    thread.join().unwrap();
+    assert_eq!(exec.wait().unwrap().cause(), Cause::Canceled);
+    // It is not open.
+    for command in [host("sleep 0.2"), host("sleep 0.2").open_stdin().stdin("all of it")] {
+        let mut exec = command.start_on(&runner).unwrap();
+        assert_eq!(exec.write(b"more").unwrap_err().code(), ErrorCode::State);
+        assert!(exec.wait().unwrap().is_ok());
+    }
+}
+
+// ---- where output goes
+
+#[test]
+fn output_to_files() {
+    let runner = runner();
+    let dir = TempDir::new("files");
+    let create = |name| fs::File::create(dir.0.join(name)).unwrap();
+    let read = |name| fs::read(dir.0.join(name)).unwrap();
+    let result = host("echo a; echo b >&2").stdout(create("out")).run_on(&runner).unwrap();
+    assert!(result.is_ok());
+    assert_eq!((result.stdout(), result.stderr()), (&b""[..], &b"b\n"[..]));
+    assert_eq!(read("out"), b"a\n");
+
+    let command = host("echo a; echo b >&2").stdout(create("1")).stderr(create("2"));
+    let mut exec = command.start_on(&runner).unwrap();
+    assert!(exec.next().is_none());
+    assert!(exec.wait().unwrap().is_ok());
+    assert_eq!((read("1"), read("2")), (b"a\n".to_vec(), b"b\n".to_vec()));
+
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let sink = seen.clone();
+    let command =
+        host("echo a; echo b >&2").stderr(create("err")).on_output(move |stream, data| {
+            sink.borrow_mut().push((stream, data.to_vec()));
+            ControlFlow::Continue(())
+        });
+    assert!(command.run_on(&runner).unwrap().is_ok());
+    assert_eq!(*seen.borrow(), [(Stream::Stdout, b"a\n".to_vec())]);
+    assert_eq!(read("err"), b"b\n");
+
+    let read_only = fs::File::open(dir.0.join("err")).unwrap();
+    let error = host("true").stdout(read_only).run_on(&runner).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Invalid);
+}
+
+#[test]
+fn heads_and_tails() {
+    let runner = runner();
+    let script = "seq 1 100000; echo few >&2";
+    let whole = host(script).run_on(&runner).unwrap();
+    assert_eq!((whole.stdout_omitted(), whole.stderr_omitted()), (0, 0));
+    let text = whole.stdout();
+    let result = host(script).keep(100, 50).run_on(&runner).unwrap();
+    assert_eq!(result.stdout(), [&text[..100], &text[text.len() - 50..]].concat());
+    assert_eq!(result.stdout_omitted(), text.len() as u64 - 150);
+    assert_eq!((result.stderr(), result.stderr_omitted()), (&b"few\n"[..], 0));
+    assert!(result.is_ok() && !result.is_truncated());
+    assert!(host(script).keep(0, 0).run_on(&runner).unwrap().stdout().is_empty());
+    let error = host("true").keep(usize::MAX, 1).run_on(&runner).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Invalid);
+}
+
+#[test]
+fn too_much_output_can_be_the_end() {
+    let limits = Limits { output_bytes: Some(1000), ..Default::default() };
+    let result = host("yes").limits(limits).kill_on_output().run_on(&runner()).unwrap();
+    assert_eq!((result.status(), result.cause()), (Status::Killed, Cause::Output));
+    assert_eq!(result.stdout().len(), 1000);
+}
+
+// ---- hosts
+
+/// Asks the proxy for hosts. Nobody serves the runner's name server, so that one that is allowed
+/// is 502 and another 403.
+fn get(hosts: &[&str]) -> String {
+    let asks = r#"
+        get() {
+            proxy=${http_proxy#http://} && proxy=${proxy%/}
+            exec 3<>"/dev/tcp/${proxy%:*}/${proxy##*:}"
+            printf 'GET http://%s/ HTTP/1.0\r\n\r\n' "$1" >&3
+            read -r _ code _ <&3; echo "$code"
+        }"#;
+    hosts.iter().fold(asks.into(), |script, host| format!("{}\nget {}", script, host))
+}
+
+fn net_policy(hosts: &[&str]) -> Policy {
+    let mut builder = Policy::builder().unwrap();
+    for path in ["/usr", "/bin", "/lib", "/lib64"].iter().filter(|path| Path::new(path).is_dir()) {
+        builder.allow_path(path, Access::READ | Access::EXEC).unwrap();
+    }
+    builder.net(Net::Allowlist).unwrap();
+    for host in hosts {
+        builder.allow_host(host, None).unwrap();
+    }
+    builder.build()
+}
+
+fn net_runner() -> Runner {
+    let builder = Runner::builder().policy(net_policy(&["*.test"]));
+    builder.net_resolver("127.0.0.1:1").build().unwrap()
+}
+
+fn net_context(ask: Ask) -> Context {
+    let mut context = Context::new().unwrap();
+    context.set_policy(&net_policy(&["rule.test"])).unwrap().set_workdir("/usr").unwrap();
+    context.set_ask(Some(ask)).unwrap();
+    context
+}
+
+fn codes(runner: &Runner, context: &Context, hosts: &[&str]) -> String {
+    let result = runner.run(context, &Params::shell(get(hosts), None).unwrap()).unwrap();
+    String::from_utf8(result.stdout().to_vec()).unwrap().replace('\n', " ")
+}
+
+#[test]
+fn denials_are_told() {
+    if !has_sandbox() {
+        return;
+    }
+    let runner = net_runner();
+    let denials = Rc::new(RefCell::new(Vec::new()));
+    let told = denials.clone();
+    let command = || {
+        let command = Command::shell(get(&["rule.test", "denied.test"]) + "; sleep 0.1");
+        command.policy(&net_policy(&["rule.test"])).workdir("/usr")
+    };
+    let result =
+        command().on_denied(move |one| told.borrow_mut().push(one.clone())).run_on(&runner);
+    assert_eq!(result.unwrap().stdout(), b"502\n403\n");
+    let denials = Rc::try_unwrap(denials).unwrap().into_inner();
+    let told: Vec<_> = denials.iter().map(|one| (one.kind.as_str(), &*one.target)).collect();
+    assert_eq!(told, [("net", "denied.test:80")]);
+    assert!(!denials[0].rule.is_empty() && !denials[0].remedy.is_empty());
+    let panicking = command().on_denied(|denial| panic!("{}", denial.target));
+    let panic = catch_unwind(AssertUnwindSafe(|| panicking.run_on(&runner)));
+    assert_eq!(panic.unwrap_err().downcast_ref::<String>().unwrap(), "denied.test:80");
+}
+
+#[test]
+fn questions() {
+    if !has_sandbox() {
+        return;
+    }
+    let runner = net_runner();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let context = net_context(Ask::new(move |question| {
+        seen.lock().unwrap().push((question.host().to_string(), question.port()));
+        let answer = match question.host() {
+            "once.test" => Answer::Once,
+            "always.test" => Answer::Context,
+            _ => Answer::Deny,
+        };
+        question.answer(answer).unwrap();
+        assert_eq!(question.answer(answer).unwrap_err().code(), ErrorCode::State);
+    }));
+    let hosts = ["once.test", "once.test", "always.test", "always.test", "no.test:8080"];
+    assert_eq!(codes(&runner, &context, &hosts), "502 502 502 502 403 ");
+    let wanted = [("once.test", 80), ("once.test", 80), ("always.test", 80), ("no.test", 8080)];
+    let named = |(host, port): &(&str, u16)| (host.to_string(), *port);
+    assert_eq!(*asked.lock().unwrap(), wanted.iter().map(named).collect::<Vec<_>>());
+    // Not of what a rule allows or the runner's policy does not; a second command remembers.
+    let hosts = ["rule.test", "else.where", "always.test"];
+    assert_eq!(codes(&runner, &context, &hosts), "502 403 502 ");
+    assert_eq!(asked.lock().unwrap().len(), 4);
+    // What it was asked by goes with it.
+    assert_eq!(Arc::strong_count(&asked), 2);
+    drop(context);
+    assert_eq!(Arc::strong_count(&asked), 1);
+}
+
+#[test]
+fn questions_answered_later() {
+    if !has_sandbox() {
+        return;
+    }
+    let runner = net_runner();
+    let (sender, questions) = mpsc::channel::<Question>();
+    let sender = Mutex::new(sender);
+    let context = net_context(Ask::new(move |question| {
+        sender.lock().unwrap().send(question).unwrap();
+    }));
+    let params = Params::shell(get(&["a.test", "b.test"]), None).unwrap();
+    let mut exec = runner.start(&context, &params, ExecOptions::new()).unwrap();
+    for (answer, code) in [(Answer::Once, b"502\n"), (Answer::Deny, b"403\n")] {
+        let question = loop {
+            match questions.try_recv() {
+                Ok(question) => break question,
+                Err(_) => runner.event_loop().run(Some(Duration::from_millis(10))).unwrap(),
+            };
+        };
+        // Not by another thread, which may see it.
+        let question = thread::spawn(move || {
+            assert_eq!(question.answer(answer).unwrap_err().code(), ErrorCode::State);
+            question
+        });
+        question.join().unwrap().answer(answer).unwrap();
+        assert_eq!(exec.next().unwrap().unwrap().data, code);
+    }
+    assert!(exec.wait().unwrap().is_ok());
+    // One whose command is over, and then its runner.
+    let mut exec = runner.start(&context, &params, ExecOptions::new()).unwrap();
+    let question = loop {
+        match questions.try_recv() {
+            Ok(question) => break question,
+            Err(_) => exec.wait_timeout(Duration::from_millis(10)).unwrap(),
+        };
+    };
+    exec.kill();
+    assert_eq!(exec.wait().unwrap().cause(), Cause::Canceled);
+    assert_eq!(question.answer(Answer::Once).unwrap_err().code(), ErrorCode::State);
+    drop((runner, context));
+    assert_eq!(question.answer(Answer::Once).unwrap_err().code(), ErrorCode::State);
+    thread::spawn(move || drop(question)).join().unwrap();
+}
+
+#[test]
+fn questions_nobody_answers() {
+    if !has_sandbox() {
+        return;
+    }
+    let runner = net_runner();
+    let soon = Duration::from_millis(100);
+    for (fallback, code) in [(Answer::Once, "502 "), (Answer::Deny, "403 ")] {
+        let context = net_context(Ask::new(drop).fallback(soon, fallback));
+        assert_eq!(codes(&runner, &context, &["a.test"]), code);
+    }
+    let mut context = Context::new().unwrap();
+    for ask in [
+        Ask::new(drop).fallback(soon, Answer::Context),
+        Ask::new(drop).fallback(Duration::ZERO, Answer::Once),
+    ] {
+        assert_eq!(context.set_ask(Some(ask)).unwrap_err().code(), ErrorCode::Invalid);
+    }
+    let mut context = net_context(Ask::new(|_| panic!("nobody is asked any more")));
+    context.set_ask(None).unwrap();
+    assert_eq!(codes(&runner, &context, &["a.test"]), "403 ");
+}
+
+#[test]
+fn questions_that_panic() {
+    if !has_sandbox() {
+        return;
+    }
+    let runner = net_runner();
+    let params = Params::shell(get(&["a.test"]) + "; sleep 60", None).unwrap();
+    for answered in [false, true] {
+        let context = net_context(Ask::new(move |question| {
+            if answered {
+                question.answer(Answer::Once).unwrap();
+            }
+            panic!("{}", question.host());
+        }));
+        let begin = Instant::now();
+        let panic = catch_unwind(AssertUnwindSafe(|| runner.run(&context, &params)));
+        assert_eq!(panic.unwrap_err().downcast_ref::<String>().unwrap(), "a.test");
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        // Nobody waits for this one.
+        drop(runner.start(&context, &params, ExecOptions::new()).unwrap());
+    }
+    // What the closure has panics where it is dropped, and never in C.
+    let guarded = || {
+        let guard = PanicsWhenDropped;
+        net_context(Ask::new(move |_| {
+            let _held = &guard;
+        }))
+    };
+    let context = guarded();
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(context))).is_err());
+    let context = guarded();
+    let exec = runner.start(&context, &params, ExecOptions::new()).unwrap();
+    drop((exec, context));
+    drop(runner);
+}
+
+// ---- what there is
+
+#[test]
+fn probe() {
+    let dir = TempDir::new("probe");
+    let path = dir.0.clone();
+    let options = move || ProbeOptions::new().cache_dir(&path);
+    let probe = options().probe().unwrap();
+    assert!(!probe.is_cached() && probe.acts().len() > 0);
+    assert_eq!(probe.level(Capability::Sandbox).is_some(), has_sandbox());
+    if probe.level(Capability::Sandbox).is_some() {
+        assert_eq!(probe.reason(Capability::Sandbox), "");
+        assert!(probe.acts().all(|act| act.possible_inside == Some(false)));
+        assert!(probe.acts().any(|act| act.possible_outside == Some(true) && !act.how.is_empty()));
+        let mut layers = probe.layers();
+        assert!(layers.any(|one| one.name == "seccomp" && one.state == LayerState::Enforced));
+        assert!(probe.level(Capability::Landlock).unwrap() >= 1);
+    }
+    assert!(probe.to_json().unwrap().contains(probe.acts().next().unwrap().name));
+    let known = thread::spawn(move || options().probe().unwrap()).join().unwrap();
+    assert!(known.is_cached() && known.acts().eq(probe.acts()));
+    assert!(!ProbeOptions::new().no_cache().probe().unwrap().is_cached());
+    for (options, code, what) in [
+        (ProbeOptions::new().cache_dir("relative"), ErrorCode::Invalid, "relative"),
+        (ProbeOptions::new().cache_dir("a\0b"), ErrorCode::Invalid, "NUL"),
+        (
+            ProbeOptions::new().no_cache().helper_path("/no/helper"),
+            ErrorCode::NotFound,
+            "/no/helper",
+        ),
+    ] {
+        let error = options.probe().unwrap_err();
+        assert_eq!(error.code(), code, "{}", error);
+        assert!(error.message().contains(what), "{}", error);
+    }
+}
+
+#[test]
+fn tools() {
+    let schema = Params::schema();
+    assert!(schema.contains("\"command\"") && schema.contains("timeout_ms"));
+    let mut context = Context::new().unwrap();
+    context.set_workdir("/").unwrap().set_backend("host").unwrap();
+    context.set_policy(&Policy::none().unwrap()).unwrap();
+    context.set_env("HOME", "/").unwrap().unset_env("HOME").unwrap();
+    let params = Params::from_json(r#"{"command": "echo ${HOME-none}"}"#).unwrap();
+    assert_eq!(runner().run(&context, &params).unwrap().stdout(), b"none\n");
+    assert_eq!(context.unset_env("a=b").unwrap_err().code(), ErrorCode::Invalid);
+}
+
+#[test]
+fn credentials() {
+    if !has_sandbox() {
+        return;
+    }
+    let runner = Runner::new().unwrap();
+    let mut context = Context::new().unwrap();
+    context.set_workdir("/usr").unwrap().set_policy(&Policy::system().unwrap()).unwrap();
+    let params = Params::shell("cat $AGENTD_TOKEN_FILE", None).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    for expires in [None, Some(later)] {
+        context.set_credentials("secret", expires).unwrap();
+        assert_eq!(runner.run(&context, &params).unwrap().stdout(), b"secret");
+    }
+    for expires in [SystemTime::UNIX_EPOCH, SystemTime::now()] {
+        context.set_credentials("secret", Some(expires)).unwrap();
+        assert_eq!(runner.run(&context, &params).unwrap().status(), Status::Denied);
+    }
+}
+
+#[test]
+fn options_of_a_runner() {
+    for (builder, what) in [
+        (Runner::builder().net_resolver("no address"), "no address"),
+        (Runner::builder().microvm_memory_bytes(1), "memory"),
+        (Runner::builder().heartbeat(Duration::ZERO), "above 0"),
+        (Runner::builder().microvm_image("a\0b"), "NUL"),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Invalid);
+        assert!(error.message().contains(what), "{}", error);
+    }
+    let records = Rc::new(RefCell::new(Vec::new()));
+    let told = records.clone();
+    let builder = Runner::builder().policy(Policy::none().unwrap());
+    let builder = builder.heartbeat(Duration::from_millis(100)).drain(Duration::from_millis(50));
+    let builder = builder.no_stderr_log().sandbox_tmp_bytes(1 << 20).sandbox_user(65530, 65530);
+    let builder = builder.snapshots().microvm_user(65531, 65531).microvm_workdir_bytes(1 << 20);
+    let runner = builder
+        .log(LogLevel::Info, move |record| told.borrow_mut().push(record.message.clone()))
+        .build()
+        .unwrap();
+    assert!(host("echo unheard >&2; sleep 0.5").run_on(&runner).unwrap().is_ok());
+    let records = records.borrow();
+    assert!(records.iter().any(|message| message.contains("still running")), "{:?}", records);
+    assert!(!records.iter().any(|message| message.contains("unheard")), "{:?}", records);
+}
+
 // ---- ending
 
 #[test]
@@ -627,6 +1044,17 @@ fn a_policy_by_hand_is_that_of_json() {
 }
 
 #[test]
+fn no_port_is_not_every_port() {
+    let mut builder = Policy::builder().unwrap();
+    builder.net(Net::Allowlist).unwrap();
+    for ports in [0..=0, 0..=80] {
+        let error = builder.allow_host("example.org", Some(ports.clone())).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Invalid, "{:?}: {}", ports, error);
+    }
+    assert!(!builder.build().to_json().unwrap().contains("example.org"));
+}
+
+#[test]
 fn a_context_by_hand() {
     if !has_sandbox() {
         return;
@@ -821,6 +1249,9 @@ fn what_may_go_to_other_threads() {
     shared::<Canceller>();
     shared::<Waker>();
     shared::<agentd::Error>();
+    shared::<Ask>();
+    shared::<Probe>();
+    shared::<Question>();
     sent::<Context>();
     sent::<PolicyBuilder>();
     <Runner as NotSent<_>>::found();
