@@ -34,7 +34,7 @@ SYSTEM = (
     "bin boot dev etc home lib lib64 media mnt opt proc root run sbin srv sys tmp usr var".split()
 )
 # Made-up places of examples, and what JSON pointers begin with.
-OTHERS = "path project prefix image data repo limits policy net mounts".split()
+OTHERS = "path project prefix image data repo limits policy net mounts ask".split()
 PATH = re.compile(r"(?<![\w.~/)}\]>*:$@%+-])/([A-Za-z_.][\w.+-]*)(?=[/\s`'\"),;:.\]]|$)(/[\w.+-]+)+")
 strange = []
 for path in FILES:

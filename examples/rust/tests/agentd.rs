@@ -742,9 +742,9 @@ fn probe() {
         (ProbeOptions::new().cache_dir("relative"), ErrorCode::Invalid, "relative"),
         (ProbeOptions::new().cache_dir("a\0b"), ErrorCode::Invalid, "NUL"),
         (
-            ProbeOptions::new().no_cache().helper_path("/no/helper"),
+            ProbeOptions::new().no_cache().helper_path("/usr/lib/no-helper"),
             ErrorCode::NotFound,
-            "/no/helper",
+            "/usr/lib/no-helper",
         ),
     ] {
         let error = options.probe().unwrap_err();
