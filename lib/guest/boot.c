@@ -54,6 +54,7 @@ enum {
 
 static char *volume;          /* where it is mounted, or NULL */
 static char volume_disk[300]; /* its directory in /sys, once that is known */
+static int volume_node = -1;  /* its device */
 
 _Noreturn void power_off(void)
 {
@@ -416,18 +417,42 @@ static _Noreturn void run_shell(void)
 	_exit(127);
 }
 
-/* Its directory in /sys. The name of a disk is asked of the disk itself. */
+/* A number, or two with a colon between them, of a file in /sys; false: not there. */
+static bool read_numbers(const char *dir, const char *name, unsigned long long ret[static 2])
+{
+	char path[400], text[64];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n < 0 ? 0 : n] = '\0';
+	ret[1] = 0;
+	return sscanf(text, "%llu:%llu", &ret[0], &ret[1]) >= 1;
+}
+
+/* The name of a disk is asked of the disk itself. */
 static bool find_volume(void)
 {
-	static const char dev[] = "/dev";
+	static const char dev[] = "/dev", node[] = "/dev/volume";
 	char disk[sizeof(volume_disk) - sizeof("/sys/block")];
+	unsigned long long device[2];
 
-	if (*volume_disk)
+	if (volume_node >= 0)
 		return true;
 	if (!wait_for_device("/sys/block", "serial", VOLUME_SERIAL, disk, sizeof(disk)))
 		return false;
 	snprintf(volume_disk, sizeof(volume_disk), "/sys/block%s", disk + sizeof(dev) - 1);
-	return true;
+	if (!read_numbers(volume_disk, "dev", device) ||
+	    mknod(node, S_IFBLK, makedev((unsigned int)device[0], (unsigned int)device[1])) < 0)
+		return false;
+	volume_node = open(node, O_PATH | O_CLOEXEC);
+	unlink(node);
+	return volume_node >= 0;
 }
 
 void boot_warm(void)
@@ -464,24 +489,6 @@ int make_dirs(const char *path, uid_t uid, gid_t gid)
 		copy[i] = path[i];
 	}
 	return 0;
-}
-
-/* A number, or two with a colon between them, of a file in /sys; false: not there. */
-static bool read_numbers(const char *dir, const char *name, unsigned long long ret[static 2])
-{
-	char path[400], text[64];
-	ssize_t n;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[n < 0 ? 0 : n] = '\0';
-	ret[1] = 0;
-	return sscanf(text, "%llu:%llu", &ret[0], &ret[1]) >= 1;
 }
 
 /* In a clone the disk stands for the volume that it gets then: how large that is comes
@@ -542,28 +549,24 @@ static bool give_to(int fd, uid_t uid, gid_t gid, struct fault *fault)
 
 bool boot_volume(const char *path, uid_t uid, gid_t gid, struct fault *fault)
 {
-	static const char node[] = "/run/volume";
-	unsigned long long device[2];
+	/* What the table of mounts calls it. */
+	static const char name[] = "/run/volume";
+	char node[32];
 	uint32_t blocks;
 	int fd, r;
 
-	if (!wait_for_volume() || !read_numbers(volume_disk, "dev", device))
+	if (!wait_for_volume())
 		return fault_set(fault, ENODEV, "there is no disk with the serial " VOLUME_SERIAL);
 	r = make_dirs(path, uid, gid);
 	if (r < 0)
 		return fault_set(fault, -r, "%s", path);
-	if (mknod(node, S_IFBLK | 0600, makedev((unsigned int)device[0], (unsigned int)device[1])) <
-	    0)
-		return fault_set(fault, errno, "%s", node);
-	/* /run is mounted without devices. */
-	r = mount(NULL, "/run", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID, NULL) < 0 ? errno : 0;
-	if (r == 0 && mount(node, path, "ext4", MS_NOSUID | MS_NODEV, "discard,noinit_itable") < 0)
-		r = errno;
-	blocks = blocks_of(node);
-	unlink(node);
-	if (mount(NULL, "/run", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL) < 0 &&
-	    r == 0)
-		r = errno;
+	snprintf(node, sizeof(node), "/proc/self/fd/%d", volume_node);
+	if (symlink(node, name) < 0)
+		return fault_set(fault, errno, "%s", name);
+	r = mount(name, path, "ext4", MS_NOSUID | MS_NODEV, "discard,noinit_itable") < 0 ? errno :
+											   0;
+	blocks = blocks_of(name);
+	unlink(name);
 	if (r)
 		return fault_set(fault, r, "mounting the volume");
 	volume = strdup(path);
