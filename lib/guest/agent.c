@@ -148,8 +148,11 @@ static void message(const struct ad_guest_msg *msg, void *userdata)
 		set_up(msg);
 		break;
 	case AD_GUEST_WARM:
-		if (!agent.fault.error)
-			boot_warm();
+		if (agent.fault.error)
+			break;
+		standby_drop();
+		boot_warm();
+		standby_make();
 		break;
 	case AD_GUEST_STOP:
 		stop_machine(msg->u.stop.grace_ms);

@@ -597,6 +597,7 @@ static pid_t reap_for(uint32_t ms)
 
 _Noreturn void stop_machine(uint32_t grace_ms)
 {
+	standby_drop();
 	kill(-1, SIGTERM);
 	kill(-1, SIGCONT);
 	reap_for(grace_ms);

@@ -104,12 +104,11 @@ int cgroup_boot(uint64_t memory_bytes)
 	return r;
 }
 
-static int set_limits(int dir, const struct ad_guest_limits *limits)
+int cgroup_limit(int dir, const struct ad_guest_limits *limits)
 {
-	/* Half a tree is of no use to anybody: memory ends all of it. */
-	int r = put(dir, "memory.oom.group", "1");
+	int r = 0;
 
-	if (r == 0 && limits->memory)
+	if (limits->memory)
 		r = put(dir, "memory.max", "%" PRIu64, limits->memory);
 	if (r == 0 && limits->pids)
 		r = put(dir, "pids.max", "%" PRIu64, limits->pids);
@@ -119,34 +118,40 @@ static int set_limits(int dir, const struct ad_guest_limits *limits)
 	return r;
 }
 
-static void name_of(uint32_t id, char name[static 16])
+static void name_of(const struct group *group, char name[static 16])
 {
-	snprintf(name, 16, "%" PRIu32, id);
+	snprintf(name, 16, "%" PRIu32, group->number);
 }
 
-int cgroup_new(uint32_t id, const struct ad_guest_limits *limits)
+int cgroup_new(struct group *ret)
 {
+	static uint32_t last;
+	struct group group = { .number = ++last };
 	char name[16];
-	int dir, r;
+	int r;
 
-	name_of(id, name);
-	dir = make(tasks_dir, name);
-	if (dir < 0)
-		return dir;
-	r = set_limits(dir, limits);
-	if (r == 0)
-		return dir;
-	cgroup_remove(id, dir);
-	return r;
+	name_of(&group, name);
+	group.dir = make(tasks_dir, name);
+	if (group.dir < 0)
+		return group.dir;
+	/* Half a tree is of no use to anybody: memory ends all of it. */
+	r = put(group.dir, "memory.oom.group", "1");
+	if (r < 0) {
+		cgroup_remove(&group);
+		return r;
+	}
+	*ret = group;
+	return 0;
 }
 
-void cgroup_remove(uint32_t id, int dir)
+void cgroup_remove(struct group *group)
 {
 	char name[16];
 
-	name_of(id, name);
-	close(dir);
+	name_of(group, name);
+	close(group->dir);
 	unlinkat(tasks_dir, name, AT_REMOVEDIR);
+	*group = (struct group){ .dir = -1 };
 }
 
 void cgroup_kill(int dir)
@@ -215,7 +220,7 @@ int cgroup_tasks(void)
 	return tasks_dir;
 }
 
-int cgroup_largest(uint32_t *ret_id)
+int cgroup_largest(uint32_t *ret_number)
 {
 	DIR *names = fdopendir(openat(tasks_dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	int largest = -ENOENT;
@@ -234,7 +239,7 @@ int cgroup_largest(uint32_t *ret_id)
 
 			most = bytes;
 			largest = fd;
-			*ret_id = (uint32_t)strtoul(name->d_name, NULL, 10);
+			*ret_number = (uint32_t)strtoul(name->d_name, NULL, 10);
 			fd = smaller;
 		}
 		if (fd >= 0)

@@ -47,9 +47,17 @@ _Noreturn void give_up(const char *fmt, ...) AD_PRINTF(1, 2);
 
 /* memory_bytes: for all tasks together. Negative errno where something is missing. */
 int cgroup_boot(uint64_t memory_bytes);
-/* The directory of a new group, with these limits; or a negative errno. */
-int cgroup_new(uint32_t id, const struct ad_guest_limits *limits);
-void cgroup_remove(uint32_t id, int dir);
+
+struct group {
+	int dir; /* -1: none */
+	uint32_t number;
+};
+
+/* A new group of a task, without limits yet. Negative errno. */
+int cgroup_new(struct group *ret);
+/* Negative errno. */
+int cgroup_limit(int dir, const struct ad_guest_limits *limits);
+void cgroup_remove(struct group *group);
 void cgroup_kill(int dir);
 /* A number in one of its files, after a word if one is given; 0 if there is none. */
 uint64_t cgroup_number(int dir, const char *file, const char *word);
@@ -60,8 +68,8 @@ uint32_t cgroup_count(int dir);
 int cgroup_events(int dir);
 /* Of all tasks together; not to be closed. */
 int cgroup_tasks(void);
-/* The directory of the task's that has most memory, with its id; or a negative errno. */
-int cgroup_largest(uint32_t *ret_id);
+/* The directory of the group that has most memory, with its number; or a negative errno. */
+int cgroup_largest(uint32_t *ret_number);
 
 /* ---- agent.c: the loop */
 
@@ -97,6 +105,12 @@ bool pressure_hopeless(struct pressure *pressure);
 void pressure_close(struct pressure *pressure);
 
 /* ---- stream.c */
+
+/* A pipe whose end of ours does not block. False: errno. */
+bool pipe_open(int *ours, int *theirs, bool we_read);
+/* One that what the library may be owed fits in: the fewer turns between writer and agent,
+ * the better. One that cannot be so large will do. */
+bool pipe_open_output(int *ours, int *theirs);
 
 /* From a pipe to the library, as it takes it. */
 struct outlet {
@@ -164,12 +178,25 @@ void net_resume(void);
 struct command {
 	const char *const *argv, *const *env;
 	const char *workdir;
-	const struct ad_guest_limits *limits;
+	struct ad_guest_limits limits; /* those of a process: the rest are its group's */
 	uid_t uid;
 	gid_t gid;
-	int stdio[3]; /* all >= 3, as all descriptors here */
-	int cgroup;
-	int fault; /* where the child says why it did not come to its execve */
+	uint32_t flags; /* AD_GUEST_RUN_* */
+};
+
+/* Between the agent and a command's process. The first three are standard input, output and
+ * error. */
+enum {
+	COMMAND_IN,
+	COMMAND_OUT,
+	COMMAND_ERR,
+	COMMAND_FAULT,  /* why it did not come to its execve: struct command_fault */
+	COMMAND_ORDERS, /* what one that was made ahead hears of its command by */
+	COMMAND_PIPES
+};
+
+struct command_pipes {
+	int ours[COMMAND_PIPES], theirs[COMMAND_PIPES]; /* all >= 3, as all descriptors here */
 };
 
 struct command_fault {
@@ -179,8 +206,35 @@ struct command_fault {
 
 /* fork(2) into a control group; a negative errno if it cannot be. */
 pid_t process_fork(int cgroup);
-/* The pid, or a negative errno. */
-pid_t command_start(struct command *command);
+/* In a child: closes all descriptors from 3 on but these (-1: none). */
+void keep_only(const int *fds, size_t count);
+/* Negative errno. */
+int command_pipes_open(struct command_pipes *pipes, bool ahead);
+void command_pipes_close(struct command_pipes *pipes);
+/* The pid, or a negative errno. The child's ends of the pipes are closed. NULL: the process
+ * waits for its orders, and ends with that pipe. */
+pid_t command_start(int cgroup, struct command_pipes *pipes, const struct command *command);
+/* Whether a process that waits can be told so much. */
+bool command_fits(const struct command *command);
+/* To the one at the other end of this pipe. -1: errno. */
+int command_order(int fd, const struct command *command);
+
+/* ---- standby.c: a process made ahead of its command, of which a clone has one */
+
+struct standby {
+	pid_t pid; /* 0: none */
+	struct group group;
+	struct command_pipes pipes;
+};
+
+/* There is none. If it cannot be made, the next command starts as any later one does. */
+void standby_make(void);
+/* Nothing is left of it. */
+void standby_drop(void);
+/* It belongs to who takes it. pid 0: there is none for this command. */
+struct standby standby_take(const struct command *command);
+/* A child has ended: it may be the one that waited. */
+void standby_reap(pid_t pid);
 
 /* ---- transfer.c: files in and out, in a child: it may block and take memory */
 

@@ -2,10 +2,31 @@
 #include "guest/guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+bool pipe_open(int *ours, int *theirs, bool we_read)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return false;
+	*ours = ends[we_read ? 0 : 1];
+	*theirs = ends[we_read ? 1 : 0];
+	/* An open file description of its own. */
+	return ad_sys_set_nonblock(*ours) == 0;
+}
+
+bool pipe_open_output(int *ours, int *theirs)
+{
+	if (!pipe_open(ours, theirs, true))
+		return false;
+	fcntl(*ours, F_SETPIPE_SZ, AD_GUEST_WINDOW);
+	return true;
+}
 
 /* ---- to the library */
 

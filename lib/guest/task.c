@@ -22,7 +22,7 @@ struct task {
 	uint32_t id;
 	enum ad_guest_type begun_by;
 	pid_t pid;
-	int cgroup;
+	struct group group;
 	struct watch emptied;   /* of the control group */
 	struct inlet in;        /* STDIN, FILES_IN */
 	struct outlet out, err; /* STDOUT or FILES_OUT, STDERR */
@@ -61,6 +61,15 @@ static struct task *find(uint32_t id)
 	return NULL;
 }
 
+static struct task *find_group(uint32_t number)
+{
+	for (size_t i = 0; i < AD_COUNT(tasks); i++) {
+		if (tasks[i] && tasks[i]->group.number == number)
+			return tasks[i];
+	}
+	return NULL;
+}
+
 static void close_fd(int *fd)
 {
 	if (*fd >= 0)
@@ -73,11 +82,11 @@ static bool is_empty(int cgroup)
 	return cgroup_number(cgroup, "cgroup.events", "populated") == 0;
 }
 
-/* What a command has left in the background: its group goes when the last of it has ended. */
+/* What a command has left in the background, or a process made ahead that is not to be one:
+ * its group goes when the last of it has ended. */
 struct remains {
 	struct watch emptied;
-	uint32_t id;
-	int cgroup;
+	struct group group;
 };
 
 static void remains_emptied(struct watch *watch, uint32_t events)
@@ -87,10 +96,10 @@ static void remains_emptied(struct watch *watch, uint32_t events)
 
 	(void)events;
 	/* Else it would be reported again. */
-	if (pread(watch->fd, text, sizeof(text), 0) >= 0 && !is_empty(remains->cgroup))
+	if (pread(watch->fd, text, sizeof(text), 0) >= 0 && !is_empty(remains->group.dir))
 		return;
 	watch_close(watch);
-	cgroup_remove(remains->id, remains->cgroup);
+	cgroup_remove(&remains->group);
 	free(remains);
 }
 
@@ -99,22 +108,21 @@ static bool leave_behind(const struct task *task)
 {
 	struct remains *remains;
 
-	if (is_empty(task->cgroup))
+	if (is_empty(task->group.dir))
 		return false;
 	remains = calloc(1, sizeof(*remains));
 	if (!remains)
 		return false;
-	remains->id = task->id;
-	remains->cgroup = task->cgroup;
+	remains->group = task->group;
 	remains->emptied = (struct watch){ .ready = remains_emptied,
-					   .fd = cgroup_events(task->cgroup) };
+					   .fd = cgroup_events(task->group.dir) };
 	if (remains->emptied.fd < 0) {
 		free(remains);
 		return false;
 	}
 	watch_for(&remains->emptied, EPOLLPRI);
 	/* It may have ended between. */
-	if (is_empty(task->cgroup))
+	if (is_empty(task->group.dir))
 		remains_emptied(&remains->emptied, 0);
 	return true;
 }
@@ -133,8 +141,8 @@ static void task_free(struct task *task)
 	pressure_close(&task->pressure);
 	close_fd(&task->out_fd);
 	close_fd(&task->err_fd);
-	if (task->cgroup >= 0 && !(task->stay && leave_behind(task)))
-		cgroup_remove(task->id, task->cgroup);
+	if (task->group.dir >= 0 && !leave_behind(task))
+		cgroup_remove(&task->group);
 	free(task->what);
 	free(task);
 }
@@ -145,10 +153,11 @@ static void send_closed(struct task *task)
 {
 	struct ad_guest_msg msg = { .type = AD_GUEST_CLOSED, .id = task->id };
 
-	msg.u.closed.cpu_ns = cgroup_number(task->cgroup, "cpu.stat", "usage_usec") * 1000;
-	msg.u.closed.memory_peak = cgroup_number(task->cgroup, "memory.peak", NULL);
-	msg.u.closed.survivors = task->stay || is_empty(task->cgroup) ? 0 :
-									cgroup_count(task->cgroup);
+	msg.u.closed.cpu_ns = cgroup_number(task->group.dir, "cpu.stat", "usage_usec") * 1000;
+	msg.u.closed.memory_peak = cgroup_number(task->group.dir, "memory.peak", NULL);
+	msg.u.closed.survivors = task->stay || is_empty(task->group.dir) ?
+					 0 :
+					 cgroup_count(task->group.dir);
 	agent_send(&msg);
 	task_free(task);
 }
@@ -179,7 +188,7 @@ void task_check(uint32_t id)
 		return;
 	if (task->begun_by != AD_GUEST_RUN)
 		send_done(task);
-	else if (task->stay || is_empty(task->cgroup))
+	else if (task->stay || is_empty(task->group.dir))
 		send_closed(task);
 }
 
@@ -197,7 +206,7 @@ static void emptied(struct watch *watch, uint32_t events)
 
 static void kill_tree(struct task *task)
 {
-	cgroup_kill(task->cgroup);
+	cgroup_kill(task->group.dir);
 	task->stay = false;
 	if (!task->killing)
 		task->give_up_at = ad_sys_now_ns() + patience_ns;
@@ -218,13 +227,13 @@ static void report_limit(const struct task *task, enum ad_guest_limit limit, boo
 static bool over_cpu_time(const struct task *task)
 {
 	return task->limits.cpu_time_ms &&
-	       cgroup_number(task->cgroup, "cpu.stat", "usage_usec") / 1000 >=
+	       cgroup_number(task->group.dir, "cpu.stat", "usage_usec") / 1000 >=
 		       task->limits.cpu_time_ms;
 }
 
 static bool over_io(const struct task *task)
 {
-	return task->limits.io && cgroup_written(task->cgroup) > task->limits.io;
+	return task->limits.io && cgroup_written(task->group.dir) > task->limits.io;
 }
 
 /* Which limits made themselves felt: before the exit is reported. */
@@ -233,9 +242,9 @@ static void report_limits_hit(const struct task *task, int wait_status)
 	bool killed = !task->killing && WIFSIGNALED(wait_status) &&
 		      WTERMSIG(wait_status) == SIGKILL;
 
-	if (cgroup_number(task->cgroup, "memory.events", "oom_kill") > 0)
+	if (cgroup_number(task->group.dir, "memory.events", "oom_kill") > 0)
 		report_limit(task, AD_GUEST_LIMIT_MEMORY, killed);
-	if (cgroup_number(task->cgroup, "pids.events", "max") > 0)
+	if (cgroup_number(task->group.dir, "pids.events", "max") > 0)
 		report_limit(task, AD_GUEST_LIMIT_PIDS, false);
 }
 
@@ -266,7 +275,7 @@ static void look_at(struct task *task)
 		if (ad_sys_now_ns() < task->give_up_at || !task->exited ||
 		    task->begun_by != AD_GUEST_RUN)
 			return;
-		if (is_empty(task->cgroup)) {
+		if (is_empty(task->group.dir)) {
 			/* The library may be waiting for who reads it. */
 			finish_output(task);
 		} else {
@@ -292,9 +301,9 @@ static void look_at(struct task *task)
 /* As the kernel does when there is nothing left: it is who has most. */
 static void end_largest(void)
 {
-	uint32_t id;
-	int dir = cgroup_largest(&id);
-	struct task *task = dir < 0 ? NULL : find(id);
+	uint32_t number;
+	int dir = cgroup_largest(&number);
+	struct task *task = dir < 0 ? NULL : find_group(number);
 
 	if (task && task->begun_by == AD_GUEST_RUN && !task->exited && !task->killing) {
 		report_limit(task, AD_GUEST_LIMIT_MEMORY, true);
@@ -377,48 +386,6 @@ static void fault_ready(struct watch *watch, uint32_t events)
 	settle_start(AD_CONTAINER_OF(watch, struct task, fault));
 }
 
-/* Our end non-blocking, an open file description of its own. */
-static bool make_pipe(int *ours, int *theirs, bool we_read)
-{
-	int ends[2];
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return false;
-	*ours = ends[we_read ? 0 : 1];
-	*theirs = ends[we_read ? 1 : 0];
-	return ad_sys_set_nonblock(*ours) == 0;
-}
-
-/* What the library may be owed fits in: the fewer turns between writer and agent, the
- * better. One that cannot be so large will do. */
-static bool make_output(int *ours, int *theirs)
-{
-	if (!make_pipe(ours, theirs, true))
-		return false;
-	fcntl(*ours, F_SETPIPE_SZ, AD_GUEST_WINDOW);
-	return true;
-}
-
-struct stdio {
-	int in, child[3], fault;
-};
-
-static bool make_stdio(struct task *task, uint32_t flags, struct stdio *stdio)
-{
-	*stdio = (struct stdio){ .in = -1, .child = { -1, -1, -1 }, .fault = -1 };
-	if (!make_pipe(&task->fault.fd, &stdio->fault, true) ||
-	    !make_output(&task->out_fd, &stdio->child[1]))
-		return false;
-	if (flags & AD_GUEST_RUN_MERGE_STDERR)
-		stdio->child[2] = fcntl(stdio->child[1], F_DUPFD_CLOEXEC, 3);
-	else if (!make_output(&task->err_fd, &stdio->child[2]))
-		return false;
-	if (flags & AD_GUEST_RUN_STDIN)
-		return make_pipe(&stdio->in, &stdio->child[0], false) && stdio->child[2] >= 0;
-	stdio->child[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	return stdio->child[0] >= 0 && stdio->child[2] >= 0;
-}
-
 static char *copy_what(const char *workdir, const char *program)
 {
 	struct ad_buf buf = { 0 };
@@ -428,44 +395,81 @@ static char *copy_what(const char *workdir, const char *program)
 	return ad_buf_steal(&buf);
 }
 
+/* Ready for its limits to be kept. Negative errno. */
+static int enter_group(struct task *task)
+{
+	int r = cgroup_limit(task->group.dir, &task->limits);
+
+	if (r < 0)
+		return r;
+	r = cgroup_events(task->group.dir);
+	if (r < 0)
+		return r;
+	task->emptied.fd = r;
+	return task->limits.memory ? pressure_open(&task->pressure, task->group.dir) : 0;
+}
+
+/* The pid, or a negative errno. */
+static pid_t start(struct standby *standby, const struct command *command)
+{
+	int r;
+
+	if (standby->pid > 0)
+		return command_order(standby->pipes.ours[COMMAND_ORDERS], command) < 0 ?
+			       -errno :
+			       standby->pid;
+	r = command_pipes_open(&standby->pipes, false);
+	return r < 0 ? r : command_start(standby->group.dir, &standby->pipes, command);
+}
+
+/* The ends that are wanted become the task's. */
+static void take_pipes(struct task *task, uint32_t flags, struct command_pipes *pipes)
+{
+	task->fault.fd = ad_steal_fd(&pipes->ours[COMMAND_FAULT]);
+	task->out_fd = ad_steal_fd(&pipes->ours[COMMAND_OUT]);
+	if (!(flags & AD_GUEST_RUN_MERGE_STDERR))
+		task->err_fd = ad_steal_fd(&pipes->ours[COMMAND_ERR]);
+	if (flags & AD_GUEST_RUN_STDIN)
+		inlet_open(&task->in, task->id, AD_GUEST_STDIN,
+			   ad_steal_fd(&pipes->ours[COMMAND_IN]));
+	watch_for(&task->fault, EPOLLIN);
+	watch_for(&task->emptied, EPOLLPRI);
+}
+
 static void run(struct task *task, const struct ad_guest_msg *msg)
 {
-	struct command command = {
+	const struct command command = {
 		.argv = msg->u.run.argv,
 		.env = msg->u.run.env,
 		.workdir = msg->u.run.workdir,
-		.limits = &task->limits,
+		.limits = msg->u.run.limits,
 		.uid = msg->u.run.uid,
 		.gid = msg->u.run.gid,
-		.cgroup = task->cgroup,
+		.flags = msg->u.run.flags,
 	};
-	struct stdio stdio;
-	bool ok = make_stdio(task, msg->u.run.flags, &stdio);
-	int error = ok ? 0 : errno;
+	struct standby standby = standby_take(&command);
+	enum ad_guest_stage stage = AD_GUEST_STAGE_CGROUP;
+	int r = standby.pid > 0 ? 0 : cgroup_new(&standby.group);
 
-	memcpy(command.stdio, stdio.child, sizeof(command.stdio));
-	command.fault = stdio.fault;
-	task->what = copy_what(command.workdir, command.argv[0]);
-	if (ok && !task->what)
-		error = ENOMEM;
-	if (error == 0 && msg->u.run.flags & AD_GUEST_RUN_NET)
-		error = -net_open(task->id);
-	if (error == 0) {
-		task->pid = command_start(&command);
-		error = task->pid < 0 ? -task->pid : 0;
+	task->group = standby.group;
+	if (r == 0)
+		r = enter_group(task);
+	if (r == 0) {
+		stage = AD_GUEST_STAGE_FORK;
+		task->what = copy_what(command.workdir, command.argv[0]);
+		r = task->what ? 0 : -ENOMEM;
 	}
-	for (int i = 0; i < 3; i++)
-		close_fd(&stdio.child[i]);
-	close_fd(&stdio.fault);
-	if (error) {
-		close_fd(&stdio.in);
-		send_failed(task, AD_GUEST_STAGE_FORK, error, "");
-		return;
+	if (r == 0 && command.flags & AD_GUEST_RUN_NET)
+		r = net_open(task->id);
+	if (r == 0) {
+		task->pid = start(&standby, &command);
+		r = task->pid < 0 ? task->pid : 0;
 	}
-	if (stdio.in >= 0)
-		inlet_open(&task->in, task->id, AD_GUEST_STDIN, stdio.in);
-	watch_for(&task->fault, EPOLLIN);
-	watch_for(&task->emptied, EPOLLPRI);
+	if (r == 0)
+		take_pipes(task, command.flags, &standby.pipes);
+	command_pipes_close(&standby.pipes);
+	if (r < 0)
+		send_failed(task, stage, -r, "");
 }
 
 /* ---- transfers */
@@ -547,7 +551,7 @@ static void transfer(struct task *task, const struct ad_guest_msg *msg)
 	bool put = msg->type == AD_GUEST_PUT, made;
 	int ours = -1, error = 0;
 	struct transfer transfer = {
-		.msg = msg, .archive = -1, .reports = -1, .cgroup = task->cgroup
+		.msg = msg, .archive = -1, .reports = -1, .cgroup = task->group.dir
 	};
 	int socks[2] = { -1, -1 };
 
@@ -557,8 +561,8 @@ static void transfer(struct task *task, const struct ad_guest_msg *msg)
 				put ? "too many directories" : "nothing was put there");
 		return;
 	}
-	made = put ? make_pipe(&ours, &transfer.archive, false) :
-		     make_output(&ours, &transfer.archive);
+	made = put ? pipe_open(&ours, &transfer.archive, false) :
+		     pipe_open_output(&ours, &transfer.archive);
 	if (!made)
 		error = errno;
 	if (!error)
@@ -605,7 +609,7 @@ void task_begin(const struct ad_guest_msg *msg)
 	tasks[place] = task;
 	task->id = msg->id;
 	task->begun_by = msg->type;
-	task->out_fd = task->err_fd = -1;
+	task->group.dir = task->out_fd = task->err_fd = -1;
 	task->in.watch = task->out.watch = task->err.watch = none;
 	task->emptied = (struct watch){ .ready = emptied, .fd = -1 };
 	task->fault = (struct watch){ .ready = fault_ready, .fd = -1 };
@@ -614,19 +618,14 @@ void task_begin(const struct ad_guest_msg *msg)
 	if (msg->type == AD_GUEST_RUN)
 		task->limits = msg->u.run.limits;
 	task->stay = msg->type == AD_GUEST_RUN && msg->u.run.flags & AD_GUEST_RUN_STAY;
-	task->cgroup = cgroup_new(task->id, &task->limits);
-	r = task->cgroup < 0 ? task->cgroup : cgroup_events(task->cgroup);
-	if (r >= 0) {
-		task->emptied.fd = r;
-		r = task->limits.memory ? pressure_open(&task->pressure, task->cgroup) : 0;
-	}
 	if (msg->type != AD_GUEST_RUN) {
+		r = cgroup_new(&task->group);
+		if (r == 0)
+			r = enter_group(task);
 		if (r < 0)
 			refuse_transfer(task, -r, "control group");
 		else
 			transfer(task, msg);
-	} else if (r < 0) {
-		send_failed(task, AD_GUEST_STAGE_CGROUP, -r, "");
 	} else if (msg->u.run.uid == 0 || msg->u.run.gid == 0) {
 		/* It could write to what controls the machine, without any capability. */
 		send_failed(task, AD_GUEST_STAGE_REQUEST, EPERM, "commands are not root in here");
@@ -718,4 +717,5 @@ void task_reap(pid_t pid, int wait_status)
 		task_check(task->id);
 		return;
 	}
+	standby_reap(pid);
 }

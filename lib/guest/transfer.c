@@ -84,26 +84,6 @@ static int open_tree(const struct ad_guest_msg *msg)
 	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* The others are other tasks', and would not end for them before we do. */
-static void keep_only(const int *fds, size_t count)
-{
-	unsigned int next = 3;
-
-	for (;;) {
-		unsigned int least = ~0u;
-
-		for (size_t i = 0; i < count; i++) {
-			if ((unsigned int)fds[i] >= next && (unsigned int)fds[i] < least)
-				least = (unsigned int)fds[i];
-		}
-		if (least > next)
-			ad_sys_close_range(next, least == ~0u ? least : least - 1);
-		if (least == ~0u)
-			return;
-		next = least + 1;
-	}
-}
-
 static _Noreturn void child(const struct transfer *transfer)
 {
 	const int fds[] = { transfer->archive, transfer->reports, transfer->manifest };
@@ -121,6 +101,7 @@ static _Noreturn void child(const struct transfer *transfer)
 		.userdata = &reporter,
 	};
 
+	/* The others are other tasks', and would not end for them before we do. */
 	keep_only(fds, AD_COUNT(fds));
 	job.dir_fd = open_tree(msg);
 	if (job.dir_fd < 0) {

@@ -493,6 +493,125 @@ static void test_files(void)
 		check(false, "cleaning up");
 }
 
+/* ---- a process made ahead of its command, as the first command of a clone has one */
+
+/* How long before its program the shell's process began, in hundredths of a second. */
+#define AGE                                                                                        \
+	"read -r up idle </proc/uptime; read -r stat </proc/$$/stat; set -- ${stat##*) }; "        \
+	"shift 19; echo age $((${up%.*}${up#*.} - $1))"
+
+static bool says(const struct vm_task *task, const char *begin)
+{
+	return strncmp(vm_text(task), begin, strlen(begin)) == 0;
+}
+
+static long age_of(const struct vm_task *task)
+{
+	const char *age = strstr(vm_text(task), "age ");
+
+	return age ? strtol(age + strlen("age "), NULL, 10) : -1;
+}
+
+/* So much longer it waits at least, and one that did not wait takes less. */
+enum { AHEAD_MS = 3000 };
+
+static bool made_ahead(const struct vm_task *task)
+{
+	return age_of(task) >= AHEAD_MS / 10;
+}
+
+static bool made_then(const struct vm_task *task)
+{
+	return age_of(task) >= 0 && !made_ahead(task);
+}
+
+static bool boot_warm(const char *image, unsigned int times)
+{
+	const struct ad_guest_msg warm = { .type = AD_GUEST_WARM };
+
+	if (!boot(image))
+		return false;
+	while (times--) {
+		if (!ad_guest_link_send(vm.link, &warm) ||
+		    vm_ping(&vm, 120 * VM_SECOND) == UINT64_MAX)
+			return false;
+	}
+	pause_ms(AHEAD_MS);
+	return vm_setup(&vm, realtime_ns());
+}
+
+static bool ends(uint32_t grace_ms, uint64_t timeout_ms)
+{
+	struct ad_guest_msg stop = { .type = AD_GUEST_STOP };
+	int status = -1;
+	bool ok;
+
+	stop.u.stop.grace_ms = grace_ms;
+	ok = ad_guest_link_send(vm.link, &stop) && vm_ended(&vm, timeout_ms, &status) &&
+	     status == 0;
+	vm_free(&vm);
+	return ok;
+}
+
+static void test_ahead(const char *image)
+{
+	static char large[100 * 1024];
+	const char *const much[] = { "/bin/sh", "-c", "echo ${#0}; " AGE, large, NULL };
+	const char *const no_program[] = { "no-such-program", NULL };
+	struct vm_run run = { .script = "echo out; echo err >&2; cat; pwd; id -u; " AGE,
+			      .uid = USER,
+			      .workdir = "/var" };
+	const struct vm_task *task;
+
+	if (!boot_warm(image, 2)) {
+		check(false, "a machine that was warmed twice");
+		return;
+	}
+	for (int i = 0; i < 2; i++) {
+		task = vm_do(&vm, &run);
+		check(exited_with(task, 0) && says(task, "out\n/var\n1000\nage ") &&
+			      strcmp(task->output[AD_GUEST_STDERR].data, "err\n") == 0,
+		      i ? "the next" : "the first command");
+		check(i ? made_then(task) : made_ahead(task),
+		      i ? "begins when it is told" : "has a process that was made ahead");
+	}
+	check_script("ls -d /sys/fs/cgroup/tasks/*/ | wc -l", "1\n", "no group is left over");
+	check(ends(0, 60 * VM_SECOND), "it ends");
+
+	memset(large, 'a', sizeof(large) - 1);
+	if (!boot_warm(image, 1)) {
+		check(false, "a machine that was warmed");
+		return;
+	}
+	task = vm_do(&vm, &(struct vm_run){ .argv = much, .uid = USER });
+	check(says(task, "102399\n") && made_then(task),
+	      "more than it can be told is for a process of its own");
+	run = (struct vm_run){ .script = "cat; echo err >&2; ulimit -n; " AGE,
+			       .uid = USER,
+			       .flags = AD_GUEST_RUN_MERGE_STDERR,
+			       .limits = { .open_files = 10 },
+			       .input = "in\n",
+			       .input_len = 3 };
+	task = vm_do(&vm, &run);
+	check(says(task, "in\nerr\n10\nage ") && made_ahead(task),
+	      "it is left for the next, with input, merged output and a limit");
+	check(ends(0, 60 * VM_SECOND), "it ends");
+
+	if (!boot_warm(image, 1)) {
+		check(false, "a machine that was warmed");
+		return;
+	}
+	task = vm_do(&vm, &(struct vm_run){ .argv = no_program, .uid = USER });
+	check(task->failed && task->failure.u.failed.stage == AD_GUEST_STAGE_EXEC &&
+		      strcmp(task->text, no_program[0]) == 0,
+	      "it says what it could not execute");
+	check_script("ls -d /sys/fs/cgroup/tasks/*/ | wc -l", "1\n", "and leaves nothing");
+	check(ends(0, 60 * VM_SECOND), "it ends");
+
+	check(boot_warm(image, 1) && ends(60 * VM_SECOND, 30 * VM_SECOND),
+	      "a stop does not wait for one that nobody needed");
+}
+
 /* ---- times */
 
 static int by_size(const void *a, const void *b)
@@ -551,6 +670,7 @@ int main(int argc, char **argv)
 	test_hungry();
 	test_thrashing();
 	test_end(argv[1]);
+	test_ahead(argv[1]);
 	printf("1..%u\n", count);
 	return bad != 0;
 }
