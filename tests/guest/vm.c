@@ -87,13 +87,15 @@ static uint64_t tsc_khz(void)
 
 static _Noreturn void become_qemu(const char *image, int sock, int root, uint64_t khz)
 {
-	char kernel[PATH_SIZE], initramfs[PATH_SIZE], append[256], chardev[64], fdset[64];
+	char kernel[PATH_SIZE], initramfs[PATH_SIZE], append[512], chardev[64], fdset[64];
 
 	snprintf(kernel, sizeof(kernel), "%s/vmlinux", image);
 	snprintf(initramfs, sizeof(initramfs), "%s/initramfs.cpio", image);
 	snprintf(append, sizeof(append),
 		 "quiet loglevel=1 panic=-1 tsc=reliable tsc_early_khz=%" PRIu64
-		 " cryptomgr.notests nokaslr audit=0 lsm= ipv6.disable=1 random.trust_cpu=on",
+		 " cryptomgr.notests nokaslr audit=0 lsm= ipv6.disable=1 random.trust_cpu=on"
+		 " psi=0 cgroup_disable=cpuset,devices,freezer,net_cls,perf_event,net_prio,hugetlb"
+		 ",rdma,misc",
 		 khz);
 	snprintf(chardev, sizeof(chardev), "socket,id=agent,fd=%d", sock);
 	snprintf(fdset, sizeof(fdset), "fd=%d,set=1", root);

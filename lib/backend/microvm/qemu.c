@@ -243,7 +243,8 @@ static void add_kernel(struct arguments *arguments, const struct engine_config *
 	add(arguments, "-append",
 	    add_text(arguments,
 		     "quiet loglevel=1 panic=-1 audit=0 lsm= ipv6.disable=1 nokaslr "
-		     "cryptomgr.notests random.trust_cpu=on%s",
+		     "cryptomgr.notests random.trust_cpu=on psi=0 cgroup_disable=cpuset,devices,"
+		     "freezer,net_cls,perf_event,net_prio,hugetlb,rdma,misc%s",
 		     tcg.len ? tcg.data : ""));
 }
 
