@@ -708,22 +708,30 @@ static void do_put_and_wait(struct fake *fake)
 			 AGENTD_SINK_PAUSE);
 }
 
+/* Up to where it has put its first bytes and its output is paused. */
+static struct t_world *begin_paused(struct fake *fake, struct t_run *run)
+{
+	struct agentd_backend_ops ops = ops_of("paper");
+	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+	struct t_world *world;
+
+	fake->paused[AGENTD_STDOUT] = 7; /* neither answer */
+	ops.task_set_paused = fake_paused;
+	world = fake_world(fake, &ops);
+	t_run_init(run, world);
+	run->on_output = say_pause;
+	ck_assert_int_eq(t_run_start(run, "paper", 0), 0);
+	while (run->total[AGENTD_STDOUT] == 0 && t_now() < deadline)
+		t_world_loop(world, 10, NULL);
+	return world;
+}
+
 START_TEST(paused_and_resumed)
 {
 	struct fake fake = { .act = do_put_and_wait, .on_kill = do_killed };
-	struct agentd_backend_ops ops = ops_of("paper");
-	struct t_world *world;
 	struct t_run run;
-	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+	struct t_world *world = begin_paused(&fake, &run);
 
-	fake.paused[AGENTD_STDOUT] = 7; /* neither answer */
-	ops.task_set_paused = fake_paused;
-	world = fake_world(&fake, &ops);
-	t_run_init(&run, world);
-	run.on_output = say_pause;
-	ck_assert_int_eq(t_run_start(&run, "paper", 0), 0);
-	while (run.total[AGENTD_STDOUT] == 0 && t_now() < deadline)
-		t_world_loop(world, 10, NULL);
 	ck_assert_int_eq(fake.paused[AGENTD_STDERR], 0);
 	ck_assert_int_eq(agentd_exec_resume(run.exec, AGENTD_STDOUT), 0);
 	t_world_loop(world, 20, NULL);
@@ -748,19 +756,9 @@ static void do_put_the_rest(struct fake *fake)
 START_TEST(paused_and_killed)
 {
 	struct fake fake = { .act = do_put_and_wait, .on_kill = do_put_the_rest };
-	struct agentd_backend_ops ops = ops_of("paper");
-	struct t_world *world;
 	struct t_run run;
-	uint64_t deadline = t_now() + T_MS(t_slack(5000));
+	struct t_world *world = begin_paused(&fake, &run);
 
-	fake.paused[AGENTD_STDOUT] = 7; /* neither answer */
-	ops.task_set_paused = fake_paused;
-	world = fake_world(&fake, &ops);
-	t_run_init(&run, world);
-	run.on_output = say_pause;
-	ck_assert_int_eq(t_run_start(&run, "paper", 0), 0);
-	while (run.total[AGENTD_STDOUT] == 0 && t_now() < deadline)
-		t_world_loop(world, 10, NULL);
 	ck_assert_int_eq(fake.paused[AGENTD_STDOUT], 7);
 	ck_assert_int_eq(agentd_exec_cancel(run.exec), 0);
 	t_run_wait(&run);
