@@ -3,7 +3,7 @@
  *   template.c  in the helper: finds or makes the zygote that fits a command;
  *   zygote.c    one process per template: lives in the finished view, in all namespaces
  *               but those that are each command's own, and clones reapers;
- *   view.c      the file system view, built once by the zygote; userns.c helps both;
+ *   view.c, view_build.c  the file system view, built once by the zygote; userns.c helps both;
  *   warm.c      in the helper: keeps reapers, and supervisors, ready for commands;
  *   reaper.c    pid 1 of each command: private mounts, protected names, then the
  *               supervisor's work (supervise.c);
@@ -108,11 +108,24 @@ struct view {
 /* Take hold of everything the view is made of. In a user namespace this is done in
  * the zygote's own mount namespace, else before leaving the host's. */
 bool view_collect(struct view *view, struct sandbox *sandbox, struct fault *fault);
-/* Put it together and make it the root. */
-bool view_build(struct view *view, struct sandbox *sandbox, struct fault *fault);
+/* In the sandbox: what commands' own /run and /tmp would cover, what is denied, and other names
+ * of what is shown. */
+bool view_note(const struct view *view, struct sandbox *sandbox, struct fault *fault);
+/* Does it show something at the target? */
+bool view_covers(const struct view *view, const char *target);
+/* What is denied has an entry, too. */
+bool view_denies(const struct view_entry *entry);
+/* Always false. detail: for fmt. */
+bool view_path_fault(struct fault *fault, uint32_t index, int error, const char *fmt,
+		     const char *detail);
 /* The i-th path that is shown, the working directory first; access 0: another one stands for it.
  * False: there are no more. */
 bool view_shown(const struct template_spec *spec, size_t i, struct ad_profile_path *ret);
+
+/* ---- view_build.c */
+
+/* Put it together and make it the root. */
+bool view_build(struct view *view, struct sandbox *sandbox, struct fault *fault);
 /* Something to mount on, made if it is missing; a descriptor or -errno. Never through
  * a symbolic link. */
 int view_point(int root, const char *path, bool directory);
