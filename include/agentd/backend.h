@@ -83,7 +83,7 @@ struct agentd_backend_ops {
 	 *  longer to start is given up. 0: 30,000. */
 	uint32_t setup_max_ms;
 	/** Milliseconds from a kill, which also follows every exit, to closed or failed, at
-	 *  most. 0: 10,000. */
+	 *  most. 0: 10,000. They begin anew when a stream that is waited for goes on. */
 	uint32_t close_max_ms;
 
 	/* optional, all three or none: persistent sessions, which pools hand out */

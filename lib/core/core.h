@@ -220,8 +220,9 @@ bool ad_streams_over(const agentd_exec *exec);
 bool ad_streams_paused(const agentd_exec *exec);
 void ad_stream_resume(agentd_exec *exec, agentd_stream number);
 /* Of one that was killed: the sink that said "not now" is waited for no longer. What a backend
- * has held back, and what still comes, is counted as dropped. */
-void ad_streams_let_go(agentd_exec *exec);
+ * has held back, and what still comes, is counted as dropped. True: there was something to wait
+ * for. */
+bool ad_streams_let_go(agentd_exec *exec);
 /* What is in attached pipes now is delivered, until the sink says "not now". */
 void ad_streams_read_rest(agentd_exec *exec);
 /* What is still in attached pipes is read; delivered where the sink takes it, else

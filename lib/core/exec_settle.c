@@ -14,13 +14,18 @@ void ad_exec_finish_soon(agentd_exec *exec)
 	ad_defer(&exec->step);
 }
 
+/* One that was killed can end from now on: nothing of it waits for the sink. */
+static void await_end(agentd_exec *exec, uint64_t now)
+{
+	exec->lost_at = ad_exec_later_ms(now, exec->plan.backend->ops.close_max_ms);
+}
+
 static void kill_task(agentd_exec *exec)
 {
 	exec->kill_at = AD_NEVER;
 	if (!exec->killed) {
 		exec->killed = true;
-		exec->lost_at = ad_exec_later_ms(ad_sys_now_ns(),
-						 exec->plan.backend->ops.close_max_ms);
+		await_end(exec, ad_sys_now_ns());
 	}
 	(void)ad_task_kill(&exec->task);
 }
@@ -119,8 +124,8 @@ void ad_exec_settle(agentd_exec *exec)
 		if (over || (now >= exec->drain_until && !waiting))
 			kill_task(exec);
 	}
-	if (exec->killed && !waiting)
-		ad_streams_let_go(exec);
+	if (exec->killed && !waiting && ad_streams_let_go(exec) && !exec->task_over)
+		await_end(exec, now);
 	if (exec->task_over && (drained || (now >= exec->drain_until && !waiting)))
 		ad_exec_finish_soon(exec);
 	else
@@ -150,6 +155,8 @@ void ad_exec_go_on(agentd_exec *exec, agentd_stream stream)
 	exec->active_at = now;
 	if (exec->drain_until != AD_NEVER && !exec->stop_cause)
 		exec->drain_until = ad_exec_later(now, exec->runner->drain_ns);
+	if (exec->lost_at != AD_NEVER && !exec->stop_cause)
+		await_end(exec, now);
 	if (!ad_sink_paused(exec->binding, stream))
 		ad_stream_resume(exec, stream);
 	ad_exec_settle(exec);
@@ -194,6 +201,7 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	agentd_exec *exec = userdata;
 	agentd_runner *runner = exec->runner;
 	uint64_t now = ad_sys_now_ns();
+	bool waited = sink_is_waited_for(exec);
 
 	(void)timer;
 	ad_runner_pin(runner);
@@ -217,9 +225,9 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	}
 	if (now >= exec->kill_at)
 		kill_task(exec);
-	if (now >= exec->lost_at && sink_is_waited_for(exec)) {
+	if (now >= exec->lost_at && waited) {
 		/* It may not end before that has taken what came with the end. */
-		exec->lost_at = ad_exec_later_ms(now, exec->plan.backend->ops.close_max_ms);
+		await_end(exec, now);
 	} else if (now >= exec->lost_at) {
 		exec->lost_at = AD_NEVER;
 		give_up(exec, "did not report the end of a killed command");

@@ -237,16 +237,19 @@ void ad_stream_resume(agentd_exec *exec, agentd_stream number)
 	}
 }
 
-void ad_streams_let_go(agentd_exec *exec)
+bool ad_streams_let_go(agentd_exec *exec)
 {
+	bool any = false;
+
 	for (int i = 0; i < 2; i++) {
 		struct ad_stream *stream = &exec->streams[i];
 
 		if (!stream->paused || stream->attached || stream->eof || stream->let_go)
 			continue;
-		stream->let_go = true;
+		stream->let_go = any = true;
 		ad_task_set_paused(&exec->task, stream->number, false);
 	}
+	return any;
 }
 
 void ad_streams_read_rest(agentd_exec *exec)

@@ -769,6 +769,83 @@ START_TEST(paused_and_killed)
 }
 END_TEST
 
+static void do_exit_and_stay(struct fake *fake)
+{
+	agentd_task_started(fake->task, 1);
+	agentd_task_exited(fake->task, STATUS_EXIT(0), 0);
+}
+
+static void do_put_only(struct fake *fake)
+{
+	ck_assert_int_eq(agentd_task_output(fake->task, AGENTD_STDOUT, (const uint8_t *)"o", 1),
+			 AGENTD_SINK_PAUSE);
+}
+
+/* A task that has to wait for the sink has close_max_ms from when it need not any more: the sink
+ * goes on, or the deadline passes. It is not given up for the time before. */
+START_TEST(end_waits_for_the_sink)
+{
+	const uint32_t close_ms = (uint32_t)t_slack(1000);
+	struct fake fake = { .act = do_exit_and_stay, .on_kill = do_put_only };
+	struct agentd_backend_ops ops = ops_of("paper");
+	bool deadline = _i == 1;
+	struct t_world *world;
+	struct t_run run;
+
+	fake.paused[AGENTD_STDOUT] = 7; /* neither answer */
+	ops.task_set_paused = fake_paused;
+	ops.close_max_ms = close_ms;
+	world = fake_world(&fake, &ops);
+	t_run_init(&run, world);
+	run.on_output = say_pause;
+	ck_assert_int_eq(t_run_start(&run, "paper", deadline ? close_ms * 8 / 5 : 0), 0);
+	while (run.total[AGENTD_STDOUT] == 0 && !run.finished)
+		t_world_loop(world, 1, NULL);
+	if (!deadline) {
+		t_world_loop(world, close_ms * 3 / 5, NULL);
+		ck_assert_int_eq(agentd_exec_resume(run.exec, AGENTD_STDOUT), 0);
+	}
+	while (fake.paused[AGENTD_STDOUT] == 7 && !run.finished)
+		t_world_loop(world, 1, NULL);
+	ck_assert_int_eq(fake.paused[AGENTD_STDOUT], 0);
+	t_world_loop(world, close_ms * 4 / 5, NULL);
+	ck_assert_int_eq(run.finished, 0);
+	agentd_task_closed(fake.task);
+	t_run_wait(&run);
+	t_expect_status(&run, AGENTD_STATUS_OK);
+	t_expect_out(&run, AGENTD_STDOUT, "o");
+	FAKE_END();
+}
+END_TEST
+
+/* But not longer. */
+START_TEST(end_does_not_wait_for_ever)
+{
+	struct fake fake = { .act = do_exit_and_stay, .on_kill = do_put_only };
+	struct agentd_backend_ops ops = ops_of("paper");
+	struct t_world *world;
+	struct t_run run;
+
+	ops.task_set_paused = fake_paused;
+	ops.close_max_ms = 100;
+	world = fake_world(&fake, &ops);
+	t_run_init(&run, world);
+	run.on_output = say_pause;
+	ck_assert_int_eq(t_run_start(&run, "paper", 0), 0);
+	while (run.total[AGENTD_STDOUT] == 0 && !run.finished)
+		t_world_loop(world, 1, NULL);
+	t_world_loop(world, 300, NULL);
+	ck_assert_int_eq(run.finished, 0);
+	ck_assert_int_eq(agentd_exec_resume(run.exec, AGENTD_STDOUT), 0);
+	t_run_wait(&run);
+	ck_assert_int_eq(fake.frees, 0);
+	agentd_task_closed(fake.task);
+	t_world_loop(world, 50, NULL);
+	ck_assert_int_eq(fake.frees, 1);
+	FAKE_END();
+}
+END_TEST
+
 static void do_attach(struct fake *fake)
 {
 	int a[2], b[2];
@@ -1549,6 +1626,8 @@ int main(void)
 	tcase_add_test(behaves, output_sizes);
 	tcase_add_test(behaves, paused_and_resumed);
 	tcase_add_test(behaves, paused_and_killed);
+	tcase_add_loop_test(behaves, end_waits_for_the_sink, 0, 2);
+	tcase_add_test(behaves, end_does_not_wait_for_ever);
 	tcase_add_test(behaves, attached_pipes);
 	tcase_add_test(behaves, facts_reach_the_result);
 	tcase_add_test(behaves, sink_refuses_later_log);
