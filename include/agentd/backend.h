@@ -60,9 +60,9 @@ struct agentd_backend_ops {
 	/** Kill everything of the task, now. May be called more than once, also after
 	 *  the command exited. */
 	int32_t (*task_kill)(void *state);
-	/** Called once, after closed or failed, from the loop. Or when the runner goes, if a task
-	 *  that was killed has not ended within close_max_ms: all of it goes then, and nothing
-	 *  is reported of it any more. */
+	/** Called once, after closed or failed, from the loop. Or when the runner or its session
+	 *  goes, if a task that was killed has not ended within close_max_ms: all of it goes
+	 *  then, and nothing is reported of it any more. */
 	void (*task_free)(void *state);
 
 	/* optional */
@@ -117,7 +117,8 @@ struct agentd_backend_ops {
 	 *  grace_ms, else it is killed, and closed within close_max_ms of that. grace_ms 0:
 	 *  kill now, also while a command runs. May be called again with less grace. */
 	int32_t (*session_stop)(void *session, uint32_t grace_ms);
-	/** Called once, after closed or failed, from the loop; no command of it is left. */
+	/** Called once, after closed or failed, from the loop, or when its pool or the runner
+	 *  goes: it is killed then. No command of it is left. */
 	void (*session_free)(void *session);
 
 	/* optional: sessions that are half started before anybody asks for one */

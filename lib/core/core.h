@@ -203,7 +203,7 @@ void ad_exec_stop(agentd_exec *exec, int cause, bool now);
 void ad_exec_apply_wanted(agentd_exec *exec);
 /* The base was freed: kill and forget, without callbacks. */
 void ad_exec_abandon(agentd_exec *exec);
-/* The runner goes, and with it the task of one that is finished. */
+/* The runner or the session goes, and with it the task of one that is finished. */
 void ad_exec_forget_late(agentd_exec *exec);
 /* Look at everything and go on: kill, drain, finish, arm the timer. */
 void ad_exec_settle(agentd_exec *exec);

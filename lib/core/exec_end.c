@@ -182,7 +182,10 @@ static void release(agentd_exec *exec)
 	ad_exec_net_close(exec);
 	ad_task_release(&exec->task);
 	/* Of a session that lost a command nothing good can be expected. */
-	ad_pool_release(&exec->lease, exec->task.given_up || exec->task_lost);
+	if (exec->task.given_up)
+		ad_pool_give_up(&exec->lease);
+	else
+		ad_pool_release(&exec->lease, exec->task_lost);
 	ad_sink_unbind(AD_STEAL(exec->binding));
 	ad_spec_close(exec);
 	ad_plan_clear(&exec->plan);
@@ -228,6 +231,7 @@ void ad_exec_ended_late(agentd_exec *exec)
 {
 	ad_list_remove(&exec->link);
 	ad_task_release(&exec->task);
+	ad_pool_release(&exec->lease, false);
 	forget_spec(exec);
 	agentd_exec_unref(exec);
 }

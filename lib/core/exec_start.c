@@ -141,6 +141,12 @@ static void session_granted(struct ad_pool_lease *lease, void *session, agentd_e
 	ad_runner_unpin(runner);
 }
 
+/* It had been given up. */
+static void session_gone(struct ad_pool_lease *lease)
+{
+	ad_exec_forget_late(AD_CONTAINER_OF(lease, agentd_exec, lease));
+}
+
 /* The pool's own limit of time holds until it has answered. r, err: of the asking. */
 static void await_session(agentd_exec *exec, int r, agentd_error *err)
 {
@@ -157,6 +163,7 @@ static void acquire(agentd_exec *exec)
 
 	exec->lease.spec = &exec->spec;
 	exec->lease.granted = session_granted;
+	exec->lease.gone = session_gone;
 	r = ad_pool_acquire(exec->plan.pool, &exec->lease, exec->context->session_id, &err);
 	await_session(exec, r, err);
 }

@@ -246,6 +246,7 @@ static void session_is_over(struct ad_pool_entry *entry)
 	ad_autoerror agentd_error *err = AD_STEAL(entry->error);
 
 	prepare_end(entry);
+	lease_end_given_up(entry);
 	ad_timer_stop(&entry->timer);
 	ad_task_release(&entry->task);
 	ad_spec_copy_free(&entry->spec);
@@ -365,6 +366,7 @@ struct ad_pool_entry *entry_new(agentd_pool *pool, const char *id)
 	entry->pool = pool;
 	entry->last_used = ad_sys_now_ns();
 	ad_list_init(&entry->waiting);
+	ad_list_init(&entry->given_up);
 	ad_defer_init(&entry->step, pool->host.loop, step, entry);
 	ad_timer_init(&entry->timer, pool->host.loop, timeout, entry);
 	ad_list_append(&pool->entries, &entry->link);
@@ -375,6 +377,7 @@ void entry_free(struct ad_pool_entry *entry)
 {
 	lease_forget_all(entry);
 	prepare_free(entry);
+	lease_end_given_up(entry);
 	ad_task_abandon(&entry->task);
 	ad_list_remove(&entry->link);
 	ad_defer_cancel(&entry->step);

@@ -56,6 +56,18 @@ void lease_forget_all(struct ad_pool_entry *entry)
 		AD_STEAL(entry->held)->entry = NULL;
 }
 
+void lease_end_given_up(struct ad_pool_entry *entry)
+{
+	while (!ad_list_empty(&entry->given_up)) {
+		struct ad_pool_lease *lease = AD_CONTAINER_OF(entry->given_up.next,
+							      struct ad_pool_lease, link);
+
+		take_out(lease);
+		lease->entry = NULL;
+		lease->gone(lease);
+	}
+}
+
 static const char *kept_by(const struct ad_pool_entry *entry)
 {
 	static const char *const states[] = {
@@ -151,4 +163,15 @@ void ad_pool_release(struct ad_pool_lease *lease, bool broken)
 	}
 	entry->last_used = ad_sys_now_ns();
 	ad_defer(&entry->step);
+}
+
+void ad_pool_give_up(struct ad_pool_lease *lease)
+{
+	struct ad_pool_entry *entry = lease->entry;
+
+	ad_pool_release(lease, true);
+	if (!entry)
+		return;
+	lease->entry = entry;
+	ad_list_append(&entry->given_up, &lease->link);
 }

@@ -73,11 +73,13 @@ struct ad_pool_lease {
 	const agentd_spec *spec;     /* for starting the session, until granted */
 	/* From the loop, once: session to give to the command, or an error (owned). */
 	void (*granted)(struct ad_pool_lease *lease, void *session, agentd_error *err);
+	/* The session is about to go, and what ad_pool_give_up() said of goes before it. */
+	void (*gone)(struct ad_pool_lease *lease);
 	struct ad_timer timer; /* acquire_timeout_ms */
 	uint64_t until;        /* when they are over */
 };
 
-/* lease->spec, granted are set; the spec stays until then. An error, or granted follows
+/* lease->spec, granted, gone are set; the spec stays until then. An error, or granted follows
  * unless the lease is released first. */
 int ad_pool_acquire(agentd_pool *pool, struct ad_pool_lease *lease, const char *id,
 		    agentd_error **reterr);
@@ -87,5 +89,8 @@ int ad_pool_acquire_again(struct ad_pool_lease *lease, agentd_error **reterr);
 /* The command is over, or no longer wants it. broken: it has not ended, and the session is
  * killed for it. Idempotent. */
 void ad_pool_release(struct ad_pool_lease *lease, bool broken);
+/* The command does not end: the session is killed for it, and gone() follows unless the lease is
+ * released first. */
+void ad_pool_give_up(struct ad_pool_lease *lease);
 
 #endif

@@ -163,6 +163,8 @@ void lease_grant(struct ad_pool_entry *entry);
 void lease_refuse_all(struct ad_pool_entry *entry, const agentd_error *err);
 /* Who has it or waits for it never hears of it again. */
 void lease_forget_all(struct ad_pool_entry *entry);
+/* Before its session goes: commands in it that were given up. */
+void lease_end_given_up(struct ad_pool_entry *entry);
 
 /* ---- entry.c: one session, running or not. The other parts note what has happened to it, and
  * have its step called, which decides what is next. */
@@ -180,6 +182,7 @@ struct ad_pool_entry {
 	struct agentd_task task; /* the session */
 	struct ad_spec_copy spec;
 	struct ad_list waiting; /* leases */
+	struct ad_list given_up;
 	struct ad_pool_lease *held;
 	uint64_t last_used; /* CLOCK_MONOTONIC; of this process */
 	bool stop_wanted, over, stuck;

@@ -663,6 +663,113 @@ START_TEST(never_closed_while_the_runner_lives)
 }
 END_TEST
 
+/* ---- a session, of which a command does not end */
+
+static struct {
+	struct fake *fake;
+	agentd_task *task;
+	bool ends; /* when it is asked to, whatever is in it */
+	int stops, frees;
+} session;
+
+static int32_t fake_session_start(void *self, agentd_task *task, const agentd_spec *spec,
+				  void **ret_session, agentd_error **reterr)
+{
+	(void)spec;
+	(void)reterr;
+	session.fake = self;
+	session.task = task;
+	*ret_session = &session;
+	agentd_task_started(task, 0);
+	return 0;
+}
+
+static int32_t fake_session_stop(void *state, uint32_t grace_ms)
+{
+	(void)state;
+	(void)grace_ms;
+	if (session.stops++ == 0 && session.ends)
+		agentd_task_closed(session.task);
+	return 0;
+}
+
+static void fake_session_free(void *state)
+{
+	(void)state;
+	ck_assert_msg(session.fake->frees == session.fake->starts, "a command of it is left");
+	session.frees++;
+}
+
+static agentd_pool *fake_pool(struct t_world *world)
+{
+	char *json = t_format("{\"enabled\": true, \"backend\": \"paper\", "
+			      "\"volume_root\": \"%s/volumes\", \"fallback\": false}",
+			      world->dir);
+	agentd_pool *pool = NULL;
+
+	ck_assert_int_eq(agentd_pool_new(world->runner, json, strlen(json), &pool, NULL), 0);
+	ck_assert_int_eq(agentd_runner_set_pool(world->runner, pool, NULL), 0);
+	free(json);
+	return pool;
+}
+
+/* It goes before its session: with the pool, which only it may hold, when that ends after all, or
+ * with the runner. */
+START_TEST(never_closed_in_a_session)
+{
+	enum { WITH_POOL, WITH_ITS_POOL, WITH_SESSION, WITH_RUNNER };
+	struct fake fake = { .act = do_nothing_more };
+	struct agentd_backend_ops ops = ops_of("paper");
+	struct t_world *world;
+	struct t_run run;
+	agentd_pool *pool;
+
+	memset(&session, 0, sizeof(session));
+	session.ends = _i == WITH_SESSION;
+	ops.close_max_ms = 50;
+	ops.session_start = fake_session_start;
+	ops.session_stop = fake_session_stop;
+	ops.session_free = fake_session_free;
+	world = fake_world(&fake, &ops);
+	pool = fake_pool(world);
+	t_run_init(&run, world);
+	run.ctx = t_world_context(world);
+	ck_assert_int_eq(agentd_context_set_backend(run.ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(run.ctx, "aaaaaaaa-0000-4000-8000-000000000000",
+						    NULL, NULL, NULL),
+			 0);
+	ck_assert_int_eq(t_run_start(&run, "paper", 100), 0);
+	if (_i == WITH_ITS_POOL) {
+		ck_assert_int_eq(agentd_runner_set_pool(world->runner, NULL, NULL), 0);
+		agentd_pool_unref(pool);
+		pool = NULL;
+	}
+	t_run_wait(&run);
+	t_expect_cause(&run, AGENTD_CAUSE_TIMEOUT);
+	ck_assert_int_eq(fake.starts, 1);
+	agentd_context_unref(run.ctx);
+	t_run_free(&run);
+	t_world_loop(world, 20, NULL);
+	ck_assert_int_eq(session.stops > 0, 1);
+	if (_i == WITH_SESSION || _i == WITH_ITS_POOL) {
+		ck_assert_int_eq(session.frees, 1);
+		ck_assert_int_eq(fake.frees, 1);
+	} else {
+		ck_assert_int_eq(fake.frees, 0);
+	}
+	ck_assert_int_eq(agentd_runner_set_pool(world->runner, NULL, NULL), 0);
+	if (_i == WITH_RUNNER) {
+		agentd_runner_unref(world->runner);
+		world->runner = NULL;
+	}
+	agentd_pool_unref(pool);
+	ck_assert_int_eq(session.frees, 1);
+	ck_assert_int_eq(fake.frees, 1);
+	t_world_free(world);
+	ck_assert_int_eq(fake.closed, 1);
+}
+END_TEST
+
 static void do_blob(struct fake *fake)
 {
 	uint8_t *data = malloc(1000000);
@@ -1636,6 +1743,7 @@ int main(void)
 	tcase_add_test(behaves, exit_before_the_limit_reported_after);
 	tcase_add_test(slow, never_closed_after_kill);
 	tcase_add_test(slow, never_closed_while_the_runner_lives);
+	tcase_add_loop_test(slow, never_closed_in_a_session, 0, 4);
 	tcase_add_test(probes, probe_fails);
 	tcase_add_test(probes, probe_start_fails);
 	tcase_add_test(probes, probe_is_waited_for);
