@@ -56,6 +56,7 @@ struct ad_job {
 	bool merge_stderr, stdin_open, sandboxed, networked, session;
 	uint32_t layers_wanted; /* 1 << enum ad_layer: not without */
 	bool kill_unsent, all_dead;
+	bool freed;         /* by its owner, while it is disowned */
 	uint64_t killed_at; /* 0: not */
 	const struct ad_job_events *events;
 	void *userdata;
@@ -75,6 +76,7 @@ struct ad_launcher {
 	struct ad_io readable, writable;
 	struct ad_list out; /* struct outgoing */
 	struct ad_list buckets[BUCKETS], jobs;
+	struct ad_list disowned; /* over here, while the helper is still to be told to end them */
 	uint32_t next_id;
 	bool ids_wrapped;
 	uint32_t limit_bits[AD_MSG_LIMIT_COUNT]; /* in ad_launch_request.limits_requested */
@@ -106,6 +108,15 @@ static void outgoing_free(struct outgoing *out)
 	free(out);
 }
 
+/* The helper knows, or is gone. */
+static void end_disowned(struct ad_job *job)
+{
+	ad_list_remove(&job->all);
+	job->kill_unsent = false;
+	if (job->freed)
+		agentd_free(job);
+}
+
 static void stop_io(struct ad_launcher *launcher)
 {
 	if (launcher->fd < 0)
@@ -118,6 +129,8 @@ static void stop_io(struct ad_launcher *launcher)
 	close(ad_steal_fd(&launcher->fd));
 	while (!ad_list_empty(&launcher->out))
 		outgoing_free(AD_CONTAINER_OF(launcher->out.next, struct outgoing, link));
+	while (!ad_list_empty(&launcher->disowned))
+		end_disowned(AD_CONTAINER_OF(launcher->disowned.next, struct ad_job, all));
 }
 
 /* A subreaper, or pid 1 of a container, inherits the helper: then it is ours to
@@ -155,6 +168,7 @@ static void job_forget(struct ad_job *job)
 	ad_list_remove(&job->all);
 	job->launcher = NULL;
 	job->state = JOB_OVER;
+	job->kill_unsent = false;
 }
 
 void ad_launcher_free(struct ad_launcher *launcher)
@@ -436,9 +450,8 @@ static int post(struct ad_launcher *launcher, uint32_t job, const uint8_t *data,
 }
 
 /* Kills need no memory: what could not be sent is remembered in the job. */
-static void send_kill(struct ad_job *job)
+static void send_kill(struct ad_launcher *launcher, struct ad_job *job)
 {
-	struct ad_launcher *launcher = job->launcher;
 	struct ad_msg msg = { .type = AD_MSG_KILL, .job = job->id };
 	uint8_t buf[AD_MSG_FIXED_MAX];
 
@@ -456,10 +469,29 @@ static void send_kills(struct ad_launcher *launcher)
 		struct ad_job *job = AD_CONTAINER_OF(node, struct ad_job, all);
 
 		if (job->kill_unsent)
-			send_kill(job);
+			send_kill(launcher, job);
 		if (job->kill_unsent)
 			return;
 	}
+	while (!ad_list_empty(&launcher->disowned)) {
+		struct ad_job *job = AD_CONTAINER_OF(launcher->disowned.next, struct ad_job, all);
+
+		send_kill(launcher, job);
+		if (job->kill_unsent)
+			return;
+		end_disowned(job);
+	}
+}
+
+/* Whoever had it hears no more of it; the helper is to end it. */
+static void job_disown(struct ad_job *job)
+{
+	struct ad_launcher *launcher = job->launcher;
+
+	job_forget(job);
+	send_kill(launcher, job);
+	if (job->kill_unsent)
+		ad_list_append(&launcher->disowned, &job->all);
 }
 
 /* ---- messages in */
@@ -497,10 +529,15 @@ static void fill_receipt(struct ad_launch_receipt *ret, const struct ad_msg_rece
 	memcpy(ret->layer_errno, receipt->layer_errno, sizeof(ret->layer_errno));
 }
 
+static void tell_failed(struct ad_job *job, const struct ad_launch_failure *failure)
+{
+	job->events->failed(job, ad_launch_error(failure), failure, job->userdata);
+}
+
 static void job_failed(struct ad_job *job, const struct ad_launch_failure *failure)
 {
 	job_forget(job);
-	job->events->failed(job, ad_launch_error(failure), failure, job->userdata);
+	tell_failed(job, failure);
 }
 
 static void on_failed(struct ad_job *job, const struct ad_msg *msg)
@@ -522,12 +559,12 @@ static bool check_layers(struct ad_job *job, const struct ad_msg_receipt *receip
 	for (uint32_t i = 0; i < AD_LAYER_COUNT; i++) {
 		if (!(job->layers_wanted >> i & 1u) || receipt->layers[i] == AD_MSG_LAYER_ENFORCED)
 			continue;
-		send_kill(job);
-		job_failed(job,
-			   &(struct ad_launch_failure){ .stage = AD_STAGE_LAYER,
-							.index = i,
-							.os_errno = receipt->layer_errno[i],
-							.text = "the helper did not put it up" });
+		job_disown(job);
+		tell_failed(job,
+			    &(struct ad_launch_failure){ .stage = AD_STAGE_LAYER,
+							 .index = i,
+							 .os_errno = receipt->layer_errno[i],
+							 .text = "the helper did not put it up" });
 		return false;
 	}
 	return true;
@@ -553,10 +590,10 @@ static bool on_started(struct ad_job *job, const struct ad_msg *msg, struct ad_s
 		return false;
 	if (fds_lost) {
 		/* The host is at its limit of descriptors, or its user at that of those on their way. */
-		send_kill(job);
-		job_failed(job, &(struct ad_launch_failure){ .stage = AD_STAGE_PIPE,
-							     .os_errno = EMFILE,
-							     .text = " for the host program" });
+		job_disown(job);
+		tell_failed(job, &(struct ad_launch_failure){ .stage = AD_STAGE_PIPE,
+							      .os_errno = EMFILE,
+							      .text = " for the host program" });
 		return true;
 	}
 	if (!check_layers(job, &msg->u.started.receipt))
@@ -769,6 +806,7 @@ int ad_launcher_new(struct ad_loop *loop, const char *helper_path, struct ad_lau
 	launcher->next_id = 1;
 	ad_list_init(&launcher->out);
 	ad_list_init(&launcher->jobs);
+	ad_list_init(&launcher->disowned);
 	ad_list_init(&launcher->watches);
 	for (size_t i = 0; i < BUCKETS; i++)
 		ad_list_init(&launcher->buckets[i]);
@@ -998,7 +1036,7 @@ int ad_job_kill(struct ad_job *job)
 
 	if (!job->launcher || job->launcher->lost || job->all_dead)
 		return 0;
-	send_kill(job);
+	send_kill(job->launcher, job);
 	if (!job->killed_at) {
 		job->killed_at = ad_sys_now_ns();
 		watch_for_stuck(job->launcher, stuck_ns);
@@ -1025,11 +1063,16 @@ int ad_job_signal(struct ad_job *job, int signo)
 
 void ad_job_free(struct ad_job *job)
 {
+	AD_KEEP_ERRNO;
+
 	if (!job)
 		return;
-	if (job->launcher) {
-		ad_job_kill(job);
+	if (job->launcher && !job->launcher->lost && !job->all_dead)
+		job_disown(job);
+	else if (job->launcher)
 		job_forget(job);
-	}
-	agentd_free(job);
+	if (job->kill_unsent)
+		job->freed = true; /* until it is sent */
+	else
+		agentd_free(job);
 }

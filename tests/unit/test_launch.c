@@ -1338,6 +1338,31 @@ START_TEST(freed_while_running)
 }
 END_TEST
 
+/* It takes no more, for it has not read what came before; nor is anybody told of the job then. */
+START_TEST(freed_while_the_helper_is_behind)
+{
+	for (int started = 0; started < 2; started++) {
+		struct run *run = start("setsid sleep 100 & echo 1; sleep 100"), *other;
+
+		if (started)
+			printed_pid(run);
+		ck_assert_int_eq(kill(helper_pid, SIGSTOP), 0);
+		/* What its socket holds, some 280 of them, and more. */
+		other = start("exec sleep 100");
+		for (int i = 0; i < 1000; i++)
+			ck_assert_int_eq(ad_job_signal(other->job, SIGCONT), 0);
+		run_free(run);
+		ck_assert_int_eq(kill(helper_pid, SIGCONT), 0);
+		ck_assert(wait_for(other, &other->started, PATIENCE_MS));
+		ad_job_kill(other->job);
+		finish(other);
+		run_free(other);
+		expect_commands_dead(2000);
+		expect_works();
+	}
+}
+END_TEST
+
 START_TEST(job_freed_in_its_callback)
 {
 	struct run *run = start("setsid sleep 100 & exit 3");
@@ -1939,6 +1964,7 @@ int main(void)
 	tcase_add_test(tc, helper_killed);
 	tcase_add_test(tc, leaves_of_other_namespaces);
 	tcase_add_test(tc, freed_while_running);
+	tcase_add_test(tc, freed_while_the_helper_is_behind);
 	tcase_add_test(tc, job_freed_in_its_callback);
 	tcase_add_test(tc, many_at_once);
 	tcase_add_test(tc, one_after_the_other);
