@@ -40,7 +40,8 @@ static struct {
 	bool deaf;                                    /* to connections */
 	uint64_t heard[AD_GUEST_CONNECTIONS_MAX + 1]; /* bytes, by number */
 	bool hung_up[AD_GUEST_CONNECTIONS_MAX + 1];   /* the host has */
-} m = { .control = -1 };
+	const char *kernel;
+} m = { .control = -1, .kernel = "0-fake" };
 
 static void give_up(const char *why)
 {
@@ -121,7 +122,7 @@ static bool say_type(enum ad_guest_type type)
 	case AD_GUEST_HELLO:
 		msg.u.hello.version = AD_GUEST_VERSION;
 		msg.u.hello.memory_bytes = UINT64_C(256) << 20;
-		msg.u.hello.kernel = "0-fake";
+		msg.u.hello.kernel = m.kernel;
 		break;
 	case AD_GUEST_READY:
 		msg.u.ready.text = "";
@@ -143,6 +144,12 @@ static bool do_hello(const char *arg)
 {
 	(void)arg;
 	return say_type(AD_GUEST_HELLO);
+}
+
+static bool do_kernel(const char *arg)
+{
+	m.kernel = strdup(arg);
+	return m.kernel;
 }
 
 static bool do_hello_of(const char *arg)
@@ -686,6 +693,7 @@ static const struct {
 } vocabulary[] = {
 	{ "hello", do_hello },
 	{ "hello-of", do_hello_of },
+	{ "kernel", do_kernel },
 	{ "ready", do_ready },
 	{ "unready", do_unready },
 	{ "started", do_started },

@@ -1381,6 +1381,39 @@ START_TEST(read_only)
 }
 END_TEST
 
+/* The name of the guest's kernel is as it was, or cut where a character ends. */
+START_TEST(kernel_names)
+{
+	static const struct {
+		const char *name, *shown;
+	} cases[] = {
+		{ "6.1.0-agentd", "Linux 6.1.0-agentd, " },
+		{ "0123456789012345678901234567890123456789012345678901234567890123",
+		  "Linux 012345678901234567890123456789012345678901234567890123456789012, " },
+		{ "01234567890123456789012345678901234567890123456789012345678901\u00e9x",
+		  "Linux 01234567890123456789012345678901234567890123456789012345678901, " },
+		{ "012345678901234567890123456789012345678901234567890123456789\U0001f427x",
+		  "Linux 012345678901234567890123456789012345678901234567890123456789, " },
+		{ "01234567890123456789012345678901234567890123456789012345678\U0001f427x",
+		  "Linux 01234567890123456789012345678901234567890123456789012345678\U0001f427, " },
+	};
+
+	for (size_t i = 0; i < T_COUNT(cases); i++) {
+		char *script = t_format("boot: kernel:%s hello\n", cases[i].name);
+		const char *shown;
+		struct play run;
+
+		play(&run, script, 0);
+		t_expect_status(&run.run, AGENTD_STATUS_OK);
+		shown = t_run_layer(&run.run, "vm", NULL);
+		ck_assert_msg(shown && strstr(shown, cases[i].shown), "\"%s\" wanted: %s",
+			      cases[i].shown, shown);
+		expect_over(&run);
+		free(script);
+	}
+}
+END_TEST
+
 /* ---- the backend's own deadlines */
 
 static const struct {
@@ -1466,6 +1499,30 @@ START_TEST(template_fault_in_turn)
 		}
 	}
 	expect_works();
+}
+END_TEST
+
+/* What ends a clone is told, and once. */
+START_TEST(clone_fails)
+{
+	static const struct {
+		const char *script, *text;
+	} cases[] = {
+		{ "restore: close\n", "the guest agent closed its channel" },
+		{ "restore: return noise:1000 migrated\n", "the guest agent broke the protocol" },
+		{ "restore: return migrated noise:1000\n", "the guest agent broke the protocol" },
+		{ "restore: refuse\n", "not today" },
+	};
+
+	for (size_t i = 0; i < T_COUNT(cases); i++) {
+		struct play run;
+
+		play(&run, cases[i].script, 0);
+		t_expect_status(&run.run, AGENTD_STATUS_OK);
+		ck_assert_msg(strstr(t_run_story(&run.run), cases[i].text), "\"%s\" wanted: %s",
+			      cases[i].text, t_run_story(&run.run));
+		expect_over(&run);
+	}
 }
 END_TEST
 
@@ -2107,6 +2164,25 @@ START_TEST(session_ends)
 }
 END_TEST
 
+/* A stop that takes longer than its grace, and what the kernel may need beside it, kills the
+ * machine: that is told, for something may be missing on the disk. */
+START_TEST(session_stop_is_cut_short)
+{
+	static const char message[] = "The virtual machine did not stop in time and was killed: "
+				      "what it had not written to its disk is lost";
+	agentd_pool *pool = add_pool();
+	struct play run;
+
+	session_play_init(&run, _i ? "stop:\n" : "");
+	play_start(&run, 0);
+	expect_in_session(&run);
+	agentd_pool_unref(pool);
+	t_world_shutdown(world);
+	ck_assert_uint_eq(t_logs_count(&world->logs, message), _i ? 1 : 0);
+	expect_over(&run);
+}
+END_TEST
+
 static TCase *in_a_world(const char *name, unsigned int seconds)
 {
 	TCase *tcase = t_case(name, seconds);
@@ -2140,6 +2216,7 @@ static int run_all(void)
 	tcase_add_test(starts, monitor_cannot_start);
 	tcase_add_test(starts, reads_are_interrupted);
 	tcase_add_test(starts, kvm_required);
+	tcase_add_test(starts, kernel_names);
 	tcase_add_test(broken, fault_in_turn);
 	tcase_add_test(broken, fault_after_exit);
 	tcase_add_test(broken, bytewise);
@@ -2172,6 +2249,7 @@ static int run_all(void)
 	tcase_add_checked_fixture(snapshots, setup_snapshots, teardown);
 	tcase_add_test(snapshots, template_fault_in_turn);
 	tcase_add_test(snapshots, template_made_anew);
+	tcase_add_test(snapshots, clone_fails);
 	tcase_add_test(snapshots, fault_in_turn);
 	tcase_add_test(snapshots, fault_after_exit);
 	tcase_add_test(snapshots, runner_gone);
@@ -2188,6 +2266,7 @@ static int run_all(void)
 	tcase_add_test(sessions, session_image_replaced);
 	tcase_add_loop_test(sessions, session_disk_locked, 0, 3);
 	tcase_add_loop_test(sessions, session_volume_missing, 0, T_COUNT(volumes));
+	tcase_add_loop_test(sessions, session_stop_is_cut_short, 0, 2);
 	tcase_add_loop_test(sessions, session_ends, 0, 2 * (int)T_COUNT(session_moments));
 	return t_main("microvm", cases, T_COUNT(cases));
 }

@@ -46,7 +46,6 @@ struct carrier {
 	uint64_t entries, bytes;
 	struct ad_timer timer;
 	agentd_error *err; /* why it failed */
-	bool exited, limited;
 	int wait_status;
 };
 

@@ -13,7 +13,6 @@
 #include "backend/microvm/private.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -111,12 +110,18 @@ static void close_channel(struct machine *machine)
 }
 
 /* Takes err. Later reasons follow from the first. */
-static void fail(struct machine *machine, agentd_error *err)
+static void keep_err(struct machine *machine, agentd_error *err)
 {
 	if (machine->err)
 		agentd_error_unref(err);
 	else
 		machine->err = err;
+}
+
+/* Takes err. */
+static void fail(struct machine *machine, agentd_error *err)
+{
+	keep_err(machine, err);
 	if (machine->state == ENDING)
 		return;
 	machine->state = ENDING;
@@ -199,10 +204,7 @@ static void engine_died(struct engine *engine, bool ran, agentd_error *err, void
 		agentd_error_unref(err);
 		return;
 	}
-	if (!machine->err)
-		machine->err = err;
-	else
-		agentd_error_unref(err);
+	keep_err(machine, err);
 	machine->state = ENDING;
 	ad_timer_stop(&machine->timer);
 	close_channel(machine);
@@ -212,10 +214,30 @@ static void engine_died(struct engine *engine, bool ran, agentd_error *err, void
 /* It does not go on from its template as it should: its death is what ends that. Takes err. */
 static void end_restoring(struct machine *machine, agentd_error *err)
 {
-	machine->err = err;
+	keep_err(machine, err);
+	ad_timer_stop(&machine->timer);
 	ad_io_stop(&machine->readable);
 	ad_io_stop(&machine->writable);
 	machine->vm->engine->kill(machine->engine);
+}
+
+/* The same, or all of it. Takes err. */
+static void end_for(struct machine *machine, agentd_error *err)
+{
+	if (machine->state == RESTORING)
+		end_restoring(machine, err);
+	else
+		fail(machine, err);
+}
+
+/* What is logged of a machine that is not its agent's. */
+static void log_own(struct machine *machine, const char *text)
+{
+	struct ad_guest_msg log = { .type = AD_GUEST_LOG };
+
+	log.u.log.level = AGENTD_LOG_WARN;
+	log.u.log.text = text;
+	machine->events->message(machine, &log, machine->userdata);
 }
 
 static void begin(struct machine *machine);
@@ -225,8 +247,9 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 	struct machine *machine = userdata;
 
 	(void)timer;
-	if (machine->hung_up && machine->state != RESTORING) {
-		fail_text(machine, AGENTD_ERR_BACKEND, "the guest agent closed its channel");
+	if (machine->hung_up) {
+		end_for(machine, agentd_error_create(AGENTD_ERR_BACKEND, 0,
+						     "the guest agent closed its channel"));
 		return;
 	}
 	switch (machine->state) {
@@ -242,7 +265,8 @@ static void timer_fired(struct ad_timer *timer, void *userdata)
 		fail_text(machine, AGENTD_ERR_TIMEOUT, "no snapshot could be taken within 20 s");
 		break;
 	case READY:
-		/* It was asked to stop. */
+		log_own(machine, "The virtual machine did not stop in time and was killed: what it "
+				 "had not written to its disk is lost");
 		machine_kill(machine);
 		break;
 	case BOOTING:
@@ -339,11 +363,7 @@ static void feed(struct machine *machine, const uint8_t *data, size_t len)
 				      "; scripts/build-image makes an image that fits this "
 				      "library" :
 				      "");
-		if (machine->state == RESTORING)
-			end_restoring(machine,
-				      agentd_error_create(AGENTD_ERR_PROTOCOL, 0, text.data));
-		else
-			fail_text(machine, AGENTD_ERR_PROTOCOL, text.data);
+		end_for(machine, agentd_error_create(AGENTD_ERR_PROTOCOL, 0, text.data));
 	}
 	machine->feeding = false;
 	notice_starved(machine);
@@ -437,6 +457,17 @@ static void save(struct machine *machine)
 		fail(machine, err);
 }
 
+/* Cut where a character ends. */
+static void keep_kernel(struct machine_facts *facts, const char *name)
+{
+	size_t len = strnlen(name, sizeof(facts->kernel) - 1);
+
+	while (!ad_utf8_valid(name, len))
+		len--;
+	memcpy(facts->kernel, name, len);
+	facts->kernel[len] = '\0';
+}
+
 static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 {
 	uint64_t took = ad_sys_now_ns() - machine->began_ns;
@@ -452,7 +483,7 @@ static void on_hello(struct machine *machine, const struct ad_guest_msg *msg)
 		machine->facts.boot_ns = took;
 	}
 	machine->facts.memory_bytes = msg->u.hello.memory_bytes;
-	snprintf(machine->facts.kernel, sizeof(machine->facts.kernel), "%s", msg->u.hello.kernel);
+	keep_kernel(&machine->facts, msg->u.hello.kernel);
 	if (machine->use == ENGINE_TEMPLATE)
 		settle(machine);
 	else if (machine->template)
@@ -572,7 +603,7 @@ static void engine_migrated(struct engine *engine, void *userdata)
 		ad_timer_stop(&machine->timer);
 		machine->state = READY;
 		machine->events->ready(machine, machine->userdata);
-	} else if (machine->state == RESTORING) {
+	} else if (machine->state == RESTORING && !machine->err) {
 		const struct ad_buf *hello = template_facts(machine->template)->hello;
 
 		/* It has said that before it was copied. */
@@ -710,15 +741,11 @@ static void begin_booting(struct machine *machine, const agentd_error *why)
 		return;
 	}
 	if (why) {
-		struct ad_guest_msg log = { .type = AD_GUEST_LOG };
-
 		ad_buf_printf(&text,
 			      "A virtual machine is booted, as it could not go on from a "
 			      "snapshot: %s",
 			      agentd_error_message(why));
-		log.u.log.level = AGENTD_LOG_WARN;
-		log.u.log.text = text.failed ? "" : text.data;
-		machine->events->message(machine, &log, machine->userdata);
+		log_own(machine, text.failed ? "" : text.data);
 	}
 	machine->state = BOOTING;
 	/* What the template's boot has found out holds for this one too. */
