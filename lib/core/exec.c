@@ -259,7 +259,7 @@ int agentd_exec_write(agentd_exec *exec, const uint8_t *data, size_t len, size_t
 		return AGENTD_ERR_AGAIN;
 	}
 	r = ad_task_write(&exec->task, data, len, &taken);
-	exec->stdin_refused = r == AGENTD_ERR_AGAIN;
+	exec->stdin_refused |= r == AGENTD_ERR_AGAIN;
 	if (r == 0) {
 		*ret_taken = taken;
 		exec->stdin_given |= taken > 0;

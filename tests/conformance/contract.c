@@ -679,6 +679,7 @@ static int32_t fake_session_start(void *self, agentd_task *task, const agentd_sp
 	(void)reterr;
 	session.fake = self;
 	session.task = task;
+	session.stops = 0;
 	*ret_session = &session;
 	agentd_task_started(task, 0);
 	return 0;
@@ -700,6 +701,27 @@ static void fake_session_free(void *state)
 	session.frees++;
 }
 
+static struct agentd_backend_ops session_ops(void)
+{
+	struct agentd_backend_ops ops = ops_of("paper");
+
+	ops.session_start = fake_session_start;
+	ops.session_stop = fake_session_stop;
+	ops.session_free = fake_session_free;
+	return ops;
+}
+
+static agentd_context *session_context(struct t_world *world)
+{
+	agentd_context *ctx = t_world_context(world);
+
+	ck_assert_int_eq(agentd_context_set_backend(ctx, NULL, NULL), 0);
+	ck_assert_int_eq(agentd_context_set_session(ctx, "aaaaaaaa-0000-4000-8000-000000000000",
+						    NULL, NULL, NULL),
+			 0);
+	return ctx;
+}
+
 static agentd_pool *fake_pool(struct t_world *world)
 {
 	char *json = t_format("{\"enabled\": true, \"backend\": \"paper\", "
@@ -719,7 +741,7 @@ START_TEST(never_closed_in_a_session)
 {
 	enum { WITH_POOL, WITH_ITS_POOL, WITH_SESSION, WITH_RUNNER };
 	struct fake fake = { .act = do_nothing_more };
-	struct agentd_backend_ops ops = ops_of("paper");
+	struct agentd_backend_ops ops = session_ops();
 	struct t_world *world;
 	struct t_run run;
 	agentd_pool *pool;
@@ -727,17 +749,10 @@ START_TEST(never_closed_in_a_session)
 	memset(&session, 0, sizeof(session));
 	session.ends = _i == WITH_SESSION;
 	ops.close_max_ms = 50;
-	ops.session_start = fake_session_start;
-	ops.session_stop = fake_session_stop;
-	ops.session_free = fake_session_free;
 	world = fake_world(&fake, &ops);
 	pool = fake_pool(world);
 	t_run_init(&run, world);
-	run.ctx = t_world_context(world);
-	ck_assert_int_eq(agentd_context_set_backend(run.ctx, NULL, NULL), 0);
-	ck_assert_int_eq(agentd_context_set_session(run.ctx, "aaaaaaaa-0000-4000-8000-000000000000",
-						    NULL, NULL, NULL),
-			 0);
+	run.ctx = session_context(world);
 	ck_assert_int_eq(t_run_start(&run, "paper", 100), 0);
 	if (_i == WITH_ITS_POOL) {
 		ck_assert_int_eq(agentd_runner_set_pool(world->runner, NULL, NULL), 0);
@@ -767,6 +782,58 @@ START_TEST(never_closed_in_a_session)
 	ck_assert_int_eq(fake.frees, 1);
 	t_world_free(world);
 	ck_assert_int_eq(fake.closed, 1);
+}
+END_TEST
+
+static int32_t take_no_byte(void *state, const uint8_t *data, size_t len, size_t *ret_taken)
+{
+	(void)state;
+	(void)data;
+	*ret_taken = 0;
+	return len > 0 ? AGENTD_ERR_AGAIN : 0;
+}
+
+/* Who was told to wait for room is told of it, also by the task that takes the place of the first,
+ * and whatever was written of nothing meanwhile. */
+START_TEST(refused_input_is_asked_for_again)
+{
+	struct fake fake = { .on_kill = do_killed };
+	struct agentd_backend_ops ops = session_ops();
+	struct agentd_exec_opts opts = { .size = sizeof(opts), .flags = AGENTD_EXEC_STDIN_OPEN };
+	struct t_world *world;
+	struct t_run run;
+	agentd_pool *pool;
+	size_t drained = 0, taken = 0;
+
+	memset(&session, 0, sizeof(session));
+	session.ends = true;
+	ops.task_write = take_no_byte;
+	world = fake_world(&fake, &ops);
+	pool = fake_pool(world);
+	t_run_init(&run, world);
+	run.ctx = session_context(world);
+	run.exec_opts = &opts;
+	ck_assert_int_eq(t_run_start(&run, "paper", 0), 0);
+	while (fake.starts == 0)
+		t_world_loop(world, 1, NULL);
+	if (_i != 0)
+		ck_assert_int_eq(agentd_exec_write(run.exec, (const uint8_t *)"x", 1, &taken),
+				 AGENTD_ERR_AGAIN);
+	if (_i == 2)
+		ck_assert_int_eq(agentd_exec_write(run.exec, NULL, 0, &taken), 0);
+	fake.act = do_nothing_more;
+	agentd_task_failed(fake.task, agentd_error_create(AGENTD_ERR_BACKEND, ESRCH, "gone"));
+	ck_assert(t_world_loop(world, t_slack(5000), &run.started));
+	ck_assert_int_eq(fake.starts, 2);
+	for (size_t i = 0; i < run.event_count; i++)
+		drained += run.events[i].kind == T_DRAINED;
+	ck_assert_uint_eq(drained, _i != 0);
+	ck_assert_int_eq(agentd_exec_kill(run.exec), 0);
+	t_run_wait(&run);
+	agentd_context_unref(run.ctx);
+	agentd_pool_unref(pool);
+	FAKE_END();
+	ck_assert_int_eq(session.frees, 2);
 }
 END_TEST
 
@@ -1730,6 +1797,7 @@ int main(void)
 	tcase_add_test(behaves, timeout_without_task_signal);
 	tcase_add_test(behaves, optional_members_missing);
 	tcase_add_test(behaves, signal_then_kill);
+	tcase_add_loop_test(behaves, refused_input_is_asked_for_again, 0, 3);
 	tcase_add_test(behaves, output_sizes);
 	tcase_add_test(behaves, paused_and_resumed);
 	tcase_add_test(behaves, paused_and_killed);
