@@ -235,6 +235,7 @@ static void prepare(int port)
 	sigset_t children;
 
 	ad_sys_block_signals(&old);
+	process_raise_files();
 	sigemptyset(&children);
 	sigaddset(&children, SIGCHLD);
 	agent.port = (struct watch){ .ready = port_ready, .fd = port };

@@ -21,7 +21,8 @@ enum {
 	CAPS_MAX = 64,
 	/* Of what a process that waits can be told; it goes into a pipe at once. */
 	ORDERS_MAX = 32 * 1024,
-	WORDS_MAX = 512
+	WORDS_MAX = 512,
+	FILES_MAX = 1 << 20 /* fs.nr_open: nobody may have more */
 };
 
 /* Then the working directory, the arguments and the variables, each with its NUL. */
@@ -32,6 +33,17 @@ struct orders {
 	uint32_t uid, gid, flags;
 };
 
+/* Of everybody but the agent. */
+static struct rlimit files;
+
+void process_raise_files(void)
+{
+	const struct rlimit most = { FILES_MAX, FILES_MAX };
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_NOFILE, &most) < 0)
+		give_up("RLIMIT_NOFILE: %s", strerror(errno));
+}
+
 pid_t process_fork(int cgroup)
 {
 	struct clone_args args = { .flags = CLONE_INTO_CGROUP,
@@ -39,6 +51,8 @@ pid_t process_fork(int cgroup)
 				   .cgroup = (unsigned int)cgroup };
 	long pid = syscall(SYS_clone3, &args, sizeof(args));
 
+	if (pid == 0)
+		setrlimit(RLIMIT_NOFILE, &files);
 	return pid < 0 ? -errno : (pid_t)pid;
 }
 

@@ -204,6 +204,9 @@ struct command_fault {
 	int error;
 };
 
+/* The agent may have as many descriptors as there are, for it keeps two of each group that a command
+ * has left something in. Before the first fork, whose processes have what was usual before. */
+void process_raise_files(void);
 /* fork(2) into a control group; a negative errno if it cannot be. */
 pid_t process_fork(int cgroup);
 /* In a child: closes all descriptors from 3 on but these (-1: none). */

@@ -395,6 +395,11 @@ static void test_privileges(void)
 		     "NoNewPrivs:1\n",
 		     "no capability, and no way to any");
 	check_script("grep -c 'CapEff:.*[1-9a-f]' /proc/1/status", "1\n", "the agent has them");
+	/* It keeps two for each command that has left something in the background. */
+	check_script(
+		"grep 'open files' /proc/1/limits | tr -s ' '; ulimit -n; ulimit -Hn",
+		"Max open files 1048576 1048576 files \n1024\n4096\n",
+		"the agent has descriptors for more than there are processes, others have not");
 	check_script("id -u; id -g; hostname; umask", "1000\n1000\nsandbox\n0022\n",
 		     "who and where it is");
 	check_script("ls /dev | sort | tr '\\n' ' '",
