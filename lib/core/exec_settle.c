@@ -152,11 +152,13 @@ void ad_exec_go_on(agentd_exec *exec, agentd_stream stream)
 
 	if (!exec->runner || exec->finishing)
 		return;
-	exec->active_at = now;
-	if (exec->drain_until != AD_NEVER && !exec->stop_cause)
-		exec->drain_until = ad_exec_later(now, exec->runner->drain_ns);
-	if (exec->lost_at != AD_NEVER && !exec->stop_cause)
-		await_end(exec, now);
+	if (sink_is_waited_for(exec)) {
+		exec->active_at = now;
+		if (exec->drain_until != AD_NEVER)
+			exec->drain_until = ad_exec_later(now, exec->runner->drain_ns);
+		if (exec->lost_at != AD_NEVER)
+			await_end(exec, now);
+	}
 	if (!ad_sink_paused(exec->binding, stream))
 		ad_stream_resume(exec, stream);
 	ad_exec_settle(exec);

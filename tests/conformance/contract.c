@@ -992,7 +992,7 @@ START_TEST(end_waits_for_the_sink)
 }
 END_TEST
 
-/* But not longer. */
+/* But not longer, also if somebody who was not asked to wait says again and again that it goes on. */
 START_TEST(end_does_not_wait_for_ever)
 {
 	struct fake fake = { .act = do_exit_and_stay, .on_kill = do_put_only };
@@ -1010,12 +1010,53 @@ START_TEST(end_does_not_wait_for_ever)
 		t_world_loop(world, 1, NULL);
 	t_world_loop(world, 300, NULL);
 	ck_assert_int_eq(run.finished, 0);
-	ck_assert_int_eq(agentd_exec_resume(run.exec, AGENTD_STDOUT), 0);
-	t_run_wait(&run);
+	for (uint64_t end = t_now() + T_MS(t_slack(5000)); t_now() < end && !run.finished;) {
+		ck_assert_int_eq(agentd_exec_resume(run.exec, AGENTD_STDOUT), 0);
+		t_world_loop(world, 10, NULL);
+	}
+	ck_assert_int_eq(run.finished, 1);
 	ck_assert_int_eq(fake.frees, 0);
 	agentd_task_closed(fake.task);
 	t_world_loop(world, 50, NULL);
 	ck_assert_int_eq(fake.frees, 1);
+	FAKE_END();
+}
+END_TEST
+
+static int left_open; /* by what a command left in the background */
+
+static void do_leave_open(struct fake *fake)
+{
+	int fds[2];
+
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	left_open = fds[1];
+	agentd_task_started(fake->task, 1);
+	ck_assert_int_eq(agentd_task_attach_fd(fake->task, AGENTD_STDOUT, fds[0]), 0);
+	agentd_task_exited(fake->task, STATUS_EXIT(0), 0);
+}
+
+static void do_close_left(struct fake *fake)
+{
+	close(left_open);
+	agentd_task_closed(fake->task);
+}
+
+/* The same of the time that a command's background has to finish writing. */
+START_TEST(drain_does_not_wait_for_nothing)
+{
+	struct fake fake = { .act = do_leave_open, .on_kill = do_close_left };
+	struct agentd_backend_ops ops = ops_of("paper");
+	struct t_world *world = fake_world(&fake, &ops);
+	struct t_run run;
+
+	start_run(&run, world, 0);
+	for (uint64_t end = t_now() + T_MS(t_slack(5000)); t_now() < end && !run.finished;) {
+		ck_assert_int_eq(agentd_exec_resume(run.exec, AGENTD_STDOUT), 0);
+		t_world_loop(world, 10, NULL);
+	}
+	ck_assert_int_eq(run.finished, 1);
+	t_expect_status(&run, AGENTD_STATUS_OK);
 	FAKE_END();
 }
 END_TEST
@@ -1803,6 +1844,7 @@ int main(void)
 	tcase_add_test(behaves, paused_and_killed);
 	tcase_add_loop_test(behaves, end_waits_for_the_sink, 0, 2);
 	tcase_add_test(behaves, end_does_not_wait_for_ever);
+	tcase_add_test(behaves, drain_does_not_wait_for_nothing);
 	tcase_add_test(behaves, attached_pipes);
 	tcase_add_test(behaves, facts_reach_the_result);
 	tcase_add_test(behaves, sink_refuses_later_log);
