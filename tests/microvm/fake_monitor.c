@@ -373,6 +373,11 @@ static bool do_noise(const char *arg)
 	return true;
 }
 
+static bool do_wait(const char *arg)
+{
+	return usleep((useconds_t)number(arg) * 1000) == 0;
+}
+
 static bool do_bytewise(const char *arg)
 {
 	(void)arg;
@@ -715,6 +720,7 @@ static const struct {
 	{ "id", do_id },
 	{ "raw", do_raw },
 	{ "noise", do_noise },
+	{ "wait", do_wait },
 	{ "bytewise", do_bytewise },
 	{ "open", do_open },
 	{ "open-all", do_open_all },

@@ -35,6 +35,8 @@
 static const uint64_t kill_ns = 3000 * AD_NS_PER_MS;
 /* For the archive, each way: what the carrier has, and as much for the guest. */
 static const uint64_t carry_ns = 60000 * AD_NS_PER_MS;
+/* For the agent to start the command then, which it does at once where it can. */
+static const uint64_t start_ns = 60000 * AD_NS_PER_MS;
 /* Of the guest's memory, for its kernel and agent; the rest is the command's at most. */
 #define GUEST_RESERVE_BYTES (UINT64_C(48) << 20)
 #define MEMORY_STEP (UINT64_C(256) << 20)
@@ -297,6 +299,8 @@ static void on_done(struct vm_task *self, const struct ad_guest_msg *msg)
 					       msg->u.done.os_errno, text.data));
 	} else if (msg->id == ID_PUT) {
 		send_run(self);
+		if (self->phase == STARTING && ad_timer_start(&self->timer, start_ns) < 0)
+			fail(self, agentd_error_create(AGENTD_ERR_NOMEM, 0, NULL));
 	} else {
 		/* The carrier says when it is applied. */
 		carrier_end(self->carrier);
