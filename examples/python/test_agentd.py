@@ -377,6 +377,25 @@ def test_probe(tmp_path):
     assert caught.value.code == -1 and "relative" in str(caught.value)
 
 
+def test_probe_that_is_interrupted():
+    # It comes as an exception, and not only when all was tried.
+    def handler(*_):
+        raise InterruptedError
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    begin = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(InterruptedError):
+            agentd.probe(cached=False)
+        waited = time.monotonic() - begin
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert agentd.probe(cached=False)["acts"]
+    assert waited < time.monotonic() - begin
+
+
 # Asks the proxy for a host; nobody serves the runner's name server, so that an allowed host
 # is 502 and another 403.
 ASKS = """

@@ -1285,7 +1285,14 @@ def probe(
         except BaseException as failure:
             found.set_exception(failure)
 
-    _try(_c.agentd_probe_start, byref(opts), on_probe, None)
+    def look() -> None:
+        try:
+            _try(_c.agentd_probe_start, byref(opts), on_probe, None)
+        except BaseException as failure:
+            found.set_exception(failure)
+
+    # Nobody would hear of what a signal handler raises in on_probe(), nor of what was found.
+    threading.Thread(target=look, name="agentd-probe").start()
     return found.result()
 
 
