@@ -641,13 +641,16 @@ def test_exception_in_callback_ends_the_command(runner, ctx):
         runner.run("echo a; sleep 60", context=ctx, on_output=fails)
 
 
-def test_waiting_inside_a_callback_is_refused(runner, ctx):
+def test_waiting_inside_a_callback_is_refused(runner, ctx, tmp_path):
     def waits(stream, data):
-        runner.run("true", context=ctx)
+        runner.run(f"touch {tmp_path}/waited", context=ctx)
 
     with pytest.raises(agentd.AgentdError) as caught:
         runner.run("echo a", context=ctx, on_output=waits)
     assert caught.value.code == -4
+    # Nor does it run.
+    assert runner.run(f"sleep 0.2; touch {tmp_path}/here", context=ctx).ok
+    assert os.listdir(tmp_path) == ["here"]
 
 
 def test_iterator_streams_and_paces(runner, ctx):
@@ -720,6 +723,28 @@ def test_cancel_in_a_signal_handler(ctx):
             signal.signal(signal.SIGUSR1, previous)
         execution.kill()
         assert handled == [True] and execution.wait(30).cause == "canceled"
+
+
+def test_an_exception_of_a_signal_handler_cancels(runner, ctx, tmp_path):
+    class Late(Exception):
+        pass
+
+    def handler(*_):
+        raise Late
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    script = f"trap 'touch {tmp_path}/ended; exit' TERM; touch {tmp_path}/begun; sleep 60 & wait"
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(Late):
+            runner.run(script, context=ctx, timeout=90)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    until = time.monotonic() + 30
+    while not (tmp_path / "ended").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert sorted(os.listdir(tmp_path)) == ["begun", "ended"]
 
 
 def test_wait_times_out(runner, ctx):

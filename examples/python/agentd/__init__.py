@@ -1156,11 +1156,12 @@ class Runner:
         return execution
 
     def run(self, command: Command, **options: Any) -> Result:
-        """Start and wait; the options are those of start()."""
+        """Start and wait; the options are those of start(). What ends the waiting, as an exception
+        of a signal handler does, cancels the command."""
         execution = self.start(command, **options)
         try:
             return execution.wait()
-        except KeyboardInterrupt:
+        except BaseException:
             execution.cancel()
             raise
 
