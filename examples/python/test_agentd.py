@@ -836,6 +836,35 @@ def test_interrupted_close(ctx, monkeypatch):
     assert not thread.is_alive() and execution.wait(0).cause == "canceled"
 
 
+AT_EXIT = """
+import atexit, ctypes, sys, threading
+begun = threading.Event()
+atexit.register(lambda: print(runner.run(["/bin/echo", "late"], context=context).stdout))
+import agentd
+context = agentd.Context(policy=agentd.Policy.none(), workdir="/", backend="host")
+runner = agentd.Runner(agentd.Policy.none())
+atexit.register(lambda: print(runner.run(["/bin/echo", "early"], context=context).stdout))
+script = ["/bin/sh", "-c", "while echo a; do sleep 0.01; done"]
+runner.start(script, context=context, on_output=lambda *_: begun.set())
+begun.wait()
+# The end of the process waits for its parent, and has no interpreter then.
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.getchar, ctypes.c_void_p), None, None)
+"""
+
+
+def test_the_end_of_the_interpreter_closes_a_runner():
+    child = subprocess.Popen(
+        [sys.executable, "-c", AT_EXIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(1)
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    # As with all that was imported: what was registered before has its turn later.
+    assert out == b"b'early\\n'\n" and b"the runner is closed" in err
+
+
 def test_forked_child_keeps_off(runner, ctx):
     pid = os.fork()
     if pid == 0:

@@ -949,7 +949,8 @@ def _log_fn(log: Optional[LogFn]) -> Any:
 
 
 class Runner:
-    """The engine, with a thread of its own. Close it, or use it in a `with` statement.
+    """The engine, with a thread of its own. Close it, or use it in a `with` statement; the end of
+    the interpreter closes what is left.
 
     `log` is called on that thread with a LogRecord for all that the runner does, up to
     `log_level`. What else there is are members of struct agentd_runner_opts by name, such as
@@ -1319,13 +1320,21 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def _close_all() -> None:
+    """At the interpreter's end, after which no callback may come."""
+    for runner in list(_runners):
+        runner.close()
+
+
+atexit.register(_close_all)
+
+
 def _runner() -> Runner:
     """The one of run() and run_async(): made by the first, ends with the interpreter."""
     global _default
     with _default_lock:
         if _default is None:
             _default = Runner()
-            atexit.register(_default.close)
         return _default
 
 
