@@ -240,6 +240,18 @@ def test_writing_in_a_callback(runner, ctx):
     assert execution.wait(30).ok and seen == [b"1048576\n"]
 
 
+def test_writing_in_the_log(ctx):
+    def log(record):
+        if "spawned" in record.message:
+            execution.write(b"one\n")
+            execution.write(b"two\n")
+            execution.close_stdin()
+
+    with agentd.Runner(agentd.Policy.none(), log=log) as runner:
+        execution = runner.start("cat", context=ctx, stdin=subprocess.PIPE)
+        assert execution.wait(30).stdout == b"one\ntwo\n"
+
+
 def test_output_to_files(runner, ctx, tmp_path):
     with open(tmp_path / "out", "wb") as out:
         execution = runner.start("sleep 0.2; echo a; echo b >&2", context=ctx, stdout=out)

@@ -641,6 +641,9 @@ class Execution:
                 code = _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken))
                 if code == _ERR_AGAIN:
                     return  # until it takes more
+                if code == _ERR_REENTRANT:  # inside of the log
+                    self._call(lambda _exec: self._feed())
+                    return
                 if code < 0:
                     self._refuse_input(AgentdError("nobody reads the input any more", code))
                     return
