@@ -454,6 +454,7 @@ pub struct Exec {
     state: Rc<State>,
     runner: Runner,
     ask: Option<Arc<Ask>>,
+    /// The iterator has given the error for which it ends, but not that end.
     broken: bool,
 }
 
@@ -631,7 +632,6 @@ impl Exec {
         self.state.iterating.set(true);
         let turn = self.runner.event_loop().run(None);
         self.state.iterating.set(false);
-        self.broken = turn.is_err();
         turn.map(drop)
     }
 }
@@ -649,10 +649,11 @@ impl Iterator for Exec {
                 }
                 return Some(Ok(chunk));
             }
-            if self.state.finished.get() || self.broken {
+            if self.state.finished.get() || mem::take(&mut self.broken) {
                 return None;
             }
             if let Err(error) = self.run_loop_once() {
+                self.broken = true;
                 return Some(Err(error));
             }
         }

@@ -367,6 +367,40 @@ fn waiting_in_a_closure_is_refused() {
 }
 
 #[test]
+fn what_was_refused_in_a_closure_goes_on_later() {
+    let runner = runner();
+    for way in 0..2 {
+        let exec = host("cat").open_stdin().start_on(&runner).unwrap();
+        let exec = Rc::new(RefCell::new(exec));
+        let inner = exec.clone();
+        let refused = Rc::new(Cell::new(None));
+        let told = refused.clone();
+        let command = host("echo hello").on_output(move |_, _| {
+            let mut exec = inner.borrow_mut();
+            told.set(if way == 0 {
+                let error = exec.next().unwrap().err();
+                assert!(exec.next().is_none());
+                error
+            } else {
+                exec.write(&[b'x'; 1 << 20]).err()
+            });
+            ControlFlow::Continue(())
+        });
+        assert!(command.run_on(&runner).unwrap().is_ok());
+        assert_eq!(refused.take().unwrap().code(), ErrorCode::Reentrant);
+        let mut exec = Rc::try_unwrap(exec).unwrap().into_inner();
+        exec.write(b"end").unwrap();
+        exec.close_stdin();
+        let mut seen = Vec::new();
+        for chunk in &mut exec {
+            seen.extend(chunk.unwrap().data);
+        }
+        assert!(exec.is_finished() && seen.ends_with(b"end"));
+        assert!(exec.wait().unwrap().is_ok());
+    }
+}
+
+#[test]
 fn dropping_in_a_closure() {
     let event_loop = Loop::new().unwrap();
     let on_loop = || {
