@@ -21,6 +21,7 @@ use crate::error::{check, from_code, make, milliseconds, text, Result};
 use crate::event_loop::Loop;
 use crate::handle::{Handle, Object};
 use crate::limits::Limits;
+use crate::panics::drop_quietly;
 use crate::params::Params;
 use crate::result::ExecResult;
 use crate::runner::Runner;
@@ -312,6 +313,11 @@ impl State {
         }
     }
 
+    /// For whoever waits, in place of an earlier one.
+    fn keep_panic(&self, panic: Box<dyn Any + Send>) {
+        drop_quietly(self.panic.replace(Some(panic)));
+    }
+
     fn denied(&self, denial: &Denial) {
         if let Some(mut closure) = self.on_denied.take() {
             closure(denial);
@@ -385,7 +391,7 @@ unsafe extern "C" fn on_output(
     let (state, data) = unsafe { (&*(state as *const State), slice::from_raw_parts(data, len)) };
     let output = || state.output(Stream::from_raw(stream), data);
     catch_unwind(AssertUnwindSafe(output)).unwrap_or_else(|panic| {
-        state.panic.set(Some(panic));
+        state.keep_panic(panic);
         sys::AGENTD_ERR_USER
     })
 }
@@ -409,7 +415,7 @@ unsafe extern "C" fn on_denied(
     // SAFETY: on_destroy() has not been called; the denial is valid during the call.
     let (state, denial) = unsafe { (&*(state as *const State), Denial::from_raw(denial)) };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| state.denied(&denial))) {
-        state.panic.set(Some(panic));
+        state.keep_panic(panic);
         // SAFETY: the library holds exec while it calls.
         unsafe { sys::agentd_exec_cancel(exec) };
     }
@@ -432,16 +438,15 @@ unsafe extern "C" fn on_finished(
         catch_unwind(AssertUnwindSafe(|| drop(denied))),
     ] {
         if let Err(panic) = dropped {
-            state.panic.set(Some(panic));
+            state.keep_panic(panic);
         }
     }
     state.tell();
 }
 
 unsafe extern "C" fn on_destroy(state: *mut c_void) {
-    // SAFETY: it is the reference that the sink was given, and the last call for it. No closure
-    // is left in it that could panic.
-    drop(unsafe { Rc::from_raw(state as *const State) });
+    // SAFETY: it is the reference that the sink was given, and the last call for it.
+    drop_quietly(unsafe { Rc::from_raw(state as *const State) });
 }
 
 /// A command that was started. It moves on while its thread is in here or in its loop.

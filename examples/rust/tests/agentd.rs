@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::ops::ControlFlow;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, panic_any, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::rc::Rc;
@@ -1240,6 +1240,41 @@ fn a_panic_in_a_log_silences_it() {
         .unwrap();
     assert!(host("true").run_on(&runner).unwrap().is_ok());
     assert!(counted.get() > 1);
+}
+
+#[test]
+fn what_panics_when_it_is_dropped_unwinds_through_nothing() {
+    // In a log: what it has is dropped with it, and what it panics with.
+    for panics in [false, true] {
+        let (guard, calls) = (PanicsWhenDropped, Rc::new(Cell::new(0)));
+        let seen = calls.clone();
+        let log = move |_: &LogRecord| {
+            let _held = &guard;
+            seen.set(seen.get() + 1);
+            if panics {
+                panic_any(PanicsWhenDropped);
+            }
+        };
+        let runner = Runner::builder().policy(Policy::none().unwrap()).log(LogLevel::Debug, log);
+        let runner = runner.build().unwrap();
+        assert!(host("true").run_on(&runner).unwrap().is_ok());
+        assert_eq!(calls.get() == 1, panics);
+        drop(runner);
+        assert_eq!(Rc::strong_count(&calls), 1);
+    }
+    // In a command that nobody waits for any more.
+    let runner = runner();
+    let slot = Rc::new(RefCell::new(None::<Exec>));
+    let own = slot.clone();
+    let command = host("echo hello; sleep 60").on_output(move |_, _| {
+        drop(own.borrow_mut().take());
+        panic_any(PanicsWhenDropped);
+    });
+    slot.replace(Some(command.start_on(&runner).unwrap()));
+    while slot.borrow().is_some() {
+        runner.event_loop().run(Some(Duration::from_millis(10))).unwrap();
+    }
+    drop(runner);
 }
 
 #[test]
