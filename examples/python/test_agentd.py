@@ -291,6 +291,26 @@ def test_output_to_a_full_pipe_waits(runner, ctx):
     assert execution.wait(30).ok
 
 
+def test_what_cannot_start_keeps_nothing_open(runner):
+    options = {"policy": agentd.Policy.none(), "workdir": "/"}
+    # The control is one that can.
+    for backend, keep, error in (("host", None, None), ("paper", None, -7), ("paper", (10, 10), -7)):
+        context = agentd.Context(backend=backend, **options)
+        ours, theirs = os.pipe()
+        execution = runner.start(["/bin/true"], context=context, keep=keep, stdout=theirs)
+        os.close(theirs)
+        if error is None:
+            assert execution.wait(30).ok
+        else:
+            with pytest.raises(agentd.AgentdError) as caught:
+                execution.wait(30)
+            assert caught.value.code == error
+        os.set_blocking(ours, False)
+        assert os.read(ours, 10) == b""
+        os.close(ours)
+        assert execution._buffer is None
+
+
 def test_head_and_tail_are_kept(runner, ctx):
     script = "seq 1 100000; echo few >&2"
     whole = runner.run(script, context=ctx)

@@ -589,15 +589,17 @@ class Execution:
 
     def _begin(self, context: Context, params: c_void_p) -> None:
         number = next(_numbers)
-        sink = self._sink(number)
+        sink = None
         _alive[number] = self
         try:
+            sink = self._sink(number)
             _try(
                 _c.agentd_exec_start, self._runner._ptr, context._ptr, params, sink,
                 byref(self._options.raw), byref(self._exec),
             )
         except BaseException:
             del _alive[number]
+            self._let_go()
             raise
         finally:
             _c.agentd_sink_unref(sink)
@@ -622,6 +624,12 @@ class Execution:
             _c.agentd_sink_unref(sink)
             raise
         return sink
+
+    def _let_go(self) -> None:
+        """Of what has its output: who reads a file is told of its end."""
+        _c.agentd_sink_unref(self._buffer)
+        self._buffer = None
+        self._files = _Files({})
 
     @staticmethod
     def _tee(sink: c_void_p, other: c_void_p) -> c_void_p:
@@ -724,9 +732,7 @@ class Execution:
             result, failure = _result(ptr, output), self._failure
         except BaseException as caught:
             result, failure = None, caught
-        _c.agentd_sink_unref(self._buffer)
-        self._buffer = None
-        self._files = _Files({})
+        self._let_go()
         self._refuse_input(AgentdError("the command has ended", _ERR_STATE))
         _c.agentd_exec_unref(self._exec)
         self._exec = c_void_p()
