@@ -239,7 +239,9 @@ struct State {
     iterating: Cell<bool>,
     abandoned: Cell<bool>,
     /// What somebody else than the closure and the iterator gets.
-    files: [Option<OwnedFd>; 2],
+    filed: [bool; 2],
+    /// Open until it has finished: who reads them is told of the end then.
+    files: Cell<[Option<OwnedFd>; 2]>,
     /// A reader of heads and tails.
     buffer: Option<Handle<sys::agentd_sink>>,
     input: Vec<u8>,
@@ -263,7 +265,8 @@ impl State {
             paused: Default::default(),
             iterating: Cell::new(false),
             abandoned: Cell::new(false),
-            files: mem::take(&mut options.files),
+            filed: Stream::ALL.map(|stream| options.files[stream as usize].is_some()),
+            files: Cell::new(mem::take(&mut options.files)),
             buffer: options.keep.map(|(head, tail)| new_buffer(head, tail)).transpose()?,
             input: mem::take(&mut options.input),
             open_input: options.open_input,
@@ -282,7 +285,7 @@ impl State {
 
     /// What the library is answered.
     fn output(&self, stream: Stream, data: &[u8]) -> i32 {
-        if self.abandoned.get() || self.files[stream as usize].is_some() {
+        if self.abandoned.get() || self.filed[stream as usize] {
             return sys::AGENTD_SINK_CONTINUE as i32;
         }
         if !self.keeps {
@@ -353,7 +356,7 @@ impl State {
     /// What there is of a stream, and how many bytes are missing.
     fn kept(&self, buffer: &Handle<sys::agentd_sink>, stream: Stream) -> (Vec<u8>, u64) {
         let (mut data, mut len, mut omitted) = (ptr::null(), 0, 0);
-        if self.files[stream as usize].is_some() {
+        if self.filed[stream as usize] {
             return (Vec::new(), 0);
         }
         // SAFETY: a buffer, of this thread, and one of its streams, so that it does not fail; what
@@ -432,6 +435,7 @@ unsafe extern "C" fn on_finished(
         unsafe { (&*(state as *const State), Handle::from_raw(sys::agentd_result_ref(result))) };
     state.result.set(result);
     state.finished.set(true);
+    drop(state.files.take());
     let (output, denied) = (state.on_output.take(), state.on_denied.take());
     for dropped in [
         catch_unwind(AssertUnwindSafe(|| drop(output))),
@@ -696,11 +700,13 @@ fn new_sink(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
     if let Some(buffer) = &state.buffer {
         sink = new_tee(&sink, buffer)?;
     }
-    if state.files.iter().any(Option::is_some) {
-        let fd =
-            |stream: Stream| state.files[stream as usize].as_ref().map_or(-1, |f| f.as_raw_fd());
+    if state.filed.contains(&true) {
+        let open = state.files.take();
+        let fd = |stream: Stream| open[stream as usize].as_ref().map_or(-1, |f| f.as_raw_fd());
         let (stdout, stderr) = (fd(Stream::Stdout), fd(Stream::Stderr));
-        // SAFETY: the state, which the sink of its callbacks holds, keeps them open.
+        state.files.set(open);
+        // SAFETY: the state, which the sink of its callbacks holds, keeps them open until it is
+        // written to no more.
         let files = make(|ret, err| unsafe { sys::agentd_sink_new_fd(stdout, stderr, ret, err) })?;
         sink = new_tee(&sink, &files)?;
     }
@@ -716,7 +722,7 @@ fn new_tee(
 }
 
 fn new_callbacks(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
-    let heard = state.buffer.is_none() && state.files.iter().any(Option::is_none);
+    let heard = state.buffer.is_none() && state.filed.contains(&false);
     let ops = sys::agentd_sink_ops {
         size: size_of::<sys::agentd_sink_ops>() as u32,
         output: heard.then_some(on_output as _),

@@ -3,7 +3,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::io::Read;
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::panic::{catch_unwind, panic_any, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -518,6 +520,24 @@ fn output_to_files() {
     let read_only = fs::File::open(dir.0.join("err")).unwrap();
     let error = host("true").stdout(read_only).run_on(&runner).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Invalid);
+}
+
+#[test]
+fn files_are_closed_at_the_end() {
+    let runner = runner();
+    for way in 0..3 {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        let mut exec = Some(host("echo hello").stdout(writer).start_on(&runner).unwrap());
+        match way {
+            0 => assert!(exec.as_mut().unwrap().next().is_none()),
+            1 => drop(exec.take().unwrap().wait().unwrap()),
+            _ => assert!(exec.as_mut().unwrap().wait_timeout(Duration::from_secs(30)).unwrap()),
+        }
+        let mut text = String::new();
+        reader.set_nonblocking(true).unwrap();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello\n");
+    }
 }
 
 #[test]
