@@ -3,9 +3,11 @@
 
 import asyncio
 import concurrent.futures
+import copy
 import gc
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -623,6 +625,16 @@ def test_sessions(tmp_path):
     with pytest.raises(agentd.AgentdError) as caught:
         pool.stop(SESSION)
     assert caught.value.code == -3
+
+
+def test_a_copy_of_a_reference_is_refused(ctx):
+    for one in (agentd.Policy(), agentd.Params({"command": "true"}), ctx):
+        for copies in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=type(one).__name__):
+                copies(one)
+    # What it holds can be had.
+    policy = agentd.Policy({"paths": {"read": ["/usr"]}})
+    assert agentd.Policy(policy.document).document == policy.document
 
 
 def test_bad_pool(runner):

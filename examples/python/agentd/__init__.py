@@ -26,7 +26,7 @@ import weakref
 from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from typing import (
-    Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Protocol, Sequence, Union,
+    Any, AsyncIterator, Callable, Iterator, Mapping, NoReturn, Optional, Protocol, Sequence, Union,
 )
 
 from . import _lib
@@ -160,9 +160,25 @@ def version() -> str:
     return str(_c.agentd_version_string().decode())
 
 
-class Policy:
+class _Reference:
+    """Has a reference to an object of the library, which a copy would drop as well."""
+
+    _unref: Any
+    _ptr: Any
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            self._unref(self._ptr)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} cannot be copied")
+
+
+class Policy(_Reference):
     """What is allowed. A new one denies everything and asks for a sandbox; `document` has
     the members of agentd_policy(5)."""
+
+    _unref = _c.agentd_policy_unref
 
     def __init__(self, document: Optional[Mapping[str, Any]] = None) -> None:
         if document is None:
@@ -170,10 +186,6 @@ class Policy:
         else:
             data = json.dumps(document).encode()
             self._ptr = _new(_c.agentd_policy_from_json, data, len(data))
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_policy_unref(self._ptr)
 
     @classmethod
     def system(cls) -> Policy:
@@ -206,10 +218,12 @@ class Policy:
         return _object(_json(_c.agentd_policy_to_json, self._ptr))
 
 
-class Params:
+class Params(_Reference):
     """What to run as a model says it, in the arguments of its tool call: JSON, or a mapping,
     with the members of agentd_params(5). It is a command for Runner.start() and its like, with
     a timeout of its own."""
+
+    _unref = _c.agentd_params_unref
 
     def __init__(self, arguments: Union[str, bytes, Mapping[str, Any]]) -> None:
         if isinstance(arguments, str):
@@ -219,10 +233,6 @@ class Params:
         else:
             data = json.dumps(arguments).encode()
         self._ptr = _new(_c.agentd_params_parse, data, len(data))
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_params_unref(self._ptr)
 
     @staticmethod
     def schema() -> Mapping[str, Any]:
@@ -235,7 +245,7 @@ class Params:
         return _object(_json(_c.agentd_params_to_json, self._ptr))
 
 
-class Context:
+class Context(_Reference):
     """Where and as whom commands run. `document` has the members of agentd_context(5);
     `session`, a UUID, names a session of the runner's Pool. Without a policy, which
     Policy.system() may be, a command sees no programs.
@@ -246,6 +256,8 @@ class Context:
     that does not come in `ask_timeout` seconds, else 60. An exception is the command's end, and
     raised by Execution.wait(). `netns` is a network namespace, a descriptor or what has one.
     """
+
+    _unref = _c.agentd_context_unref
 
     def __init__(
         self,
@@ -297,10 +309,6 @@ class Context:
         except BaseException:
             del _asked[number]
             raise
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_context_unref(self._ptr)
 
 
 @dataclass(frozen=True)
@@ -405,8 +413,10 @@ class Denial:
     remedy: str  #: how the operator can allow it, or ""
 
 
-class Question:
+class Question(_Reference):
     """May this command reach that host? See Context."""
+
+    _unref = _c.agentd_ask_unref
 
     def __init__(self, ptr: int) -> None:
         self._ptr = _c.agentd_ask_ref(ptr)
@@ -415,10 +425,6 @@ class Question:
         exec_ptr = _c.agentd_ask_exec(ptr)
         #: whose command it is
         self.execution = next(one for one in list(_alive.values()) if one._exec.value == exec_ptr)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_ask_unref(self._ptr)
 
     def answer(self, answer: int) -> None:
         """ASK_DENY, ASK_ONCE (this connection) or ASK_CONTEXT (also later ones of every command
@@ -589,7 +595,7 @@ class Execution:
 
     def _begin(self, context: Context, params: c_void_p) -> None:
         number = next(_numbers)
-        sink = None
+        sink: Optional[c_void_p] = None
         _alive[number] = self
         try:
             sink = self._sink(number)
@@ -1196,7 +1202,7 @@ class Runner:
             _c.agentd_params_unref(params)
 
 
-class Pool:
+class Pool(_Reference):
     """Persistent sessions of a runner: one sandbox for each id, with files that outlive it.
     `document` has the members of agentd_pool(5). The runner keeps it: with that its sessions
     are stopped, and their files stay.
@@ -1204,6 +1210,8 @@ class Pool:
         pool = agentd.Pool(runner, {"enabled": True, "backend": "sandbox", "volume_root": path})
         runner.run("make", context=agentd.Context(policy=p, workdir="/tmp", session=uuid))
     """
+
+    _unref = _c.agentd_pool_unref
 
     def __init__(self, runner: Runner, document: Mapping[str, Any]) -> None:
         data = json.dumps(document).encode()
@@ -1219,10 +1227,6 @@ class Pool:
 
         self._runner = runner
         self._ptr: c_void_p = runner._call(make)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_pool_unref(self._ptr)
 
     def _begin(self, function: Any, *args: Any) -> concurrent.futures.Future[None]:
         def begin(future: concurrent.futures.Future[None]) -> None:
