@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::{
     Access, Answer, Ask, Canceller, Capability, Cause, Command, Context, ErrorCode, Exec,
     ExecOptions, ExecResult, Isolation, LayerState, Limits, LogLevel, LogRecord, Loop, Metric, Net,
-    Params, Policy, PolicyBuilder, Pool, Probe, ProbeOptions, Question, Runner, Status, Stream,
-    Strictness, Waker,
+    Params, Policy, PolicyBuilder, Pool, Probe, ProbeOptions, Question, Runner, RunnerBuilder,
+    Status, Stream, Strictness, Waker,
 };
 
 fn runner() -> Runner {
@@ -869,6 +869,29 @@ fn options_of_a_runner() {
 }
 
 // ---- ending
+
+#[test]
+fn zero_is_not_the_default() {
+    let with = |set: fn(RunnerBuilder) -> RunnerBuilder| {
+        set(Runner::builder().policy(Policy::none().unwrap())).build()
+    };
+    for (made, pointer) in [
+        (with(|builder| builder.max_running(0)), "/max_running"),
+        (with(|builder| builder.max_queued(0).max_running(0)), "/max_queued"),
+        (with(|builder| builder.sandbox_tmp_bytes(0)), "/sandbox_tmp_bytes"),
+        (with(|builder| builder.sandbox_user(0, 1)), "/sandbox_uid"),
+        (with(|builder| builder.sandbox_user(1, 0)), "/sandbox_gid"),
+        (with(|builder| builder.microvm_memory_bytes(0)), "/microvm_memory_bytes"),
+        (with(|builder| builder.microvm_workdir_bytes(0)), "/microvm_workdir_bytes"),
+        (with(|builder| builder.microvm_user(0, 1)), "/microvm_uid"),
+        (with(|builder| builder.microvm_user(1, 0)), "/microvm_gid"),
+    ] {
+        let error = made.unwrap_err();
+        assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, pointer));
+    }
+    // What there may be none of.
+    with(|builder| builder.sandbox_prewarm(0).max_running(1).max_queued(1)).unwrap();
+}
 
 #[test]
 fn cancel_from_a_thread() {
