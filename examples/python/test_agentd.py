@@ -387,6 +387,11 @@ def test_params_of_a_tool_call(runner, ctx):
         assert (caught.value.code, caught.value.pointer) == (-1, "/command")
 
 
+def test_every_constant_can_be_imported():
+    constants = {name for name in vars(agentd) if name.isupper() and not name.startswith("_")}
+    assert {"STDOUT", "READ", "ISOLATION_VM"} <= constants <= set(agentd.__all__)
+
+
 def test_policy_as_a_document():
     policy = agentd.Policy({"paths": {"read": ["/usr"]}, "limits": {"pids_max": 7}})
     policy.allow_path("/srv", agentd.READ | agentd.WRITE)

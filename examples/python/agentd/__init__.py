@@ -34,9 +34,9 @@ from ._lib import LIB as _c
 
 __all__ = [
     "AgentdError", "Context", "Denial", "Execution", "LogRecord", "Params", "Policy", "Pool",
-    "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "LOG_DEBUG",
-    "LOG_ERROR", "LOG_INFO", "LOG_WARN", "RUNNER_NO_STDERR_LOG", "RUNNER_SNAPSHOTS", "STDERR",
-    "STDOUT",
+    "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "EXEC",
+    "ISOLATION_NONE", "ISOLATION_SANDBOX", "ISOLATION_VM", "LOG_DEBUG", "LOG_ERROR", "LOG_INFO",
+    "LOG_WARN", "READ", "RUNNER_NO_STDERR_LOG", "RUNNER_SNAPSHOTS", "STDERR", "STDOUT", "WRITE",
     "probe", "probe_async", "run", "run_async", "version",
 ]
 
