@@ -1586,6 +1586,8 @@ static void run_command(struct run *run, const struct options *options, agentd_p
 	run->result = reserve_report("result", options->result_file, &made);
 	if (same_file(run->result, run->events))
 		usage("--result and --events are the same file");
+	/* Not before: what was opened may have waited for a reader. */
+	watch_signals(run);
 	clock_gettime(CLOCK_MONOTONIC, &run->start);
 	if (agentd_exec_start(run->runner, options->context, params, sink, &exec_opts, &run->exec,
 			      &err) < 0) {
@@ -1706,7 +1708,6 @@ int main(int argc, char **argv)
 	if (options.stdin_open)
 		input_prepare(&run);
 	run.events = open_report("events", options.events_file);
-	watch_signals(&run);
 
 	run_command(&run, &options, params);
 

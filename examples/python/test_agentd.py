@@ -3,9 +3,11 @@
 
 import asyncio
 import concurrent.futures
+import copy
 import gc
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -240,6 +242,18 @@ def test_writing_in_a_callback(runner, ctx):
     assert execution.wait(30).ok and seen == [b"1048576\n"]
 
 
+def test_writing_in_the_log(ctx):
+    def log(record):
+        if "spawned" in record.message:
+            execution.write(b"one\n")
+            execution.write(b"two\n")
+            execution.close_stdin()
+
+    with agentd.Runner(agentd.Policy.none(), log=log) as runner:
+        execution = runner.start("cat", context=ctx, stdin=subprocess.PIPE)
+        assert execution.wait(30).stdout == b"one\ntwo\n"
+
+
 def test_output_to_files(runner, ctx, tmp_path):
     with open(tmp_path / "out", "wb") as out:
         execution = runner.start("sleep 0.2; echo a; echo b >&2", context=ctx, stdout=out)
@@ -277,6 +291,26 @@ def test_output_to_a_full_pipe_waits(runner, ctx):
     with open(read_end, "rb") as pipe:
         assert len(pipe.read()) == 1000000
     assert execution.wait(30).ok
+
+
+def test_what_cannot_start_keeps_nothing_open(runner):
+    options = {"policy": agentd.Policy.none(), "workdir": "/"}
+    # The control is one that can.
+    for backend, keep, error in (("host", None, None), ("paper", None, -7), ("paper", (10, 10), -7)):
+        context = agentd.Context(backend=backend, **options)
+        ours, theirs = os.pipe()
+        execution = runner.start(["/bin/true"], context=context, keep=keep, stdout=theirs)
+        os.close(theirs)
+        if error is None:
+            assert execution.wait(30).ok
+        else:
+            with pytest.raises(agentd.AgentdError) as caught:
+                execution.wait(30)
+            assert caught.value.code == error
+        os.set_blocking(ours, False)
+        assert os.read(ours, 10) == b""
+        os.close(ours)
+        assert execution._buffer is None
 
 
 def test_head_and_tail_are_kept(runner, ctx):
@@ -353,6 +387,11 @@ def test_params_of_a_tool_call(runner, ctx):
         assert (caught.value.code, caught.value.pointer) == (-1, "/command")
 
 
+def test_every_constant_can_be_imported():
+    constants = {name for name in vars(agentd) if name.isupper() and not name.startswith("_")}
+    assert {"STDOUT", "READ", "ISOLATION_VM"} <= constants <= set(agentd.__all__)
+
+
 def test_policy_as_a_document():
     policy = agentd.Policy({"paths": {"read": ["/usr"]}, "limits": {"pids_max": 7}})
     policy.allow_path("/srv", agentd.READ | agentd.WRITE)
@@ -375,6 +414,25 @@ def test_probe(tmp_path):
     with pytest.raises(agentd.AgentdError) as caught:
         agentd.probe(cache_dir="relative")
     assert caught.value.code == -1 and "relative" in str(caught.value)
+
+
+def test_probe_that_is_interrupted():
+    # It comes as an exception, and not only when all was tried.
+    def handler(*_):
+        raise InterruptedError
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    begin = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(InterruptedError):
+            agentd.probe(cached=False)
+        waited = time.monotonic() - begin
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert agentd.probe(cached=False)["acts"]
+    assert waited < time.monotonic() - begin
 
 
 # Asks the proxy for a host; nobody serves the runner's name server, so that an allowed host
@@ -574,6 +632,16 @@ def test_sessions(tmp_path):
     assert caught.value.code == -3
 
 
+def test_a_copy_of_a_reference_is_refused(ctx):
+    for one in (agentd.Policy(), agentd.Params({"command": "true"}), ctx):
+        for copies in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=type(one).__name__):
+                copies(one)
+    # What it holds can be had.
+    policy = agentd.Policy({"paths": {"read": ["/usr"]}})
+    assert agentd.Policy(policy.document).document == policy.document
+
+
 def test_bad_pool(runner):
     with pytest.raises(agentd.AgentdError) as caught:
         agentd.Pool(runner, {"enabled": True, "volume_roof": "/"})
@@ -622,13 +690,16 @@ def test_exception_in_callback_ends_the_command(runner, ctx):
         runner.run("echo a; sleep 60", context=ctx, on_output=fails)
 
 
-def test_waiting_inside_a_callback_is_refused(runner, ctx):
+def test_waiting_inside_a_callback_is_refused(runner, ctx, tmp_path):
     def waits(stream, data):
-        runner.run("true", context=ctx)
+        runner.run(f"touch {tmp_path}/waited", context=ctx)
 
     with pytest.raises(agentd.AgentdError) as caught:
         runner.run("echo a", context=ctx, on_output=waits)
     assert caught.value.code == -4
+    # Nor does it run.
+    assert runner.run(f"sleep 0.2; touch {tmp_path}/here", context=ctx).ok
+    assert os.listdir(tmp_path) == ["here"]
 
 
 def test_iterator_streams_and_paces(runner, ctx):
@@ -701,6 +772,28 @@ def test_cancel_in_a_signal_handler(ctx):
             signal.signal(signal.SIGUSR1, previous)
         execution.kill()
         assert handled == [True] and execution.wait(30).cause == "canceled"
+
+
+def test_an_exception_of_a_signal_handler_cancels(runner, ctx, tmp_path):
+    class Late(Exception):
+        pass
+
+    def handler(*_):
+        raise Late
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    script = f"trap 'touch {tmp_path}/ended; exit' TERM; touch {tmp_path}/begun; sleep 60 & wait"
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(Late):
+            runner.run(script, context=ctx, timeout=90)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    until = time.monotonic() + 30
+    while not (tmp_path / "ended").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert sorted(os.listdir(tmp_path)) == ["begun", "ended"]
 
 
 def test_wait_times_out(runner, ctx):
@@ -790,6 +883,35 @@ def test_interrupted_close(ctx, monkeypatch):
     gc.collect()
     thread.join(30)
     assert not thread.is_alive() and execution.wait(0).cause == "canceled"
+
+
+AT_EXIT = """
+import atexit, ctypes, sys, threading
+begun = threading.Event()
+atexit.register(lambda: print(runner.run(["/bin/echo", "late"], context=context).stdout))
+import agentd
+context = agentd.Context(policy=agentd.Policy.none(), workdir="/", backend="host")
+runner = agentd.Runner(agentd.Policy.none())
+atexit.register(lambda: print(runner.run(["/bin/echo", "early"], context=context).stdout))
+script = ["/bin/sh", "-c", "while echo a; do sleep 0.01; done"]
+runner.start(script, context=context, on_output=lambda *_: begun.set())
+begun.wait()
+# The end of the process waits for its parent, and has no interpreter then.
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.getchar, ctypes.c_void_p), None, None)
+"""
+
+
+def test_the_end_of_the_interpreter_closes_a_runner():
+    child = subprocess.Popen(
+        [sys.executable, "-c", AT_EXIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(1)
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    # As with all that was imported: what was registered before has its turn later.
+    assert out == b"b'early\\n'\n" and b"the runner is closed" in err
 
 
 def test_forked_child_keeps_off(runner, ctx):

@@ -93,8 +93,8 @@ AGENTD_API int32_t agentd_result_signal(const agentd_result *result);
 AGENTD_API const char *agentd_result_limit(const agentd_result *result);
 /** 1 if output was produced and not delivered. */
 AGENTD_API int32_t agentd_result_truncated(const agentd_result *result);
-/** What could not be done (causes SPAWN, POLICY, ISOLATION, BACKEND_LOST, SINK),
- *  else NULL. Borrowed. */
+/** What could not be done (causes SPAWN, POLICY, ISOLATION, BACKEND_LOST, SINK, and
+ *  CANCELED if it had not started: AGENTD_ERR_CANCELED), else NULL. Borrowed. */
 AGENTD_API const agentd_error *agentd_result_error(const agentd_result *result);
 /** Read AGENTD_METRIC_*. AGENTD_ERR_NOTFOUND if unknown or not measured; *ret is
  *  then untouched. */

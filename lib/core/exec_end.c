@@ -105,8 +105,11 @@ static void fill_result(agentd_exec *exec, agentd_result *result)
 	uint64_t end = exec->exited ? exec->exited_at : ad_sys_now_ns();
 
 	set_outcome(exec, result);
-	if (result->cause == AGENTD_CAUSE_CANCELED && !exec->started_at && !exec->error)
+	if (result->cause == AGENTD_CAUSE_CANCELED && !exec->started_at) {
+		/* Whatever the backend says of a start that it was to give up. */
+		agentd_error_unref(AD_STEAL(exec->error));
 		ad_fail(&exec->error, AGENTD_ERR_CANCELED, NULL, "cancelled before it started");
+	}
 	result->asked_isolation = exec->plan.min_isolation;
 	memcpy(result->id, exec->id, sizeof(result->id));
 	memcpy(result->limit, exec->limit, sizeof(result->limit));

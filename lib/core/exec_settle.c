@@ -38,6 +38,13 @@ void ad_exec_stop(agentd_exec *exec, int cause, bool now)
 		exec->stop_cause = cause;
 		exec->stopped_at = ad_sys_now_ns();
 	} else if (!now) {
+		uint64_t kill_at = ad_exec_later(ad_sys_now_ns(), exec->grace_ns);
+
+		/* A shutdown may have less patience than whoever asked before. */
+		if (exec->kill_at != AD_NEVER && kill_at < exec->kill_at) {
+			exec->kill_at = kill_at;
+			ad_exec_settle(exec);
+		}
 		return;
 	}
 	exec->heartbeat_at = AD_NEVER;

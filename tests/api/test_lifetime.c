@@ -181,10 +181,13 @@ START_TEST(shutdown_and_drop)
 }
 END_TEST
 
-/* SIGTERM first, and grace_ms until SIGKILL, as shutdown was told. */
+/* SIGTERM first, and grace_ms until SIGKILL, as shutdown was told; also of what is being ended
+ * with more patience. */
 START_TEST(shutdown_grace)
 {
 	static const uint32_t graces[] = { 0, 300 };
+	struct agentd_exec_opts patient = { .size = sizeof(patient), .grace_ms = 30000 };
+
 	for (size_t i = 0; i < T_COUNT(graces); i++) {
 		struct t_world *world = t_world_new(NULL);
 		uint64_t at, deadline = t_now() + T_MS(t_slack(5000));
@@ -192,12 +195,15 @@ START_TEST(shutdown_grace)
 		int done = 0;
 
 		t_run_init(&run, world);
+		run.exec_opts = &patient;
 		ck_assert_int_eq(
 			t_run_start(&run, "trap '' TERM; echo ready; while :; do sleep 0.05; done",
 				    0),
 			0);
 		while (run.total[AGENTD_STDOUT] < 6 && t_now() < deadline)
 			t_world_loop(world, 10, NULL);
+		if (_i)
+			ck_assert_int_eq(agentd_exec_cancel(run.exec), 0);
 		at = t_now();
 		ck_assert_int_eq(agentd_runner_shutdown(world->runner, graces[i], note_done, &done),
 				 0);
@@ -473,7 +479,7 @@ int main(void)
 	tcase_add_test(ends, inputs_are_taken_over);
 	tcase_add_test(ends, shutdown_idle);
 	tcase_add_test(ends, shutdown_and_drop);
-	tcase_add_test(ends, shutdown_grace);
+	tcase_add_loop_test(ends, shutdown_grace, 0, 2);
 	tcase_add_test(ends, two_runners_on_one_base);
 	tcase_add_loop_test(orders_, drop_order, 0, (int)T_COUNT(orders));
 	tcase_add_test(orders_, base_freed_under_a_crowd);

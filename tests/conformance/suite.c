@@ -795,6 +795,34 @@ START_TEST(cancel_before_it_runs)
 }
 END_TEST
 
+/* Wherever it is on its way: that it did not run is all that went wrong. */
+START_TEST(cancel_while_it_starts)
+{
+	static const uint64_t waits_ms[] = { 0, 2, 5, 10, 15, 20, 30 };
+
+	for (size_t i = 0; i < sizeof(waits_ms) / sizeof(waits_ms[0]); i++) {
+		struct t_world *world = world_plain();
+		const agentd_error *err;
+		uint64_t startup_ns;
+		struct t_run run;
+		bool ran;
+
+		t_run_init(&run, world);
+		ck_assert_int_eq(t_run_start(&run, "exec sleep 20", 0), 0);
+		t_world_loop(world, waits_ms[i], NULL);
+		ck_assert_int_eq(agentd_exec_kill(run.exec), 0);
+		t_run_wait(&run);
+		t_expect_cause(&run, AGENTD_CAUSE_CANCELED);
+		err = agentd_result_error(run.result);
+		ran = agentd_result_metric(run.result, AGENTD_METRIC_STARTUP_NS, &startup_ns) == 0;
+		ck_assert_msg(agentd_error_code(err) == (ran ? 0 : AGENTD_ERR_CANCELED),
+			      "after %d ms: %s", (int)waits_ms[i], t_run_story(&run));
+		t_run_free(&run);
+		t_world_free(world);
+	}
+}
+END_TEST
+
 START_TEST(cancel_ignored_is_killed)
 {
 	struct agentd_exec_opts opts = exec_opts(0, NULL, 200);
@@ -1485,6 +1513,7 @@ int conformance_main(const struct conf_backend *backend, const char *only, bool 
 		{ "stops", cancel, 0, false },
 		{ "stops", cancel_is_gentle, 0, true },
 		{ "stops", cancel_before_it_runs, 0, false },
+		{ "stops", cancel_while_it_starts, 0, false },
 		{ "stops", cancel_ignored_is_killed, 0, false },
 		{ "stops", kill_now, 0, true },
 		{ "stops", signal_reaches_it, 0, true },

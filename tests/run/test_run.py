@@ -910,6 +910,23 @@ class Signals(Case):
         process.wait(timeout=30)
         self.assert_gone(tag)
 
+    def test_while_a_report_waits_for_its_reader(self):
+        for option in ("--result", "--events"):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.mkfifo(self.path("pipe"))
+                os.chmod(self.path("pipe"), 0o666)
+                process = self.popen("--quiet", option, self.path("pipe"), "echo hello")
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.5)
+                process.send_signal(number)
+                self.assertEqual(process.wait(timeout=10), -number)
+                # The control: one that is read.
+                process = self.popen("--quiet", option, self.path("pipe"), "echo hello")
+                with open(self.path("pipe"), encoding="utf-8") as pipe:
+                    self.assertIn('"cause":"exited"', pipe.read())
+                self.assertEqual(process.wait(timeout=30), 0)
+                os.remove(self.path("pipe"))
+
     def test_nohup(self):
         process = self.popen("--quiet", "echo ready; sleep 1; echo done",
                              preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))

@@ -26,7 +26,7 @@ import weakref
 from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from typing import (
-    Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Protocol, Sequence, Union,
+    Any, AsyncIterator, Callable, Iterator, Mapping, NoReturn, Optional, Protocol, Sequence, Union,
 )
 
 from . import _lib
@@ -34,9 +34,9 @@ from ._lib import LIB as _c
 
 __all__ = [
     "AgentdError", "Context", "Denial", "Execution", "LogRecord", "Params", "Policy", "Pool",
-    "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "LOG_DEBUG",
-    "LOG_ERROR", "LOG_INFO", "LOG_WARN", "RUNNER_NO_STDERR_LOG", "RUNNER_SNAPSHOTS", "STDERR",
-    "STDOUT",
+    "Question", "Result", "Runner", "ASK_CONTEXT", "ASK_DENY", "ASK_ONCE", "EXEC",
+    "ISOLATION_NONE", "ISOLATION_SANDBOX", "ISOLATION_VM", "LOG_DEBUG", "LOG_ERROR", "LOG_INFO",
+    "LOG_WARN", "READ", "RUNNER_NO_STDERR_LOG", "RUNNER_SNAPSHOTS", "STDERR", "STDOUT", "WRITE",
     "probe", "probe_async", "run", "run_async", "version",
 ]
 
@@ -160,9 +160,25 @@ def version() -> str:
     return str(_c.agentd_version_string().decode())
 
 
-class Policy:
+class _Reference:
+    """Has a reference to an object of the library, which a copy would drop as well."""
+
+    _unref: Any
+    _ptr: Any
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ptr"):
+            self._unref(self._ptr)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} cannot be copied")
+
+
+class Policy(_Reference):
     """What is allowed. A new one denies everything and asks for a sandbox; `document` has
     the members of agentd_policy(5)."""
+
+    _unref = _c.agentd_policy_unref
 
     def __init__(self, document: Optional[Mapping[str, Any]] = None) -> None:
         if document is None:
@@ -170,10 +186,6 @@ class Policy:
         else:
             data = json.dumps(document).encode()
             self._ptr = _new(_c.agentd_policy_from_json, data, len(data))
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_policy_unref(self._ptr)
 
     @classmethod
     def system(cls) -> Policy:
@@ -206,10 +218,12 @@ class Policy:
         return _object(_json(_c.agentd_policy_to_json, self._ptr))
 
 
-class Params:
+class Params(_Reference):
     """What to run as a model says it, in the arguments of its tool call: JSON, or a mapping,
     with the members of agentd_params(5). It is a command for Runner.start() and its like, with
     a timeout of its own."""
+
+    _unref = _c.agentd_params_unref
 
     def __init__(self, arguments: Union[str, bytes, Mapping[str, Any]]) -> None:
         if isinstance(arguments, str):
@@ -219,10 +233,6 @@ class Params:
         else:
             data = json.dumps(arguments).encode()
         self._ptr = _new(_c.agentd_params_parse, data, len(data))
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_params_unref(self._ptr)
 
     @staticmethod
     def schema() -> Mapping[str, Any]:
@@ -235,7 +245,7 @@ class Params:
         return _object(_json(_c.agentd_params_to_json, self._ptr))
 
 
-class Context:
+class Context(_Reference):
     """Where and as whom commands run. `document` has the members of agentd_context(5);
     `session`, a UUID, names a session of the runner's Pool. Without a policy, which
     Policy.system() may be, a command sees no programs.
@@ -246,6 +256,8 @@ class Context:
     that does not come in `ask_timeout` seconds, else 60. An exception is the command's end, and
     raised by Execution.wait(). `netns` is a network namespace, a descriptor or what has one.
     """
+
+    _unref = _c.agentd_context_unref
 
     def __init__(
         self,
@@ -297,10 +309,6 @@ class Context:
         except BaseException:
             del _asked[number]
             raise
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_context_unref(self._ptr)
 
 
 @dataclass(frozen=True)
@@ -405,8 +413,10 @@ class Denial:
     remedy: str  #: how the operator can allow it, or ""
 
 
-class Question:
+class Question(_Reference):
     """May this command reach that host? See Context."""
+
+    _unref = _c.agentd_ask_unref
 
     def __init__(self, ptr: int) -> None:
         self._ptr = _c.agentd_ask_ref(ptr)
@@ -415,10 +425,6 @@ class Question:
         exec_ptr = _c.agentd_ask_exec(ptr)
         #: whose command it is
         self.execution = next(one for one in list(_alive.values()) if one._exec.value == exec_ptr)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_ask_unref(self._ptr)
 
     def answer(self, answer: int) -> None:
         """ASK_DENY, ASK_ONCE (this connection) or ASK_CONTEXT (also later ones of every command
@@ -589,15 +595,17 @@ class Execution:
 
     def _begin(self, context: Context, params: c_void_p) -> None:
         number = next(_numbers)
-        sink = self._sink(number)
+        sink: Optional[c_void_p] = None
         _alive[number] = self
         try:
+            sink = self._sink(number)
             _try(
                 _c.agentd_exec_start, self._runner._ptr, context._ptr, params, sink,
                 byref(self._options.raw), byref(self._exec),
             )
         except BaseException:
             del _alive[number]
+            self._let_go()
             raise
         finally:
             _c.agentd_sink_unref(sink)
@@ -623,6 +631,12 @@ class Execution:
             raise
         return sink
 
+    def _let_go(self) -> None:
+        """Of what has its output: who reads a file is told of its end."""
+        _c.agentd_sink_unref(self._buffer)
+        self._buffer = None
+        self._files = _Files({})
+
     @staticmethod
     def _tee(sink: c_void_p, other: c_void_p) -> c_void_p:
         """In place of the reference to sink."""
@@ -641,6 +655,9 @@ class Execution:
                 code = _c.agentd_exec_write(self._exec, start + self._fed, rest, byref(taken))
                 if code == _ERR_AGAIN:
                     return  # until it takes more
+                if code == _ERR_REENTRANT:  # inside of the log
+                    self._call(lambda _exec: self._feed())
+                    return
                 if code < 0:
                     self._refuse_input(AgentdError("nobody reads the input any more", code))
                     return
@@ -721,9 +738,7 @@ class Execution:
             result, failure = _result(ptr, output), self._failure
         except BaseException as caught:
             result, failure = None, caught
-        _c.agentd_sink_unref(self._buffer)
-        self._buffer = None
-        self._files = _Files({})
+        self._let_go()
         self._refuse_input(AgentdError("the command has ended", _ERR_STATE))
         _c.agentd_exec_unref(self._exec)
         self._exec = c_void_p()
@@ -949,7 +964,8 @@ def _log_fn(log: Optional[LogFn]) -> Any:
 
 
 class Runner:
-    """The engine, with a thread of its own. Close it, or use it in a `with` statement.
+    """The engine, with a thread of its own. Close it, or use it in a `with` statement; the end of
+    the interpreter closes what is left.
 
     `log` is called on that thread with a LogRecord for all that the runner does, up to
     `log_level`. What else there is are members of struct agentd_runner_opts by name, such as
@@ -1156,11 +1172,12 @@ class Runner:
         return execution
 
     def run(self, command: Command, **options: Any) -> Result:
-        """Start and wait; the options are those of start()."""
+        """Start and wait; the options are those of start(). What ends the waiting, as an exception
+        of a signal handler does, cancels the command."""
         execution = self.start(command, **options)
         try:
             return execution.wait()
-        except KeyboardInterrupt:
+        except BaseException:
             execution.cancel()
             raise
 
@@ -1185,7 +1202,7 @@ class Runner:
             _c.agentd_params_unref(params)
 
 
-class Pool:
+class Pool(_Reference):
     """Persistent sessions of a runner: one sandbox for each id, with files that outlive it.
     `document` has the members of agentd_pool(5). The runner keeps it: with that its sessions
     are stopped, and their files stay.
@@ -1193,6 +1210,8 @@ class Pool:
         pool = agentd.Pool(runner, {"enabled": True, "backend": "sandbox", "volume_root": path})
         runner.run("make", context=agentd.Context(policy=p, workdir="/tmp", session=uuid))
     """
+
+    _unref = _c.agentd_pool_unref
 
     def __init__(self, runner: Runner, document: Mapping[str, Any]) -> None:
         data = json.dumps(document).encode()
@@ -1208,10 +1227,6 @@ class Pool:
 
         self._runner = runner
         self._ptr: c_void_p = runner._call(make)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ptr"):
-            _c.agentd_pool_unref(self._ptr)
 
     def _begin(self, function: Any, *args: Any) -> concurrent.futures.Future[None]:
         def begin(future: concurrent.futures.Future[None]) -> None:
@@ -1285,7 +1300,14 @@ def probe(
         except BaseException as failure:
             found.set_exception(failure)
 
-    _try(_c.agentd_probe_start, byref(opts), on_probe, None)
+    def look() -> None:
+        try:
+            _try(_c.agentd_probe_start, byref(opts), on_probe, None)
+        except BaseException as failure:
+            found.set_exception(failure)
+
+    # Nobody would hear of what a signal handler raises in on_probe(), nor of what was found.
+    threading.Thread(target=look, name="agentd-probe").start()
     return found.result()
 
 
@@ -1311,13 +1333,21 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def _close_all() -> None:
+    """At the interpreter's end, after which no callback may come."""
+    for runner in list(_runners):
+        runner.close()
+
+
+atexit.register(_close_all)
+
+
 def _runner() -> Runner:
     """The one of run() and run_async(): made by the first, ends with the interpreter."""
     global _default
     with _default_lock:
         if _default is None:
             _default = Runner()
-            atexit.register(_default.close)
         return _default
 
 

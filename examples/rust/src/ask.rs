@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::error::{check, milliseconds, text, Error, ErrorCode, Result};
 use crate::handle::{Handle, Object};
+use crate::panics::drop_quietly;
 use crate::sys;
 
 impl Object for sys::agentd_ask {
@@ -187,9 +188,6 @@ unsafe extern "C" fn on_ask(ask: *mut sys::agentd_ask, userdata: *mut c_void) {
 }
 
 unsafe extern "C" fn on_destroy(userdata: *mut c_void) {
-    // A panic of what the closure has must not unwind through the library.
-    let _ = catch_unwind(|| {
-        // SAFETY: it is the reference that the context was given, and the last call for it.
-        drop(unsafe { Arc::from_raw(userdata as *const Ask) });
-    });
+    // SAFETY: it is the reference that the context was given, and the last call for it.
+    drop_quietly(unsafe { Arc::from_raw(userdata as *const Ask) });
 }

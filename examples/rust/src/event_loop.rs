@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{check, make, Result};
 use crate::handle::{Handle, Object};
 use crate::log::Log;
+use crate::panics::drop_quietly;
 use crate::sys;
 
 impl Object for sys::agentd_loop {
@@ -127,6 +128,7 @@ unsafe extern "C" fn gone(_runner: *mut sys::agentd_runner, closing: *mut c_void
     let inner = unsafe { &*closing.inner };
     inner.closing.set(inner.closing.get() - 1);
     inner.wake();
+    drop_quietly(closing);
 }
 
 /// Rounded up, so that whoever waits for something in time does not find it too early.

@@ -21,6 +21,7 @@ use crate::error::{check, from_code, make, milliseconds, text, Result};
 use crate::event_loop::Loop;
 use crate::handle::{Handle, Object};
 use crate::limits::Limits;
+use crate::panics::drop_quietly;
 use crate::params::Params;
 use crate::result::ExecResult;
 use crate::runner::Runner;
@@ -238,7 +239,9 @@ struct State {
     iterating: Cell<bool>,
     abandoned: Cell<bool>,
     /// What somebody else than the closure and the iterator gets.
-    files: [Option<OwnedFd>; 2],
+    filed: [bool; 2],
+    /// Open until it has finished: who reads them is told of the end then.
+    files: Cell<[Option<OwnedFd>; 2]>,
     /// A reader of heads and tails.
     buffer: Option<Handle<sys::agentd_sink>>,
     input: Vec<u8>,
@@ -262,7 +265,8 @@ impl State {
             paused: Default::default(),
             iterating: Cell::new(false),
             abandoned: Cell::new(false),
-            files: mem::take(&mut options.files),
+            filed: Stream::ALL.map(|stream| options.files[stream as usize].is_some()),
+            files: Cell::new(mem::take(&mut options.files)),
             buffer: options.keep.map(|(head, tail)| new_buffer(head, tail)).transpose()?,
             input: mem::take(&mut options.input),
             open_input: options.open_input,
@@ -281,7 +285,7 @@ impl State {
 
     /// What the library is answered.
     fn output(&self, stream: Stream, data: &[u8]) -> i32 {
-        if self.abandoned.get() || self.files[stream as usize].is_some() {
+        if self.abandoned.get() || self.filed[stream as usize] {
             return sys::AGENTD_SINK_CONTINUE as i32;
         }
         if !self.keeps {
@@ -310,6 +314,11 @@ impl State {
             ControlFlow::Continue(()) => sys::AGENTD_SINK_CONTINUE as i32,
             ControlFlow::Break(()) => sys::AGENTD_ERR_USER,
         }
+    }
+
+    /// For whoever waits, in place of an earlier one.
+    fn keep_panic(&self, panic: Box<dyn Any + Send>) {
+        drop_quietly(self.panic.replace(Some(panic)));
     }
 
     fn denied(&self, denial: &Denial) {
@@ -347,7 +356,7 @@ impl State {
     /// What there is of a stream, and how many bytes are missing.
     fn kept(&self, buffer: &Handle<sys::agentd_sink>, stream: Stream) -> (Vec<u8>, u64) {
         let (mut data, mut len, mut omitted) = (ptr::null(), 0, 0);
-        if self.files[stream as usize].is_some() {
+        if self.filed[stream as usize] {
             return (Vec::new(), 0);
         }
         // SAFETY: a buffer, of this thread, and one of its streams, so that it does not fail; what
@@ -385,7 +394,7 @@ unsafe extern "C" fn on_output(
     let (state, data) = unsafe { (&*(state as *const State), slice::from_raw_parts(data, len)) };
     let output = || state.output(Stream::from_raw(stream), data);
     catch_unwind(AssertUnwindSafe(output)).unwrap_or_else(|panic| {
-        state.panic.set(Some(panic));
+        state.keep_panic(panic);
         sys::AGENTD_ERR_USER
     })
 }
@@ -409,7 +418,7 @@ unsafe extern "C" fn on_denied(
     // SAFETY: on_destroy() has not been called; the denial is valid during the call.
     let (state, denial) = unsafe { (&*(state as *const State), Denial::from_raw(denial)) };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| state.denied(&denial))) {
-        state.panic.set(Some(panic));
+        state.keep_panic(panic);
         // SAFETY: the library holds exec while it calls.
         unsafe { sys::agentd_exec_cancel(exec) };
     }
@@ -426,22 +435,22 @@ unsafe extern "C" fn on_finished(
         unsafe { (&*(state as *const State), Handle::from_raw(sys::agentd_result_ref(result))) };
     state.result.set(result);
     state.finished.set(true);
+    drop(state.files.take());
     let (output, denied) = (state.on_output.take(), state.on_denied.take());
     for dropped in [
         catch_unwind(AssertUnwindSafe(|| drop(output))),
         catch_unwind(AssertUnwindSafe(|| drop(denied))),
     ] {
         if let Err(panic) = dropped {
-            state.panic.set(Some(panic));
+            state.keep_panic(panic);
         }
     }
     state.tell();
 }
 
 unsafe extern "C" fn on_destroy(state: *mut c_void) {
-    // SAFETY: it is the reference that the sink was given, and the last call for it. No closure
-    // is left in it that could panic.
-    drop(unsafe { Rc::from_raw(state as *const State) });
+    // SAFETY: it is the reference that the sink was given, and the last call for it.
+    drop_quietly(unsafe { Rc::from_raw(state as *const State) });
 }
 
 /// A command that was started. It moves on while its thread is in here or in its loop.
@@ -454,6 +463,7 @@ pub struct Exec {
     state: Rc<State>,
     runner: Runner,
     ask: Option<Arc<Ask>>,
+    /// The iterator has given the error for which it ends, but not that end.
     broken: bool,
 }
 
@@ -631,7 +641,6 @@ impl Exec {
         self.state.iterating.set(true);
         let turn = self.runner.event_loop().run(None);
         self.state.iterating.set(false);
-        self.broken = turn.is_err();
         turn.map(drop)
     }
 }
@@ -649,10 +658,11 @@ impl Iterator for Exec {
                 }
                 return Some(Ok(chunk));
             }
-            if self.state.finished.get() || self.broken {
+            if self.state.finished.get() || mem::take(&mut self.broken) {
                 return None;
             }
             if let Err(error) = self.run_loop_once() {
+                self.broken = true;
                 return Some(Err(error));
             }
         }
@@ -690,11 +700,13 @@ fn new_sink(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
     if let Some(buffer) = &state.buffer {
         sink = new_tee(&sink, buffer)?;
     }
-    if state.files.iter().any(Option::is_some) {
-        let fd =
-            |stream: Stream| state.files[stream as usize].as_ref().map_or(-1, |f| f.as_raw_fd());
+    if state.filed.contains(&true) {
+        let open = state.files.take();
+        let fd = |stream: Stream| open[stream as usize].as_ref().map_or(-1, |f| f.as_raw_fd());
         let (stdout, stderr) = (fd(Stream::Stdout), fd(Stream::Stderr));
-        // SAFETY: the state, which the sink of its callbacks holds, keeps them open.
+        state.files.set(open);
+        // SAFETY: the state, which the sink of its callbacks holds, keeps them open until it is
+        // written to no more.
         let files = make(|ret, err| unsafe { sys::agentd_sink_new_fd(stdout, stderr, ret, err) })?;
         sink = new_tee(&sink, &files)?;
     }
@@ -710,7 +722,7 @@ fn new_tee(
 }
 
 fn new_callbacks(state: &Rc<State>) -> Result<Handle<sys::agentd_sink>> {
-    let heard = state.buffer.is_none() && state.files.iter().any(Option::is_none);
+    let heard = state.buffer.is_none() && state.filed.contains(&false);
     let ops = sys::agentd_sink_ops {
         size: size_of::<sys::agentd_sink_ops>() as u32,
         output: heard.then_some(on_output as _),

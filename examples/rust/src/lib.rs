@@ -35,6 +35,7 @@ mod exec;
 mod handle;
 mod limits;
 mod log;
+mod panics;
 mod params;
 mod policy;
 mod pool;

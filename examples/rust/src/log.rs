@@ -5,6 +5,7 @@ use std::os::raw::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use crate::error::text;
+use crate::panics::drop_quietly;
 use crate::sys;
 
 /// How severe a record is.
@@ -108,7 +109,11 @@ pub(crate) unsafe extern "C" fn on_log(record: *const sys::agentd_log_record, lo
     };
     // SAFETY: the record lives during the call.
     let record = unsafe { LogRecord::from_raw(record) };
-    if catch_unwind(AssertUnwindSafe(|| closure(&record))).is_ok() {
-        log.closure.set(Some(closure));
+    match catch_unwind(AssertUnwindSafe(|| closure(&record))) {
+        Ok(()) => log.closure.set(Some(closure)),
+        Err(panic) => {
+            drop_quietly(closure);
+            drop_quietly(panic);
+        }
     }
 }

@@ -124,7 +124,7 @@ impl Runner {
     }
 }
 
-/// How to make a [`Runner`].
+/// How to make a [`Runner`]. Its numbers are above 0, but for that of sandboxes kept ready.
 #[derive(Debug, Default)]
 pub struct RunnerBuilder {
     policy: Option<Policy>,
@@ -140,6 +140,8 @@ pub struct RunnerBuilder {
     log: Option<Rc<Log>>,
     /// What needs no translation.
     opts: sys::agentd_runner_opts,
+    /// The first of these that was set to 0, which stands for something else in C.
+    zero: Option<&'static str>,
 }
 
 /// For C; what it cannot be is told when the runner is made.
@@ -156,6 +158,12 @@ fn short(pointer: &str, duration: Option<Duration>) -> Result<u32> {
 }
 
 impl RunnerBuilder {
+    fn check_number<T: Default + PartialEq>(&mut self, pointer: &'static str, value: T) {
+        if value == T::default() {
+            self.zero.get_or_insert(pointer);
+        }
+    }
+
     /// The ceiling of every context; [`Policy::system`] unless set.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
@@ -176,12 +184,14 @@ impl RunnerBuilder {
 
     /// Commands alive at once; 16 unless set.
     pub fn max_running(mut self, count: u32) -> Self {
+        self.check_number("/max_running", count);
         self.opts.max_running = count;
         self
     }
 
     /// Commands that wait for a place; 64 unless set.
     pub fn max_queued(mut self, count: u32) -> Self {
+        self.check_number("/max_queued", count);
         self.opts.max_queued = count;
         self
     }
@@ -194,12 +204,15 @@ impl RunnerBuilder {
 
     /// Size of the /tmp of each sandbox; 1 GiB unless set.
     pub fn sandbox_tmp_bytes(mut self, bytes: u64) -> Self {
+        self.check_number("/sandbox_tmp_bytes", bytes);
         self.opts.sandbox_tmp_bytes = bytes;
         self
     }
 
     /// Whom commands run as outside of their sandbox when the program is root's.
     pub fn sandbox_user(mut self, uid: u32, gid: u32) -> Self {
+        self.check_number("/sandbox_uid", uid);
+        self.check_number("/sandbox_gid", gid);
         self.opts.sandbox_uid = uid;
         self.opts.sandbox_gid = gid;
         self
@@ -226,6 +239,7 @@ impl RunnerBuilder {
 
     /// Memory of each virtual machine; 512 MiB unless set, more where a limit asks for it.
     pub fn microvm_memory_bytes(mut self, bytes: u64) -> Self {
+        self.check_number("/microvm_memory_bytes", bytes);
         self.opts.microvm_memory_bytes = bytes;
         self
     }
@@ -233,12 +247,15 @@ impl RunnerBuilder {
     /// Most that a working directory may hold, which a virtual machine works on a copy of;
     /// 256 MiB unless set.
     pub fn microvm_workdir_bytes(mut self, bytes: u64) -> Self {
+        self.check_number("/microvm_workdir_bytes", bytes);
         self.opts.microvm_workdir_bytes = bytes;
         self
     }
 
     /// Whom QEMU runs as when the program is root's; nobody else should.
     pub fn microvm_user(mut self, uid: u32, gid: u32) -> Self {
+        self.check_number("/microvm_uid", uid);
+        self.check_number("/microvm_gid", gid);
         self.opts.microvm_uid = uid;
         self.opts.microvm_gid = gid;
         self
@@ -285,6 +302,9 @@ impl RunnerBuilder {
 
     /// Makes it: starts the helper.
     pub fn build(self) -> Result<Runner> {
+        if let Some(pointer) = self.zero {
+            return Err(Error::invalid(pointer, "it must be above 0"));
+        }
         let policy = self.policy.map_or_else(Policy::system, Ok)?;
         let event_loop = self.event_loop.map_or_else(Loop::new, Ok)?;
         let helper_path = self.helper_path.transpose()?;

@@ -3,8 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::io::Read;
 use std::ops::ControlFlow;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::os::unix::net::UnixStream;
+use std::panic::{catch_unwind, panic_any, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::rc::Rc;
@@ -15,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::{
     Access, Answer, Ask, Canceller, Capability, Cause, Command, Context, ErrorCode, Exec,
     ExecOptions, ExecResult, Isolation, LayerState, Limits, LogLevel, LogRecord, Loop, Metric, Net,
-    Params, Policy, PolicyBuilder, Pool, Probe, ProbeOptions, Question, Runner, Status, Stream,
-    Strictness, Waker,
+    Params, Policy, PolicyBuilder, Pool, Probe, ProbeOptions, Question, Runner, RunnerBuilder,
+    Status, Stream, Strictness, Waker,
 };
 
 fn runner() -> Runner {
@@ -367,6 +369,40 @@ fn waiting_in_a_closure_is_refused() {
 }
 
 #[test]
+fn what_was_refused_in_a_closure_goes_on_later() {
+    let runner = runner();
+    for way in 0..2 {
+        let exec = host("cat").open_stdin().start_on(&runner).unwrap();
+        let exec = Rc::new(RefCell::new(exec));
+        let inner = exec.clone();
+        let refused = Rc::new(Cell::new(None));
+        let told = refused.clone();
+        let command = host("echo hello").on_output(move |_, _| {
+            let mut exec = inner.borrow_mut();
+            told.set(if way == 0 {
+                let error = exec.next().unwrap().err();
+                assert!(exec.next().is_none());
+                error
+            } else {
+                exec.write(&[b'x'; 1 << 20]).err()
+            });
+            ControlFlow::Continue(())
+        });
+        assert!(command.run_on(&runner).unwrap().is_ok());
+        assert_eq!(refused.take().unwrap().code(), ErrorCode::Reentrant);
+        let mut exec = Rc::try_unwrap(exec).unwrap().into_inner();
+        exec.write(b"end").unwrap();
+        exec.close_stdin();
+        let mut seen = Vec::new();
+        for chunk in &mut exec {
+            seen.extend(chunk.unwrap().data);
+        }
+        assert!(exec.is_finished() && seen.ends_with(b"end"));
+        assert!(exec.wait().unwrap().is_ok());
+    }
+}
+
+#[test]
 fn dropping_in_a_closure() {
     let event_loop = Loop::new().unwrap();
     let on_loop = || {
@@ -484,6 +520,24 @@ fn output_to_files() {
     let read_only = fs::File::open(dir.0.join("err")).unwrap();
     let error = host("true").stdout(read_only).run_on(&runner).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Invalid);
+}
+
+#[test]
+fn files_are_closed_at_the_end() {
+    let runner = runner();
+    for way in 0..3 {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        let mut exec = Some(host("echo hello").stdout(writer).start_on(&runner).unwrap());
+        match way {
+            0 => assert!(exec.as_mut().unwrap().next().is_none()),
+            1 => drop(exec.take().unwrap().wait().unwrap()),
+            _ => assert!(exec.as_mut().unwrap().wait_timeout(Duration::from_secs(30)).unwrap()),
+        }
+        let mut text = String::new();
+        reader.set_nonblocking(true).unwrap();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello\n");
+    }
 }
 
 #[test]
@@ -815,6 +869,29 @@ fn options_of_a_runner() {
 }
 
 // ---- ending
+
+#[test]
+fn zero_is_not_the_default() {
+    let with = |set: fn(RunnerBuilder) -> RunnerBuilder| {
+        set(Runner::builder().policy(Policy::none().unwrap())).build()
+    };
+    for (made, pointer) in [
+        (with(|builder| builder.max_running(0)), "/max_running"),
+        (with(|builder| builder.max_queued(0).max_running(0)), "/max_queued"),
+        (with(|builder| builder.sandbox_tmp_bytes(0)), "/sandbox_tmp_bytes"),
+        (with(|builder| builder.sandbox_user(0, 1)), "/sandbox_uid"),
+        (with(|builder| builder.sandbox_user(1, 0)), "/sandbox_gid"),
+        (with(|builder| builder.microvm_memory_bytes(0)), "/microvm_memory_bytes"),
+        (with(|builder| builder.microvm_workdir_bytes(0)), "/microvm_workdir_bytes"),
+        (with(|builder| builder.microvm_user(0, 1)), "/microvm_uid"),
+        (with(|builder| builder.microvm_user(1, 0)), "/microvm_gid"),
+    ] {
+        let error = made.unwrap_err();
+        assert_eq!((error.code(), error.pointer()), (ErrorCode::Invalid, pointer));
+    }
+    // What there may be none of.
+    with(|builder| builder.sandbox_prewarm(0).max_running(1).max_queued(1)).unwrap();
+}
 
 #[test]
 fn cancel_from_a_thread() {
@@ -1206,6 +1283,41 @@ fn a_panic_in_a_log_silences_it() {
         .unwrap();
     assert!(host("true").run_on(&runner).unwrap().is_ok());
     assert!(counted.get() > 1);
+}
+
+#[test]
+fn what_panics_when_it_is_dropped_unwinds_through_nothing() {
+    // In a log: what it has is dropped with it, and what it panics with.
+    for panics in [false, true] {
+        let (guard, calls) = (PanicsWhenDropped, Rc::new(Cell::new(0)));
+        let seen = calls.clone();
+        let log = move |_: &LogRecord| {
+            let _held = &guard;
+            seen.set(seen.get() + 1);
+            if panics {
+                panic_any(PanicsWhenDropped);
+            }
+        };
+        let runner = Runner::builder().policy(Policy::none().unwrap()).log(LogLevel::Debug, log);
+        let runner = runner.build().unwrap();
+        assert!(host("true").run_on(&runner).unwrap().is_ok());
+        assert_eq!(calls.get() == 1, panics);
+        drop(runner);
+        assert_eq!(Rc::strong_count(&calls), 1);
+    }
+    // In a command that nobody waits for any more.
+    let runner = runner();
+    let slot = Rc::new(RefCell::new(None::<Exec>));
+    let own = slot.clone();
+    let command = host("echo hello; sleep 60").on_output(move |_, _| {
+        drop(own.borrow_mut().take());
+        panic_any(PanicsWhenDropped);
+    });
+    slot.replace(Some(command.start_on(&runner).unwrap()));
+    while slot.borrow().is_some() {
+        runner.event_loop().run(Some(Duration::from_millis(10))).unwrap();
+    }
+    drop(runner);
 }
 
 #[test]
