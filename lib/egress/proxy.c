@@ -99,13 +99,6 @@ static void on_goodbye(struct ad_io *io, void *userdata)
 		connection_free(conn);
 }
 
-static void reply_over(struct ad_flow *flow, bool alive, void *userdata)
-{
-	(void)flow;
-	if (!alive)
-		connection_free(userdata);
-}
-
 /* Nothing more is said; the client is waited for, shortly. */
 static void linger(struct connection *conn)
 {
@@ -116,18 +109,28 @@ static void linger(struct connection *conn)
 		connection_free(conn);
 }
 
-/* Its last words. */
+static void reply_over(struct ad_flow *flow, bool alive, void *userdata)
+{
+	if (!alive)
+		connection_free(userdata);
+	else if (flow->over)
+		linger(userdata);
+}
+
+/* Its last words. Until they are out the client is not listened to: it may have ended, which
+ * is no reason not to tell it. */
 static void say_and_end(struct connection *conn, const void *data, size_t len)
 {
+	ad_io_stop(&conn->io);
 	ad_flow_stop(&conn->up);
 	ad_flow_stop(&conn->down);
+	conn->state = GOODBYE;
 	ad_flow_init(&conn->down, conn->egress->opts.loop, &conn->egress->flows, conn->client,
 		     conn->client, reply_over, conn);
 	conn->down.eof = true;
-	if (ad_flow_put(&conn->down, data, len) < 0 || ad_flow_start(&conn->down) < 0)
+	if (ad_flow_put(&conn->down, data, len) < 0 || ad_flow_start(&conn->down) < 0 ||
+	    ad_timer_start(&conn->timer, goodbye_ns) < 0)
 		connection_free(conn);
-	else
-		linger(conn);
 }
 
 static const char *status_text(int status)

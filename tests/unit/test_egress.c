@@ -440,6 +440,26 @@ START_TEST(refused_hosts)
 }
 END_TEST
 
+/* A client that has nothing more to say is still told. */
+START_TEST(refusal_for_who_has_ended)
+{
+	static const char *const texts[] = { "CONNECT www.example.org:443 HTTP/1.1\r\n\r\n",
+					     "CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n",
+					     "nonsense\r\n\r\n" };
+	int client;
+
+	begin(0, false);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		client = client_new(texts[i]);
+		shutdown(client, SHUT_WR);
+		hear(client, i < 2 ? "HTTP/1.1 403 Forbidden" : "HTTP/1.1 400 Bad Request");
+		ck_assert(at_end(client));
+		close(client);
+	}
+	end();
+}
+END_TEST
+
 START_TEST(name_that_nobody_knows)
 {
 	int client;
@@ -533,6 +553,7 @@ int main(void)
 	tcase_add_test(tc, peer_that_goes_away);
 	tcase_add_test(tc, one_request_per_connection);
 	tcase_add_test(tc, refused_hosts);
+	tcase_add_test(tc, refusal_for_who_has_ended);
 	tcase_add_test(tc, name_that_nobody_knows);
 	tcase_add_test(tc, question_denied);
 	tcase_add_test(tc, question_without_answer);
