@@ -320,8 +320,6 @@ int ad_flow_put(struct ad_flow *flow, const void *data, size_t len)
 	memcpy(copy + flow->pending_len, data, len);
 	flow->pending = copy;
 	flow->pending_len += len;
-	if (flow->flows->left != UINT64_MAX)
-		flow->flows->left -= len < flow->flows->left ? len : flow->flows->left;
 	return 0;
 }
 

@@ -285,6 +285,13 @@ static void moved(struct ad_flow *flow, bool alive, void *userdata)
 	}
 }
 
+/* What a tunnel begins with; answers of our own in the place of one are not the command's. */
+static void spend(struct ad_flows *flows, size_t len)
+{
+	if (flows->left != UINT64_MAX)
+		flows->left -= len < flows->left ? len : flows->left;
+}
+
 static void open_tunnel(struct connection *conn)
 {
 	static const char connected[] = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -311,6 +318,7 @@ static void open_tunnel(struct connection *conn)
 		extra = (size_t)request->body;
 	if (r == 0)
 		r = ad_flow_put(&conn->up, conn->input, extra);
+	spend(&egress->flows, conn->up.pending_len + conn->down.pending_len);
 	conn->up.left = request->body == UINT64_MAX ? UINT64_MAX : request->body - extra;
 	free(AD_STEAL(conn->input));
 	free(AD_STEAL(conn->addresses));

@@ -189,6 +189,8 @@ static agentd_policy *policy;
 static int proxy_port, server, server_port;
 static uint32_t asked, question;
 static uint32_t denials;
+static uint64_t bytes_max;
+static uint32_t spent;
 static char denied_target[300], denied_rule[300];
 
 static int listen_somewhere(int *ret_port)
@@ -224,6 +226,12 @@ static void on_ask(uint32_t number, const char *host, uint16_t port, void *userd
 	question = number;
 }
 
+static void on_spent(void *userdata)
+{
+	(void)userdata;
+	spent++;
+}
+
 /* ask_ms 0: nobody is asked. */
 static void begin(uint64_t ask_ms, bool by_default)
 {
@@ -231,7 +239,9 @@ static void begin(uint64_t ask_ms, bool by_default)
 	struct ad_egress_opts opts = { .denied = on_denied,
 				       .ask = ask_ms ? on_ask : NULL,
 				       .ask_ns = ask_ms * 1000000,
-				       .ask_default = by_default };
+				       .ask_default = by_default,
+				       .bytes_max = bytes_max,
+				       .spent = on_spent };
 
 	ck_assert_int_eq(ad_loop_base_new(&base, NULL), 0);
 	ck_assert_int_eq(ad_loop_new(base, &loop, NULL), 0);
@@ -250,7 +260,7 @@ static void begin(uint64_t ask_ms, bool by_default)
 	opts.ceiling = opts.policy = policy;
 	ck_assert_int_eq(ad_egress_new(&opts, &egress, NULL), 0);
 	ck_assert_int_eq(ad_egress_listen(egress, listen_somewhere(&proxy_port), NULL), 0);
-	asked = denials = 0;
+	asked = denials = spent = 0;
 }
 
 static void end(void)
@@ -460,6 +470,38 @@ START_TEST(refusal_for_who_has_ended)
 }
 END_TEST
 
+/* What the proxy itself says has not been moved for the command. */
+START_TEST(refusals_use_up_nothing)
+{
+	int client, refused, other;
+
+	bytes_max = 2000;
+	begin(0, false);
+	client = client_new(connect_text("127.0.0.1", server_port));
+	hear(client, "200 Connection established\r\n\r\n");
+	other = accept(server, NULL, NULL);
+	for (int i = 0; i < 20; i++) {
+		refused = client_new(connect_text("www.example.org", 443));
+		hear(refused, "is not allowed");
+		close(refused);
+	}
+	ck_assert_int_eq(send(other, "to me", 5, 0), 5);
+	hear(client, "to me");
+	ck_assert_uint_eq(spent, 0);
+	/* The control: what is moved does. */
+	ck_assert_int_eq(ad_sys_set_nonblock(other), 0);
+	for (int i = 0; i < 100; i++) {
+		send(other, "to me, a hundred times over, to me", 34, MSG_NOSIGNAL);
+		turn(1);
+	}
+	ck_assert_uint_eq(spent, 1);
+	close(client);
+	close(other);
+	end();
+	bytes_max = 0;
+}
+END_TEST
+
 START_TEST(name_that_nobody_knows)
 {
 	int client;
@@ -554,6 +596,7 @@ int main(void)
 	tcase_add_test(tc, one_request_per_connection);
 	tcase_add_test(tc, refused_hosts);
 	tcase_add_test(tc, refusal_for_who_has_ended);
+	tcase_add_test(tc, refusals_use_up_nothing);
 	tcase_add_test(tc, name_that_nobody_knows);
 	tcase_add_test(tc, question_denied);
 	tcase_add_test(tc, question_without_answer);
