@@ -492,6 +492,14 @@ static struct connection *asked_alike(struct connection *conn)
 	return NULL;
 }
 
+static void decided(struct connection *conn, bool allow)
+{
+	if (allow)
+		reach(conn);
+	else
+		deny(conn, "not in the allow-list", NULL);
+}
+
 static void ask(struct connection *conn)
 {
 	struct ad_egress *egress = conn->egress;
@@ -499,6 +507,11 @@ static void ask(struct connection *conn)
 	struct ad_net_host host = conn->request.host;
 	uint64_t now = ad_sys_now_ns();
 
+	/* An answer that is on its way does not come again. */
+	if (other && other->answered) {
+		decided(conn, other->answer);
+		return;
+	}
 	conn->until = other ? other->until : now + egress->opts.ask_ns;
 	conn->question = other ? other->question : ++egress->last_question;
 	conn->state = ASKED;
@@ -509,14 +522,6 @@ static void ask(struct connection *conn)
 	if (!other)
 		egress->opts.ask(conn->question, host.text, conn->request.port,
 				 egress->opts.userdata);
-}
-
-static void decided(struct connection *conn, bool allow)
-{
-	if (allow)
-		reach(conn);
-	else
-		deny(conn, "not in the allow-list", NULL);
 }
 
 void ad_egress_answer(struct ad_egress *egress, uint32_t question, bool allow)

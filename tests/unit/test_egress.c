@@ -548,6 +548,28 @@ START_TEST(question_denied)
 }
 END_TEST
 
+/* Whoever asks the same between an answer and what it leads to has that answer, too. */
+START_TEST(question_just_answered)
+{
+	int client, second;
+
+	begin(60000, true);
+	client = client_new(connect_text("192.88.98.1", 9));
+	second = client_new("");
+	turn(20);
+	ck_assert_uint_eq(asked, 1);
+	ck_assert_int_gt(send(second, connect_text("192.88.98.1", 9), 34, 0), 0);
+	ad_egress_answer(egress, question, false);
+	hear(second, "403 Forbidden");
+	hear(client, "403 Forbidden");
+	ck_assert_uint_eq(asked, 1);
+	ck_assert_uint_eq(denials, 2);
+	close(client);
+	close(second);
+	end();
+}
+END_TEST
+
 /* Without an answer the default holds; allowed, it is tried, which here leads nowhere. */
 START_TEST(question_without_answer)
 {
@@ -599,6 +621,7 @@ int main(void)
 	tcase_add_test(tc, refusals_use_up_nothing);
 	tcase_add_test(tc, name_that_nobody_knows);
 	tcase_add_test(tc, question_denied);
+	tcase_add_test(tc, question_just_answered);
 	tcase_add_test(tc, question_without_answer);
 	tcase_add_test(tc, bad_resolver);
 	return unit_run("egress", tc);
