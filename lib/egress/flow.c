@@ -265,6 +265,7 @@ static int move(struct ad_flow *flow)
 		/* Gone already: whoever reads from it will be told. */
 		shutdown(ad_io_fd(&flow->sink), SHUT_WR);
 	}
+	flow->unwanted = r < 0;
 	return r < 0 ? r : 0;
 }
 

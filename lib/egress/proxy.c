@@ -268,17 +268,22 @@ static void moved(struct ad_flow *flow, bool alive, void *userdata)
 {
 	struct connection *conn = userdata;
 
-	(void)flow;
 	count(conn);
 	if (conn->egress->flows.left == 0 && !conn->egress->spent) {
 		conn->egress->spent = true;
 		ad_defer(&conn->egress->on_spent);
 	}
 	conn->until = ad_sys_now_ns() + idle_ns;
+	/* A server that hears no more may have answered before, such as that it is too much. */
+	if (flow == &conn->up && flow->unwanted && !conn->down.over) {
+		ad_flow_stop(flow);
+		return;
+	}
 	/* Who has ended may still be answered; a request that was answered is done with. */
 	if (!alive || (conn->up.over && conn->down.over)) {
 		connection_free(conn);
-	} else if (conn->down.over && conn->request.kind == AD_REQUEST_FORWARD) {
+	} else if (conn->down.over &&
+		   (conn->request.kind == AD_REQUEST_FORWARD || conn->up.unwanted)) {
 		ad_flow_stop(&conn->up);
 		ad_flow_stop(&conn->down);
 		linger(conn);

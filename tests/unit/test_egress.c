@@ -4,6 +4,7 @@
 #include "unit.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -363,12 +364,22 @@ START_TEST(tunnel)
 }
 END_TEST
 
+static int open_fds(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
 /* To write to who is gone raises SIGPIPE, which would end the host program. */
 START_TEST(peer_that_goes_away)
 {
-	int client, other;
+	int client, other, before;
 
 	begin(0, false);
+	before = open_fds();
 	for (int i = 0; i < 5; i++) {
 		client = client_new(connect_text("127.0.0.1", server_port));
 		hear(client, "200 Connection established\r\n\r\n");
@@ -385,6 +396,8 @@ START_TEST(peer_that_goes_away)
 		turn(2);
 	}
 	ck_assert_uint_eq(ad_egress_counts(egress)->connections, 5);
+	/* Nor is anything kept for those that went. */
+	ck_assert_int_eq(open_fds(), before);
 	end();
 }
 END_TEST
@@ -499,6 +512,39 @@ START_TEST(refusals_use_up_nothing)
 	close(other);
 	end();
 	bytes_max = 0;
+}
+END_TEST
+
+/* A server that answers before it has heard all, and goes. */
+START_TEST(early_answer)
+{
+	static char body[65536];
+	char text[300];
+	int client, other;
+
+	begin(0, false);
+	for (int through = 0; through < 2; through++) {
+		snprintf(text, sizeof(text),
+			 "POST http://127.0.0.1:%d/ HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n",
+			 server_port);
+		client = client_new(through ? connect_text("127.0.0.1", server_port) : text);
+		if (through)
+			hear(client, "200 Connection established\r\n\r\n");
+		else
+			turn(20);
+		other = accept(server, NULL, NULL);
+		for (int i = 0; i < 300; i++) {
+			send(client, body, sizeof(body), MSG_NOSIGNAL);
+			turn(1);
+		}
+		recv(other, body, 1000, 0);
+		ck_assert_int_eq(send(other, "HTTP/1.1 413 Too Large\r\n\r\n", 26, 0), 26);
+		close(other);
+		hear(client, "413 Too Large");
+		ck_assert(at_end(client));
+		close(client);
+	}
+	end();
 }
 END_TEST
 
@@ -619,6 +665,7 @@ int main(void)
 	tcase_add_test(tc, refused_hosts);
 	tcase_add_test(tc, refusal_for_who_has_ended);
 	tcase_add_test(tc, refusals_use_up_nothing);
+	tcase_add_test(tc, early_answer);
 	tcase_add_test(tc, name_that_nobody_knows);
 	tcase_add_test(tc, question_denied);
 	tcase_add_test(tc, question_just_answered);
