@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "json/json.h"
+#include "sys/sys.h"
 
 /* ---- the key */
 
@@ -116,9 +117,9 @@ struct json_object *ad_cache_load(const char *dir, const char *file, const char 
 static bool write_all(int fd, const char *text, size_t len)
 {
 	while (len > 0) {
-		ssize_t n = write(fd, text, len);
+		ssize_t n = ad_sys_write_nosignal(fd, text, len);
 
-		if (n < 0 && errno != EINTR)
+		if (n < 0 && n != -EINTR)
 			return false;
 		text += n > 0 ? n : 0;
 		len -= n > 0 ? (size_t)n : 0;

@@ -271,14 +271,14 @@ static int move(struct ad_flow *flow)
 
 static bool run(struct ad_flow *flow)
 {
-	struct ad_sys_sigpipe sigpipe;
+	struct ad_sys_signals held;
 	int r;
 
 	if (!has_turn(flow->flows))
 		return true;
-	ad_sys_sigpipe_hold(&sigpipe);
+	ad_sys_signals_hold(&held);
 	r = move(flow);
-	ad_sys_sigpipe_release(&sigpipe, r == -EPIPE);
+	ad_sys_signals_release(&held, -r);
 	return r == 0 && watch(flow) == 0;
 }
 

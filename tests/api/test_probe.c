@@ -373,6 +373,31 @@ START_TEST(goes_without_a_place)
 }
 END_TEST
 
+/* Not even the signal of a file that grows too large comes to the host program. */
+START_TEST(goes_without_room)
+{
+	char *pattern = t_format("%s/*", dir);
+	int status;
+	glob_t found;
+	pid_t child = fork();
+
+	if (child == 0) {
+		struct rlimit limit = { .rlim_cur = 0, .rlim_max = 0 };
+		struct agentd_probe_opts opts = opts_of(0);
+		struct heard heard = { 0 };
+
+		if (setrlimit(RLIMIT_FSIZE, &limit) < 0 ||
+		    agentd_probe_start(&opts, hear, &heard, NULL) < 0)
+			_exit(1);
+		_exit(heard.probe ? 0 : 2);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(glob(pattern, 0, NULL, &found), GLOB_NOMATCH);
+	free(pattern);
+}
+END_TEST
+
 /* ---- what goes wrong */
 
 static void refused(const struct agentd_probe_opts *opts, agentd_probe_fn fn, int want,
@@ -439,6 +464,7 @@ int main(void)
 	tcase_add_test(cases[1], is_kept);
 	tcase_add_test(cases[1], nothing_doubtful_is_used);
 	tcase_add_test(cases[1], goes_without_a_place);
+	tcase_add_test(cases[1], goes_without_room);
 	tcase_add_test(cases[2], bad_arguments);
 	tcase_add_test(cases[2], no_helper_of_ours);
 	return t_main("probe", cases, T_COUNT(cases));

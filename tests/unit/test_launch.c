@@ -945,6 +945,39 @@ static const char *send_beyond_limit(void)
 	return r == 0 ? NULL : "it goes when there is room";
 }
 
+/* Nor is the host program killed for a file that its RLIMIT_FSIZE does not have room for. */
+START_TEST(memory_file_beyond_limit)
+{
+	static const uint8_t data[1000];
+	struct rlimit limit, saved;
+	int set, restored, whole, cut, next = dup(0);
+	sigset_t pending;
+
+	close(next);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &saved), 0);
+	limit = saved;
+	limit.rlim_cur = sizeof(data);
+	/* check itself writes to a file. */
+	set = setrlimit(RLIMIT_FSIZE, &limit);
+	whole = ad_sys_memfd_sealed("test", data, sizeof(data));
+	limit.rlim_cur--;
+	setrlimit(RLIMIT_FSIZE, &limit);
+	cut = ad_sys_memfd_sealed("test", data, sizeof(data));
+	restored = setrlimit(RLIMIT_FSIZE, &saved);
+	ck_assert_int_eq(set, 0);
+	ck_assert_int_eq(restored, 0);
+	ck_assert_int_eq(sigpending(&pending), 0);
+	ck_assert_int_eq(sigismember(&pending, SIGXFSZ), 0);
+	ck_assert_int_ge(whole, 0);
+	ck_assert_int_eq(ad_sys_memfd_size(whole), sizeof(data));
+	ck_assert_int_eq(cut, -EFBIG);
+	close(whole);
+	/* Nothing of the other one is left open. */
+	ck_assert_int_eq(dup(0), next);
+	close(next);
+}
+END_TEST
+
 START_TEST(descriptors_on_their_way)
 {
 	int status;
@@ -1923,6 +1956,7 @@ int main(void)
 	tcase_add_test(tc, bad_program);
 	tcase_add_test(tc, arguments_too_long);
 	tcase_add_test(tc, host_out_of_descriptors);
+	tcase_add_test(tc, memory_file_beyond_limit);
 	tcase_add_test(tc, descriptors_on_their_way);
 	tcase_add_test(tc, kills_the_tree);
 	tcase_add_test(tc, kills_what_ignores);
