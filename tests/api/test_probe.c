@@ -373,6 +373,49 @@ START_TEST(goes_without_a_place)
 }
 END_TEST
 
+/* With so many descriptors left: whether a sandbox can be had, or -1 for no probe at all. */
+static int level_with(int left)
+{
+	struct rlimit limit = { .rlim_cur = (rlim_t)dup(0) + (rlim_t)left, .rlim_max = 0 };
+	struct agentd_probe_opts opts = opts_of(0);
+	struct heard heard = { 0 };
+
+	limit.rlim_max = limit.rlim_cur;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+	    agentd_probe_start(&opts, hear, &heard, NULL) < 0 || !heard.probe)
+		return -1;
+	return agentd_probe_level(heard.probe, AGENTD_CAP_SANDBOX);
+}
+
+/* What one process lacked for a moment is not what there is until the machine restarts. */
+START_TEST(a_lack_is_not_kept)
+{
+	struct agentd_probe_opts opts = opts_of(0);
+	char *file = t_format("%s/probe.json", dir);
+	struct heard heard = { 0 };
+	int status = 0, said = 1;
+
+	for (int left = 8; left < 64 && said == 1; left += 2) {
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(level_with(left) + 2);
+		ck_assert_int_eq(waitpid(child, &status, 0), child);
+		ck_assert(WIFEXITED(status));
+		said = WEXITSTATUS(status);
+	}
+	/* It began, and said that there is no sandbox. */
+	ck_assert_int_eq(said, 2);
+	ck_assert_int_eq(access(file, F_OK), -1);
+	probe_now(&heard, &opts);
+	ck_assert_int_eq(agentd_probe_cached(heard.probe), 0);
+	ck_assert_int_eq(agentd_probe_level(heard.probe, AGENTD_CAP_SANDBOX), 1);
+	ck_assert_int_eq(access(file, F_OK), 0);
+	forget(&heard);
+	free(file);
+}
+END_TEST
+
 /* Not even the signal of a file that grows too large comes to the host program. */
 START_TEST(goes_without_room)
 {
@@ -465,6 +508,7 @@ int main(void)
 	tcase_add_test(cases[1], nothing_doubtful_is_used);
 	tcase_add_test(cases[1], goes_without_a_place);
 	tcase_add_test(cases[1], goes_without_room);
+	tcase_add_test(cases[1], a_lack_is_not_kept);
 	tcase_add_test(cases[2], bad_arguments);
 	tcase_add_test(cases[2], no_helper_of_ours);
 	return t_main("probe", cases, T_COUNT(cases));
