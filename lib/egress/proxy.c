@@ -367,6 +367,8 @@ static void on_connected(struct ad_io *io, void *userdata)
 		error = errno;
 	if (error)
 		connect_next(conn, error);
+	else if (conn->egress->spent)
+		deny(conn, "net_bytes", NULL);
 	else
 		open_tunnel(conn);
 }

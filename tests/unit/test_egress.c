@@ -515,6 +515,37 @@ START_TEST(refusals_use_up_nothing)
 }
 END_TEST
 
+/* One that is on its way when the last of it goes is no tunnel that stands still. */
+START_TEST(spent_while_connecting)
+{
+	static const char data[2000];
+	const char *text;
+	int client, second, other;
+
+	bytes_max = 1000;
+	begin(0, false);
+	client = client_new(connect_text("127.0.0.1", server_port));
+	hear(client, "200 Connection established\r\n\r\n");
+	other = accept(server, NULL, NULL);
+	second = client_new("");
+	turn(5);
+	text = connect_text("127.0.0.1", server_port);
+	ck_assert_int_eq(send(second, text, strlen(text), 0), (ssize_t)strlen(text));
+	ck_assert_int_eq(send(other, data, sizeof(data), 0), sizeof(data));
+	hear(second, "403 Forbidden");
+	ck_assert(at_end(second));
+	ck_assert(at_end(client));
+	ck_assert_uint_eq(spent, 1);
+	ck_assert_uint_eq(denials, 1);
+	ck_assert_str_eq(denied_rule, "net_bytes");
+	close(client);
+	close(second);
+	close(other);
+	end();
+	bytes_max = 0;
+}
+END_TEST
+
 /* A server that answers before it has heard all, and goes. */
 START_TEST(early_answer)
 {
@@ -665,6 +696,7 @@ int main(void)
 	tcase_add_test(tc, refused_hosts);
 	tcase_add_test(tc, refusal_for_who_has_ended);
 	tcase_add_test(tc, refusals_use_up_nothing);
+	tcase_add_test(tc, spent_while_connecting);
 	tcase_add_test(tc, early_answer);
 	tcase_add_test(tc, name_that_nobody_knows);
 	tcase_add_test(tc, question_denied);
