@@ -129,6 +129,17 @@ ssize_t ad_sys_write_nosignal(int fd, const void *data, size_t len)
 	return n;
 }
 
+int ad_sys_truncate_nosignal(int fd, off_t len)
+{
+	struct ad_sys_signals held;
+	int error;
+
+	ad_sys_signals_hold(&held);
+	error = ftruncate(fd, len) < 0 ? errno : 0;
+	ad_sys_signals_release(&held, error);
+	return -error;
+}
+
 static int fill_and_seal(int fd, const uint8_t *data, size_t len)
 {
 	for (size_t done = 0; done < len;) {

@@ -47,6 +47,7 @@ void ad_sys_signals_hold(struct ad_sys_signals *held);
 void ad_sys_signals_release(const struct ad_sys_signals *held, int error);
 /* write(2) like that. */
 ssize_t ad_sys_write_nosignal(int fd, const void *data, size_t len);
+int ad_sys_truncate_nosignal(int fd, off_t len); /* ftruncate(2) */
 
 /* ---- messages with descriptors */
 

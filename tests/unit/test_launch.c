@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -950,10 +951,12 @@ START_TEST(memory_file_beyond_limit)
 {
 	static const uint8_t data[1000];
 	struct rlimit limit, saved;
-	int set, restored, whole, cut, next = dup(0);
+	int set, restored, whole, cut, sized, oversized, next = dup(0);
+	int file = memfd_create("test", MFD_CLOEXEC);
 	sigset_t pending;
 
 	close(next);
+	ck_assert_int_ge(file, 0);
 	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &saved), 0);
 	limit = saved;
 	limit.rlim_cur = sizeof(data);
@@ -963,6 +966,8 @@ START_TEST(memory_file_beyond_limit)
 	limit.rlim_cur--;
 	setrlimit(RLIMIT_FSIZE, &limit);
 	cut = ad_sys_memfd_sealed("test", data, sizeof(data));
+	sized = ad_sys_truncate_nosignal(file, sizeof(data) - 1);
+	oversized = ad_sys_truncate_nosignal(file, sizeof(data));
 	restored = setrlimit(RLIMIT_FSIZE, &saved);
 	ck_assert_int_eq(set, 0);
 	ck_assert_int_eq(restored, 0);
@@ -971,7 +976,10 @@ START_TEST(memory_file_beyond_limit)
 	ck_assert_int_ge(whole, 0);
 	ck_assert_int_eq(ad_sys_memfd_size(whole), sizeof(data));
 	ck_assert_int_eq(cut, -EFBIG);
+	ck_assert_int_eq(sized, 0);
+	ck_assert_int_eq(oversized, -EFBIG);
 	close(whole);
+	close(file);
 	/* Nothing of the other one is left open. */
 	ck_assert_int_eq(dup(0), next);
 	close(next);
