@@ -319,6 +319,8 @@ static void expect_tried(const char *why)
 
 START_TEST(nothing_doubtful_is_used)
 {
+	static const char *const parts[] = { "boot_id: ", "Uid:\\t",
+					     "max_net_namespaces: ", "perf_event_paranoid: " };
 	char *file = t_format("%s/probe.json", dir), *other = t_format("%s/other", dir), *text;
 	struct agentd_probe_opts opts = opts_of(0);
 	struct heard heard = { 0 };
@@ -328,12 +330,15 @@ START_TEST(nothing_doubtful_is_used)
 	text = t_read_file(file, NULL);
 	ck_assert_ptr_nonnull(text);
 
-	/* Of another boot, or of somebody with other rights. */
-	at = strstr(text, "boot_id: ");
-	ck_assert_ptr_nonnull(at);
-	at[strlen("boot_id: ")] ^= 1;
-	t_write_file(file, text);
-	expect_tried("another key");
+	/* Of another boot, of somebody with other rights, or when the kernel was set otherwise. */
+	for (size_t i = 0; i < T_COUNT(parts); i++) {
+		at = strstr(text, parts[i]);
+		ck_assert_msg(at, "no %s in the key", parts[i]);
+		at[strlen(parts[i])] ^= 1;
+		t_write_file(file, text);
+		expect_tried(parts[i]);
+		at[strlen(parts[i])] ^= 1;
+	}
 	t_write_file(file, "{\"key\": \"");
 	expect_tried("cut short");
 	free(text);
