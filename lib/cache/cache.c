@@ -20,8 +20,14 @@ void ad_cache_key_text(struct ad_buf *key, const char *path)
 	ssize_t n;
 
 	ad_buf_printf(key, "%s: ", path);
-	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
+	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0) {
+		/* The key is a string, and SELinux ends a context with NUL. */
+		for (ssize_t i = 0; i < n; i++) {
+			if (!text[i])
+				text[i] = '\n';
+		}
 		ad_buf_append(key, text, (size_t)n);
+	}
 	ad_buf_puts(key, "\n");
 }
 
