@@ -51,7 +51,8 @@ struct agentd_probe_opts {
 	 *  it depends on changes (the caller's ids and namespaces, the helper, the
 	 *  kernel's settings). Made if it is missing; one that others may write to is
 	 *  not used. NULL: /run/agentd for root, /run/user/UID/agentd for others, and
-	 *  nothing is kept where that cannot be made. */
+	 *  nothing is kept where that cannot be made, nor what came of a lack of
+	 *  descriptors, processes, memory or time. */
 	const char *cache_dir;
 };
 

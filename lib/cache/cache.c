@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "json/json.h"
+#include "sys/sys.h"
 
 /* ---- the key */
 
@@ -19,8 +20,14 @@ void ad_cache_key_text(struct ad_buf *key, const char *path)
 	ssize_t n;
 
 	ad_buf_printf(key, "%s: ", path);
-	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
+	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0) {
+		/* The key is a string, and SELinux ends a context with NUL. */
+		for (ssize_t i = 0; i < n; i++) {
+			if (!text[i])
+				text[i] = '\n';
+		}
 		ad_buf_append(key, text, (size_t)n);
+	}
 	ad_buf_puts(key, "\n");
 }
 
@@ -116,9 +123,9 @@ struct json_object *ad_cache_load(const char *dir, const char *file, const char 
 static bool write_all(int fd, const char *text, size_t len)
 {
 	while (len > 0) {
-		ssize_t n = write(fd, text, len);
+		ssize_t n = ad_sys_write_nosignal(fd, text, len);
 
-		if (n < 0 && errno != EINTR)
+		if (n < 0 && n != -EINTR)
 			return false;
 		text += n > 0 ? n : 0;
 		len -= n > 0 ? (size_t)n : 0;

@@ -6,6 +6,7 @@
 
 #include "core/core.h"
 #include "egress/egress.h"
+#include "sys/sys.h"
 
 enum {
 	ASK_TIMEOUT_MS = 60000,
@@ -19,6 +20,7 @@ struct agentd_ask {
 	agentd_exec *exec;   /* NULL: answered, or over */
 	struct ad_ask_state *state;
 	uint32_t question;
+	uint64_t until; /* who answers later is not heard */
 	char *host;
 	uint16_t port;
 };
@@ -194,6 +196,21 @@ int agentd_ask_answer(agentd_ask *ask, int32_t answer, agentd_error **reterr)
 		       0;
 }
 
+/* A command may ask without end: of what is over only that is kept which the host program has a
+ * reference to. */
+static void forget_questions(agentd_exec *exec)
+{
+	uint64_t now = ad_sys_now_ns();
+
+	for (struct ad_list *node = exec->asks.next, *next; node != &exec->asks; node = next) {
+		agentd_ask *ask = AD_CONTAINER_OF(node, agentd_ask, link);
+
+		next = node->next;
+		if (ask->until <= now && atomic_load(&ask->refs) == 1)
+			close_question(ask);
+	}
+}
+
 static void on_ask(uint32_t question, const char *host, uint16_t port, void *userdata)
 {
 	agentd_exec *exec = userdata;
@@ -204,6 +221,7 @@ static void on_ask(uint32_t question, const char *host, uint16_t port, void *use
 		ad_egress_answer(exec->egress, question, true);
 		return;
 	}
+	forget_questions(exec);
 	ask = calloc(1, sizeof(*ask));
 	if (ask)
 		ask->host = strdup(host);
@@ -216,6 +234,7 @@ static void on_ask(uint32_t question, const char *host, uint16_t port, void *use
 	ask->exec = exec;
 	ask->state = ad_ask_state_ref(state);
 	ask->question = question;
+	ask->until = ad_sys_now_ns() + state->timeout_ns;
 	ask->port = port;
 	ad_list_append(&exec->asks, &ask->link);
 	state->ask(ask, state->userdata);

@@ -265,19 +265,20 @@ static int move(struct ad_flow *flow)
 		/* Gone already: whoever reads from it will be told. */
 		shutdown(ad_io_fd(&flow->sink), SHUT_WR);
 	}
+	flow->unwanted = r < 0;
 	return r < 0 ? r : 0;
 }
 
 static bool run(struct ad_flow *flow)
 {
-	struct ad_sys_sigpipe sigpipe;
+	struct ad_sys_signals held;
 	int r;
 
 	if (!has_turn(flow->flows))
 		return true;
-	ad_sys_sigpipe_hold(&sigpipe);
+	ad_sys_signals_hold(&held);
 	r = move(flow);
-	ad_sys_sigpipe_release(&sigpipe, r == -EPIPE);
+	ad_sys_signals_release(&held, -r);
 	return r == 0 && watch(flow) == 0;
 }
 
@@ -320,8 +321,6 @@ int ad_flow_put(struct ad_flow *flow, const void *data, size_t len)
 	memcpy(copy + flow->pending_len, data, len);
 	flow->pending = copy;
 	flow->pending_len += len;
-	if (flow->flows->left != UINT64_MAX)
-		flow->flows->left -= len < flow->flows->left ? len : flow->flows->left;
 	return 0;
 }
 

@@ -90,6 +90,7 @@ struct ad_flow {
 	uint64_t moved; /* that has gone to the sink */
 	bool eof;       /* of the source */
 	bool over;      /* all there was is out, and the sink knows that no more will come */
+	bool unwanted;  /* the sink is dead: it takes no more */
 	void (*changed)(struct ad_flow *flow, bool alive, void *userdata);
 	void *userdata;
 };

@@ -99,13 +99,6 @@ static void on_goodbye(struct ad_io *io, void *userdata)
 		connection_free(conn);
 }
 
-static void reply_over(struct ad_flow *flow, bool alive, void *userdata)
-{
-	(void)flow;
-	if (!alive)
-		connection_free(userdata);
-}
-
 /* Nothing more is said; the client is waited for, shortly. */
 static void linger(struct connection *conn)
 {
@@ -116,18 +109,28 @@ static void linger(struct connection *conn)
 		connection_free(conn);
 }
 
-/* Its last words. */
+static void reply_over(struct ad_flow *flow, bool alive, void *userdata)
+{
+	if (!alive)
+		connection_free(userdata);
+	else if (flow->over)
+		linger(userdata);
+}
+
+/* Its last words. Until they are out the client is not listened to: it may have ended, which
+ * is no reason not to tell it. */
 static void say_and_end(struct connection *conn, const void *data, size_t len)
 {
+	ad_io_stop(&conn->io);
 	ad_flow_stop(&conn->up);
 	ad_flow_stop(&conn->down);
+	conn->state = GOODBYE;
 	ad_flow_init(&conn->down, conn->egress->opts.loop, &conn->egress->flows, conn->client,
 		     conn->client, reply_over, conn);
 	conn->down.eof = true;
-	if (ad_flow_put(&conn->down, data, len) < 0 || ad_flow_start(&conn->down) < 0)
+	if (ad_flow_put(&conn->down, data, len) < 0 || ad_flow_start(&conn->down) < 0 ||
+	    ad_timer_start(&conn->timer, goodbye_ns) < 0)
 		connection_free(conn);
-	else
-		linger(conn);
 }
 
 static const char *status_text(int status)
@@ -265,21 +268,33 @@ static void moved(struct ad_flow *flow, bool alive, void *userdata)
 {
 	struct connection *conn = userdata;
 
-	(void)flow;
 	count(conn);
 	if (conn->egress->flows.left == 0 && !conn->egress->spent) {
 		conn->egress->spent = true;
 		ad_defer(&conn->egress->on_spent);
 	}
 	conn->until = ad_sys_now_ns() + idle_ns;
+	/* A server that hears no more may have answered before, such as that it is too much. */
+	if (flow == &conn->up && flow->unwanted && !conn->down.over) {
+		ad_flow_stop(flow);
+		return;
+	}
 	/* Who has ended may still be answered; a request that was answered is done with. */
 	if (!alive || (conn->up.over && conn->down.over)) {
 		connection_free(conn);
-	} else if (conn->down.over && conn->request.kind == AD_REQUEST_FORWARD) {
+	} else if (conn->down.over &&
+		   (conn->request.kind == AD_REQUEST_FORWARD || conn->up.unwanted)) {
 		ad_flow_stop(&conn->up);
 		ad_flow_stop(&conn->down);
 		linger(conn);
 	}
+}
+
+/* What a tunnel begins with; answers of our own in the place of one are not the command's. */
+static void spend(struct ad_flows *flows, size_t len)
+{
+	if (flows->left != UINT64_MAX)
+		flows->left -= len < flows->left ? len : flows->left;
 }
 
 static void open_tunnel(struct connection *conn)
@@ -308,6 +323,7 @@ static void open_tunnel(struct connection *conn)
 		extra = (size_t)request->body;
 	if (r == 0)
 		r = ad_flow_put(&conn->up, conn->input, extra);
+	spend(&egress->flows, conn->up.pending_len + conn->down.pending_len);
 	conn->up.left = request->body == UINT64_MAX ? UINT64_MAX : request->body - extra;
 	free(AD_STEAL(conn->input));
 	free(AD_STEAL(conn->addresses));
@@ -351,6 +367,8 @@ static void on_connected(struct ad_io *io, void *userdata)
 		error = errno;
 	if (error)
 		connect_next(conn, error);
+	else if (conn->egress->spent)
+		deny(conn, "net_bytes", NULL);
 	else
 		open_tunnel(conn);
 }
@@ -481,6 +499,14 @@ static struct connection *asked_alike(struct connection *conn)
 	return NULL;
 }
 
+static void decided(struct connection *conn, bool allow)
+{
+	if (allow)
+		reach(conn);
+	else
+		deny(conn, "not in the allow-list", NULL);
+}
+
 static void ask(struct connection *conn)
 {
 	struct ad_egress *egress = conn->egress;
@@ -488,6 +514,11 @@ static void ask(struct connection *conn)
 	struct ad_net_host host = conn->request.host;
 	uint64_t now = ad_sys_now_ns();
 
+	/* An answer that is on its way does not come again. */
+	if (other && other->answered) {
+		decided(conn, other->answer);
+		return;
+	}
 	conn->until = other ? other->until : now + egress->opts.ask_ns;
 	conn->question = other ? other->question : ++egress->last_question;
 	conn->state = ASKED;
@@ -498,14 +529,6 @@ static void ask(struct connection *conn)
 	if (!other)
 		egress->opts.ask(conn->question, host.text, conn->request.port,
 				 egress->opts.userdata);
-}
-
-static void decided(struct connection *conn, bool allow)
-{
-	if (allow)
-		reach(conn);
-	else
-		deny(conn, "not in the allow-list", NULL);
 }
 
 void ad_egress_answer(struct ad_egress *egress, uint32_t question, bool allow)

@@ -114,8 +114,9 @@ static const char *read_authority(struct ad_request *request, struct text text, 
 /* ---- header fields */
 
 struct headers {
-	struct text connection[8]; /* values of Connection */
-	size_t connection_count;
+	/* Of Connection. Every field's name is compared with each, so there are few. */
+	struct text options[16];
+	size_t option_count;
 	bool has_length, chunked;
 	uint64_t length;
 };
@@ -151,14 +152,31 @@ static bool next_field(struct text *rest, struct text *name, struct text *value)
 	return true;
 }
 
+static const char *note_options(struct headers *headers, struct text value)
+{
+	while (value.len) {
+		struct text option;
+
+		if (!cut(&value, ',', &option)) {
+			option = value;
+			value.len = 0;
+		}
+		option = trim(option);
+		if (!option.len)
+			continue;
+		if (headers->option_count == AD_COUNT(headers->options))
+			return "too many options in Connection";
+		headers->options[headers->option_count++] = option;
+	}
+	return NULL;
+}
+
 static const char *note_field(struct headers *headers, struct text name, struct text value)
 {
 	uint64_t length;
 
 	if (is(name, "connection")) {
-		if (headers->connection_count == AD_COUNT(headers->connection))
-			return "too many Connection fields";
-		headers->connection[headers->connection_count++] = value;
+		return note_options(headers, value);
 	} else if (is(name, "content-length")) {
 		if (headers->has_length || !read_u64(value, UINT64_MAX - 1, &length))
 			return "wrong Content-Length";
@@ -191,20 +209,14 @@ static bool is_hop(const struct headers *headers, struct text name)
 		if (is(name, hops[i]))
 			return true;
 	}
-	for (size_t i = 0; i < headers->connection_count; i++) {
-		struct text rest = headers->connection[i], item;
+	/* Naming these would take the frame of the body away. */
+	if (is(name, "content-length") || is(name, "transfer-encoding"))
+		return false;
+	for (size_t i = 0; i < headers->option_count; i++) {
+		struct text option = headers->options[i];
 
-		while (rest.len) {
-			if (!cut(&rest, ',', &item)) {
-				item = rest;
-				rest.len = 0;
-			}
-			item = trim(item);
-			/* Naming these would take the frame of the body away. */
-			if (item.len == name.len && strncasecmp(item.at, name.at, name.len) == 0 &&
-			    !is(name, "content-length") && !is(name, "transfer-encoding"))
-				return true;
-		}
+		if (option.len == name.len && strncasecmp(option.at, name.at, name.len) == 0)
+			return true;
 	}
 	return false;
 }

@@ -173,13 +173,28 @@ static int parse_name(const char *text, struct ad_host_pattern *ret, agentd_erro
 	return 0;
 }
 
+/* What people write in the place of a host. */
+static const char *check_form(const char *text)
+{
+	if (!*text)
+		return "must not be empty";
+	if (strstr(text, "://"))
+		return "is a URL, write its host alone";
+	if (strchr(text, '/') && !strchr(text, ':') && text[strspn(text, "0123456789.")] != '/')
+		return "has a slash, which only a block of addresses has";
+	return NULL;
+}
+
 int ad_host_parse(const char *text, struct ad_host_pattern *ret, agentd_error **reterr)
 {
 	struct ad_host_pattern parsed = { 0 };
+	const char *why = check_form(text), *colon = strchr(text, ':');
 	int r;
 
-	if (!*text)
-		return fail(reterr, "must not be empty", text);
+	if (why)
+		return fail(reterr, why, text);
+	if (colon && !strchr(colon + 1, ':'))
+		return fail(reterr, "has a port, which is given beside it", text);
 	if (strcmp(text, "*") == 0)
 		return fail(reterr, "matches everything", text);
 	/* No name has a colon or a slash, and no name is made of digits and dots. */
@@ -235,9 +250,11 @@ static bool read_ports(const char *text, uint16_t *first, uint16_t *last)
 int ad_host_split_ports(const char *text, char *host, size_t size, uint16_t *first, uint16_t *last,
 			agentd_error **reterr)
 {
-	const char *begin = text, *end, *ports = NULL;
+	const char *begin = text, *end, *ports = NULL, *why = check_form(text);
 
 	*first = *last = 0;
+	if (why)
+		return fail(reterr, why, text);
 	if (*text == '[') {
 		begin++;
 		end = strchr(text, ']');

@@ -35,11 +35,24 @@ char *cache_key(const char *helper_path)
 	static const char *const files[] = {
 		"/proc/sys/kernel/random/boot_id",
 		"/proc/sys/kernel/osrelease",
+		"/proc/self/attr/current",
+		"/proc/self/cgroup",
+		/* Whether there is a sandbox. */
 		"/proc/sys/kernel/unprivileged_userns_clone",
 		"/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
 		"/proc/sys/user/max_user_namespaces",
-		"/proc/self/attr/current",
-		"/proc/self/cgroup",
+		"/proc/sys/user/max_mnt_namespaces",
+		"/proc/sys/user/max_pid_namespaces",
+		"/proc/sys/user/max_net_namespaces",
+		"/proc/sys/user/max_ipc_namespaces",
+		"/proc/sys/user/max_uts_namespaces",
+		"/proc/sys/user/max_cgroup_namespaces",
+		/* What can be done outside of it. */
+		"/proc/sys/kernel/io_uring_disabled",
+		"/proc/sys/kernel/perf_event_paranoid",
+		"/proc/sys/kernel/unprivileged_bpf_disabled",
+		"/proc/sys/kernel/yama/ptrace_scope",
+		"/proc/sys/vm/unprivileged_userfaultfd",
 	};
 	static const char *const namespaces[] = { "user", "mnt", "pid",   "net",
 						  "ipc",  "uts", "cgroup" };

@@ -34,6 +34,7 @@ struct probe_layer {
 struct agentd_probe {
 	ad_refcount refs;
 	bool cached;
+	bool passing; /* for want of something that may be there in a moment: not to be kept */
 	struct probe_cap caps[CAP_COUNT]; /* of AGENTD_CAP_* less 1 */
 	struct probe_act *acts;
 	size_t act_count;

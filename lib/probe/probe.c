@@ -371,7 +371,7 @@ static void on_tried(agentd_probe *probe, const agentd_error *err, void *userdat
 {
 	struct probing *probing = userdata;
 
-	if (probe && probing->key)
+	if (probe && !probe->passing && probing->key)
 		cache_store(probing->cache_dir, probing->key, probe);
 	deliver(probing, probe, err);
 }

@@ -431,6 +431,23 @@ static bool add_layer_cap(struct trials *trials, int32_t cap, const char *layer,
 			     err ? agentd_error_message(err) : "the sandbox did not come up");
 }
 
+/* Was it the process, or the moment, that lacked something, and not the machine? A refusal is
+ * for good; what else did not come to its end may do so the next time. */
+static bool is_passing(const struct trials *trials)
+{
+	const agentd_result *result = trials->of[SCOPE_INSIDE][SET_ACTS].result;
+	int32_t inside;
+
+	if (agentd_result_status(result) == AGENTD_STATUS_DENIED)
+		return false;
+	for (size_t i = 0; agentd_probe_act_at(trials->probe, i, NULL, NULL, &inside, NULL) == 0;
+	     i++) {
+		if (inside == AGENTD_ACT_UNKNOWN)
+			return true;
+	}
+	return false;
+}
+
 static int conclude(struct trials *trials, agentd_error **reterr)
 {
 	ad_autobuf struct ad_buf reason = { 0 };
@@ -463,6 +480,7 @@ static int conclude(struct trials *trials, agentd_error **reterr)
 	     add_layer_cap(trials, AGENTD_CAP_IDMAP, "idmap", 1);
 	if (ok && !landlock_works(trials))
 		ok = probe_set_cap(trials->probe, AGENTD_CAP_LANDLOCK, 0, landlock_idle);
+	trials->probe->passing = is_passing(trials);
 	return ok ? 0 : ad_fail_nomem(reterr);
 }
 

@@ -4,55 +4,18 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "sys/sys.h"
 
 enum {
 	TTY_STEP = 128,
 	STEPS_MAX = 64 /* two system calls each: enough for one turn of the loop */
 };
-
-/* ---- signals: the kernel sends SIGPIPE and SIGXFSZ to the thread that writes.
- * Block them meanwhile and take what the write caused, unless it was pending. */
-
-struct mask {
-	sigset_t old, pending;
-};
-
-static void signals_block(struct mask *mask)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGPIPE);
-	sigaddset(&set, SIGXFSZ);
-	pthread_sigmask(SIG_BLOCK, &set, &mask->old);
-	/* What was not blocked before cannot have been pending. */
-	sigemptyset(&mask->pending);
-	if (sigismember(&mask->old, SIGPIPE) || sigismember(&mask->old, SIGXFSZ))
-		sigpending(&mask->pending);
-}
-
-static void signals_restore(const struct mask *mask, int error)
-{
-	const struct timespec now = { 0 };
-	int signo = error == EPIPE ? SIGPIPE : (error == EFBIG ? SIGXFSZ : 0);
-	sigset_t set;
-
-	if (signo && !sigismember(&mask->pending, signo)) {
-		sigemptyset(&set);
-		sigaddset(&set, signo);
-		while (sigtimedwait(&set, NULL, &now) < 0 && errno == EINTR)
-			;
-	}
-	pthread_sigmask(SIG_SETMASK, &mask->old, NULL);
-}
 
 /* ---- one write */
 
@@ -164,16 +127,16 @@ int ad_sink_write(int fd, enum ad_write_way *way, const uint8_t *data, size_t le
 		  size_t *ret_written)
 {
 	int saved = errno, error = 0;
-	struct mask mask;
+	struct ad_sys_signals held;
 
 	if (*way == AD_WRITE_UNKNOWN)
 		error = way_of(fd, way);
 	if (error == 0 && *way == AD_WRITE_SOCKET) {
 		error = write_all(fd, way, data, len, ret_written);
 	} else if (error == 0) {
-		signals_block(&mask);
+		ad_sys_signals_hold(&held);
 		error = write_all(fd, way, data, len, ret_written);
-		signals_restore(&mask, error);
+		ad_sys_signals_release(&held, error);
 	}
 	errno = saved;
 	return error;

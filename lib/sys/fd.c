@@ -86,15 +86,69 @@ int ad_sys_set_nonblock(int fd)
 	return 0;
 }
 
+/* The kernel sends both to the thread that writes. */
+void ad_sys_signals_hold(struct ad_sys_signals *held)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGPIPE);
+	sigaddset(&set, SIGXFSZ);
+	pthread_sigmask(SIG_BLOCK, &set, &held->old);
+	/* What was not blocked before cannot have been pending. */
+	sigemptyset(&held->pending);
+	if (sigismember(&held->old, SIGPIPE) || sigismember(&held->old, SIGXFSZ))
+		sigpending(&held->pending);
+}
+
+void ad_sys_signals_release(const struct ad_sys_signals *held, int error)
+{
+	const struct timespec now = { 0 };
+	int signo = error == EPIPE ? SIGPIPE : (error == EFBIG ? SIGXFSZ : 0);
+	sigset_t set;
+
+	if (signo && !sigismember(&held->pending, signo)) {
+		sigemptyset(&set);
+		sigaddset(&set, signo);
+		while (sigtimedwait(&set, NULL, &now) < 0 && errno == EINTR)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &held->old, NULL);
+}
+
+ssize_t ad_sys_write_nosignal(int fd, const void *data, size_t len)
+{
+	struct ad_sys_signals held;
+	ssize_t n;
+
+	ad_sys_signals_hold(&held);
+	n = write(fd, data, len);
+	if (n < 0)
+		n = -errno;
+	ad_sys_signals_release(&held, n < 0 ? (int)-n : 0);
+	return n;
+}
+
+int ad_sys_truncate_nosignal(int fd, off_t len)
+{
+	struct ad_sys_signals held;
+	int error;
+
+	ad_sys_signals_hold(&held);
+	error = ftruncate(fd, len) < 0 ? errno : 0;
+	ad_sys_signals_release(&held, error);
+	return -error;
+}
+
 static int fill_and_seal(int fd, const uint8_t *data, size_t len)
 {
 	for (size_t done = 0; done < len;) {
-		ssize_t n = write(fd, data + done, len - done);
+		ssize_t n = ad_sys_write_nosignal(fd, data + done, len - done);
 
-		if (n < 0 && errno == EINTR)
+		if (n == -EINTR)
 			continue;
 		if (n < 0)
-			return -errno;
+			return (int)n;
 		if (n == 0)
 			return -ENOSPC;
 		done += (size_t)n;
@@ -132,39 +186,4 @@ ssize_t ad_sys_memfd_size(int fd)
 	if ((seals & wanted) != wanted)
 		return -EPERM;
 	return st.st_size > SSIZE_MAX ? -EFBIG : (ssize_t)st.st_size;
-}
-
-void ad_sys_sigpipe_hold(struct ad_sys_sigpipe *state)
-{
-	sigset_t pending;
-
-	sigemptyset(&state->set);
-	sigaddset(&state->set, SIGPIPE);
-	/* One that was pending before is not ours to take away. */
-	state->was_pending = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
-	pthread_sigmask(SIG_BLOCK, &state->set, &state->old);
-}
-
-void ad_sys_sigpipe_release(struct ad_sys_sigpipe *state, bool raised)
-{
-	static const struct timespec zero = { 0 };
-
-	if (raised && !state->was_pending) {
-		while (sigtimedwait(&state->set, NULL, &zero) < 0 && errno == EINTR)
-			;
-	}
-	pthread_sigmask(SIG_SETMASK, &state->old, NULL);
-}
-
-ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len)
-{
-	struct ad_sys_sigpipe state;
-	ssize_t n;
-
-	ad_sys_sigpipe_hold(&state);
-	n = write(fd, data, len);
-	if (n < 0)
-		n = -errno;
-	ad_sys_sigpipe_release(&state, n == -EPIPE);
-	return n;
 }

@@ -37,15 +37,17 @@ int ad_sys_memfd_sealed(const char *name, const void *data, size_t len);
 /* Size of a memory file that can neither shrink nor be written to any more, or
  * -EPERM if it could: mapping it is safe from SIGBUS and from changes. */
 ssize_t ad_sys_memfd_size(int fd);
-/* write(2) that never raises SIGPIPE in the process, whatever its disposition. */
-ssize_t ad_sys_write_nosigpipe(int fd, const void *data, size_t len);
-/* The same around other calls: of those in between one may raise it, by failing with EPIPE. */
-struct ad_sys_sigpipe {
-	sigset_t set, old;
-	bool was_pending;
+/* Writing never sends the process the signal of who is gone (SIGPIPE) or of a file that is too
+ * large for its RLIMIT_FSIZE (SIGXFSZ), whatever their dispositions: such calls go in between.
+ * error: why the one that failed did, or 0. Signals that were pending stay so. */
+struct ad_sys_signals {
+	sigset_t old, pending;
 };
-void ad_sys_sigpipe_hold(struct ad_sys_sigpipe *state);
-void ad_sys_sigpipe_release(struct ad_sys_sigpipe *state, bool raised);
+void ad_sys_signals_hold(struct ad_sys_signals *held);
+void ad_sys_signals_release(const struct ad_sys_signals *held, int error);
+/* write(2) like that. */
+ssize_t ad_sys_write_nosignal(int fd, const void *data, size_t len);
+int ad_sys_truncate_nosignal(int fd, off_t len); /* ftruncate(2) */
 
 /* ---- messages with descriptors */
 

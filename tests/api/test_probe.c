@@ -319,6 +319,8 @@ static void expect_tried(const char *why)
 
 START_TEST(nothing_doubtful_is_used)
 {
+	static const char *const parts[] = { "boot_id: ", "Uid:\\t",
+					     "max_net_namespaces: ", "perf_event_paranoid: " };
 	char *file = t_format("%s/probe.json", dir), *other = t_format("%s/other", dir), *text;
 	struct agentd_probe_opts opts = opts_of(0);
 	struct heard heard = { 0 };
@@ -328,12 +330,15 @@ START_TEST(nothing_doubtful_is_used)
 	text = t_read_file(file, NULL);
 	ck_assert_ptr_nonnull(text);
 
-	/* Of another boot, or of somebody with other rights. */
-	at = strstr(text, "boot_id: ");
-	ck_assert_ptr_nonnull(at);
-	at[strlen("boot_id: ")] ^= 1;
-	t_write_file(file, text);
-	expect_tried("another key");
+	/* Of another boot, of somebody with other rights, or when the kernel was set otherwise. */
+	for (size_t i = 0; i < T_COUNT(parts); i++) {
+		at = strstr(text, parts[i]);
+		ck_assert_msg(at, "no %s in the key", parts[i]);
+		at[strlen(parts[i])] ^= 1;
+		t_write_file(file, text);
+		expect_tried(parts[i]);
+		at[strlen(parts[i])] ^= 1;
+	}
 	t_write_file(file, "{\"key\": \"");
 	expect_tried("cut short");
 	free(text);
@@ -370,6 +375,74 @@ START_TEST(goes_without_a_place)
 	ck_assert_int_eq(access(missing, F_OK), -1);
 	forget(&heard);
 	free(missing);
+}
+END_TEST
+
+/* With so many descriptors left: whether a sandbox can be had, or -1 for no probe at all. */
+static int level_with(int left)
+{
+	struct rlimit limit = { .rlim_cur = (rlim_t)dup(0) + (rlim_t)left, .rlim_max = 0 };
+	struct agentd_probe_opts opts = opts_of(0);
+	struct heard heard = { 0 };
+
+	limit.rlim_max = limit.rlim_cur;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+	    agentd_probe_start(&opts, hear, &heard, NULL) < 0 || !heard.probe)
+		return -1;
+	return agentd_probe_level(heard.probe, AGENTD_CAP_SANDBOX);
+}
+
+/* What one process lacked for a moment is not what there is until the machine restarts. */
+START_TEST(a_lack_is_not_kept)
+{
+	struct agentd_probe_opts opts = opts_of(0);
+	char *file = t_format("%s/probe.json", dir);
+	struct heard heard = { 0 };
+	int status = 0, said = 1;
+
+	for (int left = 8; left < 64 && said == 1; left += 2) {
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(level_with(left) + 2);
+		ck_assert_int_eq(waitpid(child, &status, 0), child);
+		ck_assert(WIFEXITED(status));
+		said = WEXITSTATUS(status);
+	}
+	/* It began, and said that there is no sandbox. */
+	ck_assert_int_eq(said, 2);
+	ck_assert_int_eq(access(file, F_OK), -1);
+	probe_now(&heard, &opts);
+	ck_assert_int_eq(agentd_probe_cached(heard.probe), 0);
+	ck_assert_int_eq(agentd_probe_level(heard.probe, AGENTD_CAP_SANDBOX), 1);
+	ck_assert_int_eq(access(file, F_OK), 0);
+	forget(&heard);
+	free(file);
+}
+END_TEST
+
+/* Not even the signal of a file that grows too large comes to the host program. */
+START_TEST(goes_without_room)
+{
+	char *pattern = t_format("%s/*", dir);
+	int status;
+	glob_t found;
+	pid_t child = fork();
+
+	if (child == 0) {
+		struct rlimit limit = { .rlim_cur = 0, .rlim_max = 0 };
+		struct agentd_probe_opts opts = opts_of(0);
+		struct heard heard = { 0 };
+
+		if (setrlimit(RLIMIT_FSIZE, &limit) < 0 ||
+		    agentd_probe_start(&opts, hear, &heard, NULL) < 0)
+			_exit(1);
+		_exit(heard.probe ? 0 : 2);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(glob(pattern, 0, NULL, &found), GLOB_NOMATCH);
+	free(pattern);
 }
 END_TEST
 
@@ -439,6 +512,8 @@ int main(void)
 	tcase_add_test(cases[1], is_kept);
 	tcase_add_test(cases[1], nothing_doubtful_is_used);
 	tcase_add_test(cases[1], goes_without_a_place);
+	tcase_add_test(cases[1], goes_without_room);
+	tcase_add_test(cases[1], a_lack_is_not_kept);
 	tcase_add_test(cases[2], bad_arguments);
 	tcase_add_test(cases[2], no_helper_of_ours);
 	return t_main("probe", cases, T_COUNT(cases));

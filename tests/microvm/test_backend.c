@@ -8,8 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -1993,6 +1994,31 @@ START_TEST(session_disk_replaced)
 }
 END_TEST
 
+/* The host program may write no file as large, and is told so, not killed. */
+START_TEST(session_disk_beyond_limit)
+{
+	agentd_pool *pool = add_pool();
+	struct rlimit limit, saved;
+	struct play run;
+
+	session_play_init(&run, "");
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &saved), 0);
+	limit = saved;
+	limit.rlim_cur = 1 << 20; /* more than check itself writes */
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	play_start(&run, 0);
+	t_run_wait(&run.run);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &saved), 0);
+	ck_assert_msg(strstr(error_of(&run), "disk.ext4: File too large"), "%s",
+		      t_run_story(&run.run));
+	again(&run);
+	expect_in_session(&run);
+	stop_session(pool);
+	agentd_pool_unref(pool);
+	expect_over(&run);
+}
+END_TEST
+
 /* As scripts/build-image does it: other files, by rename. */
 static void replace_image(const char *root)
 {
@@ -2273,6 +2299,7 @@ static int run_all(void)
 	tcase_add_test(sessions, session_dies_unnoticed);
 	tcase_add_test(sessions, session_hears_of_what_is_over);
 	tcase_add_loop_test(sessions, session_disk_replaced, 0, T_COUNT(disks));
+	tcase_add_test(sessions, session_disk_beyond_limit);
 	tcase_add_test(sessions, session_image_replaced);
 	tcase_add_loop_test(sessions, session_disk_locked, 0, 3);
 	tcase_add_loop_test(sessions, session_volume_missing, 0, T_COUNT(volumes));

@@ -4,6 +4,7 @@
  * server that nobody runs (502), who is not is told so (403). */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ static struct {
 	bool one_by_one; /* the backend hands over connections, not a listening socket */
 	int early;       /* what was said to one before the start */
 	/* questions */
-	int32_t answer; /* -1: not now */
+	int32_t answer; /* -1: not now, -2: never */
 	agentd_ask *kept;
 	int asked, destroyed;
 	char host[64];
@@ -145,9 +146,9 @@ static void on_ask(agentd_ask *ask, void *userdata)
 	snprintf(t.host, sizeof(t.host), "%s", agentd_ask_host(ask));
 	t.asked_port = agentd_ask_port(ask);
 	ck_assert_ptr_eq(agentd_ask_exec(ask), t.exec);
-	if (t.answer < 0)
+	if (t.answer == -1)
 		t.kept = agentd_ask_ref(ask);
-	else
+	else if (t.answer != -2)
 		ck_assert_int_eq(agentd_ask_answer(ask, t.answer, NULL), 0);
 }
 
@@ -383,6 +384,29 @@ START_TEST(no_answer)
 }
 END_TEST
 
+/* A command may ask without end: what nobody can answer any more is not kept. */
+START_TEST(questions_without_end)
+{
+	enum { QUESTIONS = 200, EACH_MAX = 50 };
+	char host[64];
+	size_t before = 0;
+
+	begin(1, AGENTD_ASK_DENY);
+	start();
+	t.answer = -2;
+	for (int i = 0; i < 2 * QUESTIONS; i++) {
+		if (i == QUESTIONS)
+			before = mallinfo2().uordblks;
+		snprintf(host, sizeof(host), "%d.ask.test", i);
+		ck_assert_int_eq(status_of(client_new(host)), 403);
+	}
+	ck_assert_uint_lt(mallinfo2().uordblks, before + (size_t)QUESTIONS * EACH_MAX);
+	ck_assert_int_eq(t.asked, 2 * QUESTIONS);
+	stop();
+	end();
+}
+END_TEST
+
 START_TEST(bad_arguments)
 {
 	struct agentd_ask_opts opts = { .size = sizeof(opts), .destroy = on_destroy };
@@ -469,6 +493,7 @@ int main(void)
 	tcase_add_test(tc, for_this_context);
 	tcase_add_test(tc, later);
 	tcase_add_loop_test(tc, no_answer, 0, 2);
+	tcase_add_test(tc, questions_without_end);
 	tcase_add_test(tc, bad_arguments);
 	tcase_add_test(tc, one_by_one);
 	suite_add_tcase(suite, tc);

@@ -4,6 +4,7 @@
 #include "unit.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,6 +40,12 @@ static const struct {
 	  "a.test", 80,
 	  "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n"
 	  "Connection: close\r\n\r\n" },
+	{ "GET http://a.test/ HTTP/1.1\r\nConnection: ,, a ,\r\nB: 1\r\na: 2\r\nconnection: b\r\n"
+	  "\r\n",
+	  "a.test", 80, "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n" },
+	{ "GET http://a.test/ HTTP/1.1\r\nConnection: a,b,c,d,e,f,g,h\r\n"
+	  "Connection: i,j,k,l,m,n,o,p,q\r\n\r\n",
+	  NULL, 400, "too many options" },
 	{ "CONNECT a.test HTTP/1.1\r\n\r\n", NULL, 400, "port is missing" },
 	{ "CONNECT a.test:0 HTTP/1.1\r\n\r\n", NULL, 400, "port is missing" },
 	{ "CONNECT a.test:65536 HTTP/1.1\r\n\r\n", NULL, 400, "port is missing" },
@@ -117,6 +124,29 @@ START_TEST(request_bounds)
 }
 END_TEST
 
+/* The host program's loop stands still meanwhile. */
+START_TEST(request_takes_no_time)
+{
+	static char text[AD_REQUEST_MAX + 8];
+	struct ad_request parsed = { .greeted = false };
+	size_t len = (size_t)sprintf(text, "GET http://a.test/ HTTP/1.1\r\nConnection: ");
+	uint64_t start;
+
+	while (len < AD_REQUEST_MAX / 2)
+		len += (size_t)sprintf(text + len, "%s,", _i ? "b" : "");
+	len += (size_t)sprintf(text + len, "\r\n");
+	while (len < AD_REQUEST_MAX - 8)
+		len += (size_t)sprintf(text + len, "a:\r\n");
+	len += (size_t)sprintf(text + len, "\r\n");
+	start = ad_sys_now_ns();
+	ck_assert_int_eq(ad_request_parse(&parsed, (const uint8_t *)text, len),
+			 _i ? AD_REQUEST_BAD : AD_REQUEST_DONE);
+	/* It was 600 ms, and is 1; more under valgrind. */
+	ck_assert_uint_lt(ad_sys_now_ns() - start, 300 * AD_NS_PER_MS);
+	ad_buf_free(&parsed.head);
+}
+END_TEST
+
 START_TEST(request_socks)
 {
 	static const struct {
@@ -189,6 +219,8 @@ static agentd_policy *policy;
 static int proxy_port, server, server_port;
 static uint32_t asked, question;
 static uint32_t denials;
+static uint64_t bytes_max;
+static uint32_t spent;
 static char denied_target[300], denied_rule[300];
 
 static int listen_somewhere(int *ret_port)
@@ -224,6 +256,12 @@ static void on_ask(uint32_t number, const char *host, uint16_t port, void *userd
 	question = number;
 }
 
+static void on_spent(void *userdata)
+{
+	(void)userdata;
+	spent++;
+}
+
 /* ask_ms 0: nobody is asked. */
 static void begin(uint64_t ask_ms, bool by_default)
 {
@@ -231,7 +269,9 @@ static void begin(uint64_t ask_ms, bool by_default)
 	struct ad_egress_opts opts = { .denied = on_denied,
 				       .ask = ask_ms ? on_ask : NULL,
 				       .ask_ns = ask_ms * 1000000,
-				       .ask_default = by_default };
+				       .ask_default = by_default,
+				       .bytes_max = bytes_max,
+				       .spent = on_spent };
 
 	ck_assert_int_eq(ad_loop_base_new(&base, NULL), 0);
 	ck_assert_int_eq(ad_loop_new(base, &loop, NULL), 0);
@@ -250,7 +290,7 @@ static void begin(uint64_t ask_ms, bool by_default)
 	opts.ceiling = opts.policy = policy;
 	ck_assert_int_eq(ad_egress_new(&opts, &egress, NULL), 0);
 	ck_assert_int_eq(ad_egress_listen(egress, listen_somewhere(&proxy_port), NULL), 0);
-	asked = denials = 0;
+	asked = denials = spent = 0;
 }
 
 static void end(void)
@@ -353,12 +393,22 @@ START_TEST(tunnel)
 }
 END_TEST
 
+static int open_fds(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
 /* To write to who is gone raises SIGPIPE, which would end the host program. */
 START_TEST(peer_that_goes_away)
 {
-	int client, other;
+	int client, other, before;
 
 	begin(0, false);
+	before = open_fds();
 	for (int i = 0; i < 5; i++) {
 		client = client_new(connect_text("127.0.0.1", server_port));
 		hear(client, "200 Connection established\r\n\r\n");
@@ -375,6 +425,8 @@ START_TEST(peer_that_goes_away)
 		turn(2);
 	}
 	ck_assert_uint_eq(ad_egress_counts(egress)->connections, 5);
+	/* Nor is anything kept for those that went. */
+	ck_assert_int_eq(open_fds(), before);
 	end();
 }
 END_TEST
@@ -440,6 +492,122 @@ START_TEST(refused_hosts)
 }
 END_TEST
 
+/* A client that has nothing more to say is still told. */
+START_TEST(refusal_for_who_has_ended)
+{
+	static const char *const texts[] = { "CONNECT www.example.org:443 HTTP/1.1\r\n\r\n",
+					     "CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n",
+					     "nonsense\r\n\r\n" };
+	int client;
+
+	begin(0, false);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		client = client_new(texts[i]);
+		shutdown(client, SHUT_WR);
+		hear(client, i < 2 ? "HTTP/1.1 403 Forbidden" : "HTTP/1.1 400 Bad Request");
+		ck_assert(at_end(client));
+		close(client);
+	}
+	end();
+}
+END_TEST
+
+/* What the proxy itself says has not been moved for the command. */
+START_TEST(refusals_use_up_nothing)
+{
+	int client, refused, other;
+
+	bytes_max = 2000;
+	begin(0, false);
+	client = client_new(connect_text("127.0.0.1", server_port));
+	hear(client, "200 Connection established\r\n\r\n");
+	other = accept(server, NULL, NULL);
+	for (int i = 0; i < 20; i++) {
+		refused = client_new(connect_text("www.example.org", 443));
+		hear(refused, "is not allowed");
+		close(refused);
+	}
+	ck_assert_int_eq(send(other, "to me", 5, 0), 5);
+	hear(client, "to me");
+	ck_assert_uint_eq(spent, 0);
+	/* The control: what is moved does. */
+	ck_assert_int_eq(ad_sys_set_nonblock(other), 0);
+	for (int i = 0; i < 100; i++) {
+		send(other, "to me, a hundred times over, to me", 34, MSG_NOSIGNAL);
+		turn(1);
+	}
+	ck_assert_uint_eq(spent, 1);
+	close(client);
+	close(other);
+	end();
+	bytes_max = 0;
+}
+END_TEST
+
+/* One that is on its way when the last of it goes is no tunnel that stands still. */
+START_TEST(spent_while_connecting)
+{
+	static const char data[2000];
+	const char *text;
+	int client, second, other;
+
+	bytes_max = 1000;
+	begin(0, false);
+	client = client_new(connect_text("127.0.0.1", server_port));
+	hear(client, "200 Connection established\r\n\r\n");
+	other = accept(server, NULL, NULL);
+	second = client_new("");
+	turn(5);
+	text = connect_text("127.0.0.1", server_port);
+	ck_assert_int_eq(send(second, text, strlen(text), 0), (ssize_t)strlen(text));
+	ck_assert_int_eq(send(other, data, sizeof(data), 0), sizeof(data));
+	hear(second, "403 Forbidden");
+	ck_assert(at_end(second));
+	ck_assert(at_end(client));
+	ck_assert_uint_eq(spent, 1);
+	ck_assert_uint_eq(denials, 1);
+	ck_assert_str_eq(denied_rule, "net_bytes");
+	close(client);
+	close(second);
+	close(other);
+	end();
+	bytes_max = 0;
+}
+END_TEST
+
+/* A server that answers before it has heard all, and goes. */
+START_TEST(early_answer)
+{
+	static char body[65536];
+	char text[300];
+	int client, other;
+
+	begin(0, false);
+	for (int through = 0; through < 2; through++) {
+		snprintf(text, sizeof(text),
+			 "POST http://127.0.0.1:%d/ HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n",
+			 server_port);
+		client = client_new(through ? connect_text("127.0.0.1", server_port) : text);
+		if (through)
+			hear(client, "200 Connection established\r\n\r\n");
+		else
+			turn(20);
+		other = accept(server, NULL, NULL);
+		for (int i = 0; i < 300; i++) {
+			send(client, body, sizeof(body), MSG_NOSIGNAL);
+			turn(1);
+		}
+		recv(other, body, 1000, 0);
+		ck_assert_int_eq(send(other, "HTTP/1.1 413 Too Large\r\n\r\n", 26, 0), 26);
+		close(other);
+		hear(client, "413 Too Large");
+		ck_assert(at_end(client));
+		close(client);
+	}
+	end();
+}
+END_TEST
+
 START_TEST(name_that_nobody_knows)
 {
 	int client;
@@ -486,6 +654,28 @@ START_TEST(question_denied)
 }
 END_TEST
 
+/* Whoever asks the same between an answer and what it leads to has that answer, too. */
+START_TEST(question_just_answered)
+{
+	int client, second;
+
+	begin(60000, true);
+	client = client_new(connect_text("192.88.98.1", 9));
+	second = client_new("");
+	turn(20);
+	ck_assert_uint_eq(asked, 1);
+	ck_assert_int_gt(send(second, connect_text("192.88.98.1", 9), 34, 0), 0);
+	ad_egress_answer(egress, question, false);
+	hear(second, "403 Forbidden");
+	hear(client, "403 Forbidden");
+	ck_assert_uint_eq(asked, 1);
+	ck_assert_uint_eq(denials, 2);
+	close(client);
+	close(second);
+	end();
+}
+END_TEST
+
 /* Without an answer the default holds; allowed, it is tried, which here leads nowhere. */
 START_TEST(question_without_answer)
 {
@@ -527,14 +717,20 @@ int main(void)
 
 	tcase_add_loop_test(tc, request, 0, (int)(sizeof(requests) / sizeof(requests[0])));
 	tcase_add_test(tc, request_bounds);
+	tcase_add_loop_test(tc, request_takes_no_time, 0, 2);
 	tcase_add_test(tc, request_socks);
 	tcase_add_test(tc, request_socks_with_a_password);
 	tcase_add_test(tc, tunnel);
 	tcase_add_test(tc, peer_that_goes_away);
 	tcase_add_test(tc, one_request_per_connection);
 	tcase_add_test(tc, refused_hosts);
+	tcase_add_test(tc, refusal_for_who_has_ended);
+	tcase_add_test(tc, refusals_use_up_nothing);
+	tcase_add_test(tc, spent_while_connecting);
+	tcase_add_test(tc, early_answer);
 	tcase_add_test(tc, name_that_nobody_knows);
 	tcase_add_test(tc, question_denied);
+	tcase_add_test(tc, question_just_answered);
 	tcase_add_test(tc, question_without_answer);
 	tcase_add_test(tc, bad_resolver);
 	return unit_run("egress", tc);

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -944,6 +945,46 @@ static const char *send_beyond_limit(void)
 	waitpid(receiver, NULL, 0);
 	return r == 0 ? NULL : "it goes when there is room";
 }
+
+/* Nor is the host program killed for a file that its RLIMIT_FSIZE does not have room for. */
+START_TEST(memory_file_beyond_limit)
+{
+	static const uint8_t data[1000];
+	struct rlimit limit, saved;
+	int set, restored, whole, cut, sized, oversized, next = dup(0);
+	int file = memfd_create("test", MFD_CLOEXEC);
+	sigset_t pending;
+
+	close(next);
+	ck_assert_int_ge(file, 0);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &saved), 0);
+	limit = saved;
+	limit.rlim_cur = sizeof(data);
+	/* check itself writes to a file. */
+	set = setrlimit(RLIMIT_FSIZE, &limit);
+	whole = ad_sys_memfd_sealed("test", data, sizeof(data));
+	limit.rlim_cur--;
+	setrlimit(RLIMIT_FSIZE, &limit);
+	cut = ad_sys_memfd_sealed("test", data, sizeof(data));
+	sized = ad_sys_truncate_nosignal(file, sizeof(data) - 1);
+	oversized = ad_sys_truncate_nosignal(file, sizeof(data));
+	restored = setrlimit(RLIMIT_FSIZE, &saved);
+	ck_assert_int_eq(set, 0);
+	ck_assert_int_eq(restored, 0);
+	ck_assert_int_eq(sigpending(&pending), 0);
+	ck_assert_int_eq(sigismember(&pending, SIGXFSZ), 0);
+	ck_assert_int_ge(whole, 0);
+	ck_assert_int_eq(ad_sys_memfd_size(whole), sizeof(data));
+	ck_assert_int_eq(cut, -EFBIG);
+	ck_assert_int_eq(sized, 0);
+	ck_assert_int_eq(oversized, -EFBIG);
+	close(whole);
+	close(file);
+	/* Nothing of the other one is left open. */
+	ck_assert_int_eq(dup(0), next);
+	close(next);
+}
+END_TEST
 
 START_TEST(descriptors_on_their_way)
 {
@@ -1948,6 +1989,7 @@ int main(void)
 	tcase_add_test(tc, bad_program);
 	tcase_add_test(tc, arguments_too_long);
 	tcase_add_test(tc, host_out_of_descriptors);
+	tcase_add_test(tc, memory_file_beyond_limit);
 	tcase_add_test(tc, descriptors_on_their_way);
 	tcase_add_test(tc, kills_the_tree);
 	tcase_add_test(tc, kills_what_ignores);

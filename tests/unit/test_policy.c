@@ -540,9 +540,9 @@ static const struct {
 	{ "fe80::1%eth0", "is not an IPv6 address" },
 	{ "[::1]", "is not an IPv6 address" },
 	{ ":::", "is not an IPv6 address" },
-	{ "example.org/8", "is not an IPv4 address" },
-	{ "example.org:80", "is not an IPv6 address" },
-	{ "http://example.org", "is not an" },
+	{ "example.org/8", "has a slash, which only a block of addresses has" },
+	{ "example.org:80", "has a port, which is given beside it: \"example.org:80\"" },
+	{ "http://example.org", "is a URL, write its host alone: \"http://example.org\"" },
 	{ "1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb", "is not an address" },
 };
 
@@ -721,6 +721,8 @@ static const struct {
 	{ "a.b:-80", "wrong ports" },
 	{ "a.b:80-90-100", "wrong ports" },
 	{ "a.b:http", "wrong ports" },
+	{ "https://a.b:80", "is a URL, write its host alone" },
+	{ "a.b/c", "has a slash" },
 	{ "[::1", "unpaired brackets" },
 	{ "[::1]80", "unpaired brackets" },
 	{ "[::1]:", "wrong ports" },

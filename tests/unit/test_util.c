@@ -9,6 +9,7 @@
 #include <agentd/backend.h>
 #include <agentd/log.h>
 
+#include "cache/cache.h"
 #include "core/core.h"
 #include "util/util.h"
 
@@ -586,6 +587,30 @@ START_TEST(test_log_record)
 }
 END_TEST
 
+/* ---- keys of what is kept */
+
+/* A NUL in a file, such as SELinux ends a context with, does not hide what comes after it. */
+START_TEST(test_cache_key)
+{
+	char path[] = "/tmp/agentd-test-util.XXXXXX";
+	ad_autobuf struct ad_buf key = { 0 };
+	int fd = mkstemp(path);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write(fd, "a context\0", 10), 10);
+	close(fd);
+	ad_cache_key_text(&key, path);
+	ad_cache_key_file(&key, path);
+	ck_assert_int_eq(unlink(path), 0);
+	ad_cache_key_text(&key, path); /* there is none: its name alone */
+	ck_assert(!key.failed);
+	ck_assert_uint_eq(strlen(key.data), key.len);
+	ck_assert_ptr_nonnull(strstr(key.data, "a context\n"));
+	ck_assert_ptr_nonnull(strstr(key.data, " 10 "));
+	ck_assert_str_eq(key.data + key.len - 3, ": \n");
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tc = tcase_create("util");
@@ -616,5 +641,6 @@ int main(void)
 	tcase_add_test(tc, test_decimal);
 	tcase_add_test(tc, test_record_numbers);
 	tcase_add_test(tc, test_log_record);
+	tcase_add_test(tc, test_cache_key);
 	return unit_run("util", tc);
 }

@@ -62,7 +62,7 @@ int32_t ad_local_task_write(void *state, const uint8_t *data, size_t len, size_t
 		return AGENTD_ERR_AGAIN;
 	}
 	do {
-		n = ad_sys_write_nosigpipe(self->stdin_fd, data, len);
+		n = ad_sys_write_nosignal(self->stdin_fd, data, len);
 	} while (n == -EINTR);
 	if (n >= 0) {
 		*ret_taken = (size_t)n;

@@ -255,8 +255,8 @@ static void on_writable(struct ad_io *io, void *userdata)
 	size_t written = 0;
 
 	while (written < changes->len) {
-		ssize_t n = ad_sys_write_nosigpipe(carrier->in, changes->data + written,
-						   changes->len - written);
+		ssize_t n = ad_sys_write_nosignal(carrier->in, changes->data + written,
+						  changes->len - written);
 
 		if (n == -EAGAIN || n == -EINTR)
 			break;

@@ -679,10 +679,13 @@ static int try_start(struct machine *machine, uint64_t within_ns, agentd_error *
 	if (!machine->link)
 		return ad_fail_nomem(reterr);
 	/* An attempt before may have left something in it. */
-	if (machine->use == ENGINE_TEMPLATE &&
-	    (ftruncate(machine->memory, 0) < 0 ||
-	     ftruncate(machine->memory, (off_t)machine->memory_bytes) < 0))
-		return ad_fail_errno(reterr, errno, "the virtual machine's memory");
+	if (machine->use == ENGINE_TEMPLATE) {
+		r = ad_sys_truncate_nosignal(machine->memory, 0);
+		if (r == 0)
+			r = ad_sys_truncate_nosignal(machine->memory, (off_t)machine->memory_bytes);
+		if (r < 0)
+			return ad_fail_errno(reterr, -r, "the virtual machine's memory");
+	}
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		return ad_fail_errno(reterr, errno, "no channel for the virtual machine");
 	machine->fd = ad_sys_high_fd(ends[0]);

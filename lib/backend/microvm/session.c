@@ -16,6 +16,7 @@
 #include <agentd/policy.h>
 
 #include "json/json.h"
+#include "sys/sys.h"
 
 #define DISK "disk.ext4"
 #define DISK_NEW ".disk.new"
@@ -90,7 +91,7 @@ static int read_options(struct vm_session *session, agentd_error **reterr)
 /* ---- its disk */
 
 /* A few hundred KiB, the rest are holes. */
-static int copy_file(int from, int to)
+static int copy_data(int from, int to)
 {
 	off_t data = 0, end;
 	struct stat st;
@@ -110,6 +111,17 @@ static int copy_file(int from, int to)
 		}
 	}
 	return errno == ENXIO ? 0 : -errno;
+}
+
+static int copy_file(int from, int to)
+{
+	struct ad_sys_signals held;
+	int r;
+
+	ad_sys_signals_hold(&held);
+	r = copy_data(from, to);
+	ad_sys_signals_release(&held, -r);
+	return r;
 }
 
 static int fail_disk(const struct vm_session *session, int error, agentd_error **reterr)
@@ -146,6 +158,7 @@ static int size_disk(struct vm_session *session, agentd_error **reterr)
 	struct machine_volume *volume = &session->volume;
 	uint64_t bytes = volume->bytes / VOLUME_BLOCK * VOLUME_BLOCK;
 	struct stat st;
+	int r;
 
 	if (fstat(volume->fd, &st) < 0)
 		return fail_disk(session, errno, reterr);
@@ -155,8 +168,9 @@ static int size_disk(struct vm_session *session, agentd_error **reterr)
 	volume->bytes = (uint64_t)st.st_size;
 	if (bytes <= volume->bytes)
 		return 0;
-	if (ftruncate(volume->fd, (off_t)bytes) < 0)
-		return fail_disk(session, errno, reterr);
+	r = ad_sys_truncate_nosignal(volume->fd, (off_t)bytes);
+	if (r < 0)
+		return fail_disk(session, -r, reterr);
 	volume->bytes = bytes;
 	return 0;
 }
