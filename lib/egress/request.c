@@ -244,6 +244,9 @@ static enum ad_request_verdict forward(struct ad_request *request, struct text m
 		if (why)
 			return bad(request, 400, why);
 	}
+	/* Some servers would look for the end of the body elsewhere (RFC 9112, 6.1). */
+	if (headers.chunked && is(version, "HTTP/1.0"))
+		return bad(request, 400, "HTTP/1.0 has no Transfer-Encoding");
 	ad_buf_append(head, method.at, method.len);
 	ad_buf_puts(head, path.len == 0 || path.at[0] != '/' ? " /" : " ");
 	ad_buf_append(head, path.at, path.len);

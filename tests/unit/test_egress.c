@@ -75,6 +75,8 @@ static const struct {
 	  "Content-Length" },
 	{ "GET http://a.test/ HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
 	  NULL, 400, "at once" },
+	{ "POST http://a.test/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", NULL, 400,
+	  "HTTP/1.0 has no Transfer-Encoding" },
 	{ "GET http://a.test/ HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", NULL, 400,
 	  "chunked" },
 	{ "\x16\x03\x01\x02\r\n\r\n", NULL, 400, "request line" },
