@@ -284,6 +284,7 @@ int command_order(int fd, const struct command *command)
 				 .gid = command->gid,
 				 .flags = command->flags };
 	ad_autobuf struct ad_buf buf = { 0 };
+	ssize_t n;
 
 	ad_buf_append(&buf, &orders, sizeof(orders));
 	ad_buf_append(&buf, command->workdir, strlen(command->workdir) + 1);
@@ -295,5 +296,13 @@ int command_order(int fd, const struct command *command)
 		return -1;
 	}
 	memcpy(buf.data, &orders, sizeof(orders));
-	return write(fd, buf.data, buf.len) < 0 ? -1 : 0;
+	n = write(fd, buf.data, buf.len);
+	/* What its group was limited to may have ended it: that is for its end to say, as that
+	 * of one that was not made ahead. */
+	if (n == (ssize_t)buf.len || (n < 0 && errno == EPIPE))
+		return 0;
+	/* It has not heard of all: pages were short. */
+	if (n >= 0)
+		errno = ENOMEM;
+	return -1;
 }

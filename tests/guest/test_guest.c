@@ -613,6 +613,17 @@ static void test_ahead(const char *image)
 	check_script("ls -d /sys/fs/cgroup/tasks/*/ | wc -l", "1\n", "and leaves nothing");
 	check(ends(0, 60 * VM_SECOND), "it ends");
 
+	if (!boot_warm(image, 1)) {
+		check(false, "a machine that was warmed");
+		return;
+	}
+	task = vm_do(&vm, &(struct vm_run){ .script = "echo out",
+					    .uid = USER,
+					    .limits = { .memory = 4096 } });
+	check(killed_by(task, SIGKILL) && has_limit(task, AD_GUEST_LIMIT_MEMORY, true),
+	      "less memory than it has ends it by its limit");
+	check(ends(0, 60 * VM_SECOND), "it ends");
+
 	check(boot_warm(image, 1) && ends(60 * VM_SECOND, 30 * VM_SECOND),
 	      "a stop does not wait for one that nobody needed");
 }
