@@ -215,12 +215,12 @@ static void wait_for_library(void)
 }
 
 /* Who writes is not interrupted for each write: the agent takes its turn when the pipe is
- * full or the writer waits, at the next tick at the latest. */
+ * full or the writer waits, at the next tick at the latest. Commands inherit it. */
 static void be_patient(void)
 {
 	const struct sched_param none = { 0 };
 
-	if (sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none) < 0)
+	if (sched_setscheduler(0, SCHED_BATCH, &none) < 0)
 		give_up("sched_setscheduler: %s", strerror(errno));
 }
 
