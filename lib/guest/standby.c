@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Under emulation the agent's first fork and its first control group in a clone take long,
- * for QEMU translates what the kernel runs for them: a sixth of the time from a clone's
+ * for QEMU translates what the kernel runs for them: a seventh of the time from a clone's
  * start to the end of its first command. So the template makes them. */
 #include "guest/guest.h"
 
