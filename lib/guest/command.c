@@ -56,7 +56,7 @@ pid_t process_fork(int cgroup)
 	return pid < 0 ? -errno : (pid_t)pid;
 }
 
-void keep_only(const int *fds, size_t count)
+bool keep_only(const int *fds, size_t count)
 {
 	unsigned int next = 3;
 
@@ -67,10 +67,10 @@ void keep_only(const int *fds, size_t count)
 			if ((unsigned int)fds[i] >= next && (unsigned int)fds[i] < least)
 				least = (unsigned int)fds[i];
 		}
-		if (least > next)
-			ad_sys_close_range(next, least == ~0u ? least : least - 1);
+		if (least > next && ad_sys_close_range(next, least == ~0u ? least : least - 1) < 0)
+			return false;
 		if (least == ~0u)
-			return;
+			return true;
 		next = least + 1;
 	}
 }
@@ -110,6 +110,7 @@ void command_pipes_close(struct command_pipes *pipes)
 }
 
 /* ---- in the child */
+
 static _Noreturn void fail(int fault_fd, enum ad_guest_stage stage)
 {
 	struct command_fault fault = { .stage = stage, .error = errno };
@@ -147,7 +148,8 @@ static bool settle_in(struct command_pipes *pipes)
 	}
 	/* Not only by the execve: other tasks' pipes would not end for them while we are held
 	 * up. */
-	keep_only(kept, AD_COUNT(kept));
+	if (!keep_only(kept, AD_COUNT(kept)))
+		return false;
 	for (int cap = 0; cap < CAPS_MAX; cap++) {
 		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
 			return false;

@@ -209,8 +209,8 @@ struct command_fault {
 void process_raise_files(void);
 /* fork(2) into a control group; a negative errno if it cannot be. */
 pid_t process_fork(int cgroup);
-/* In a child: closes all descriptors from 3 on but these (-1: none). */
-void keep_only(const int *fds, size_t count);
+/* In a child: closes all descriptors from 3 on but these (-1: none). False: it cannot. */
+bool keep_only(const int *fds, size_t count);
 /* Negative errno. */
 int command_pipes_open(struct command_pipes *pipes, bool ahead);
 void command_pipes_close(struct command_pipes *pipes);

@@ -102,7 +102,7 @@ static _Noreturn void child(const struct transfer *transfer)
 	};
 
 	/* The others are other tasks', and would not end for them before we do. */
-	keep_only(fds, AD_COUNT(fds));
+	(void)keep_only(fds, AD_COUNT(fds));
 	job.dir_fd = open_tree(msg);
 	if (job.dir_fd < 0) {
 		report.os_errno = errno;
