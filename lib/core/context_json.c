@@ -8,14 +8,6 @@
 #include "json/json.h"
 #include "policy/policy.h"
 
-/* The setter's error, with the pointer it does not know. */
-static int at(int r, const char *pointer, agentd_error **reterr)
-{
-	if (r < 0)
-		ad_error_prefix_pointer(reterr, pointer);
-	return r;
-}
-
 /* A string that may be a secret: what is wrong with it is not quoted. */
 static int get_secret(const struct json_object *value, const char *pointer, const char **ret,
 		      agentd_error **reterr)
@@ -36,7 +28,7 @@ static int read_text(agentd_context *ctx, const struct json_object *value, const
 	const char *text;
 	int r = ad_json_get_string(value, pointer, &text, reterr);
 
-	return r < 0 ? r : at(set(ctx, text, reterr), pointer, reterr);
+	return r < 0 ? r : ad_error_at(set(ctx, text, reterr), pointer, reterr);
 }
 
 static int read_workdir(const struct json_object *value, const char *pointer, agentd_context *ctx,
@@ -73,7 +65,7 @@ static int read_policy(const struct json_object *value, const char *pointer, age
 
 	if (r < 0)
 		return r;
-	r = at(agentd_context_set_policy(ctx, policy, reterr), pointer, reterr);
+	r = ad_error_at(agentd_context_set_policy(ctx, policy, reterr), pointer, reterr);
 	agentd_policy_unref(policy);
 	return r;
 }
@@ -84,7 +76,9 @@ static int read_limits(const struct json_object *value, const char *pointer, age
 	struct agentd_limits limits;
 	int r = ad_limits_from_json(value, pointer, &limits, reterr);
 
-	return r < 0 ? r : at(agentd_context_set_limits(ctx, &limits, reterr), pointer, reterr);
+	return r < 0 ? r :
+		       ad_error_at(agentd_context_set_limits(ctx, &limits, reterr), pointer,
+				   reterr);
 }
 
 static int read_variable(const char *key, const struct json_object *value, const char *pointer,
@@ -98,7 +92,7 @@ static int read_variable(const char *key, const struct json_object *value, const
 		if (r < 0)
 			return r;
 	}
-	return at(agentd_context_set_env(userdata, key, text, reterr), pointer, reterr);
+	return ad_error_at(agentd_context_set_env(userdata, key, text, reterr), pointer, reterr);
 }
 
 static int read_env(const struct json_object *value, const char *pointer, agentd_context *ctx,
@@ -114,7 +108,8 @@ static int read_label(const char *key, const struct json_object *value, const ch
 	int r = ad_json_get_string(value, pointer, &text, reterr);
 
 	return r < 0 ? r :
-		       at(agentd_context_set_label(userdata, key, text, reterr), pointer, reterr);
+		       ad_error_at(agentd_context_set_label(userdata, key, text, reterr), pointer,
+				   reterr);
 }
 
 static int read_labels(const struct json_object *value, const char *pointer, agentd_context *ctx,
@@ -154,9 +149,9 @@ static int read_credentials(const struct json_object *value, const char *pointer
 		return r;
 	if (!credentials.token)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer, "missing field `token`");
-	return at(agentd_context_set_credentials(ctx, credentials.token,
-						 credentials.expires_unix_ms, reterr),
-		  pointer, reterr);
+	return ad_error_at(agentd_context_set_credentials(ctx, credentials.token,
+							  credentials.expires_unix_ms, reterr),
+			   pointer, reterr);
 }
 
 struct session {
@@ -196,9 +191,9 @@ static int read_session(const struct json_object *value, const char *pointer, ag
 		return r;
 	if (!session.id)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer, "missing field `session_id`");
-	return at(agentd_context_set_session(ctx, session.id, session.domain, session.profile,
-					     reterr),
-		  pointer, reterr);
+	return ad_error_at(agentd_context_set_session(ctx, session.id, session.domain,
+						      session.profile, reterr),
+			   pointer, reterr);
 }
 
 /* ---- arrays */
@@ -229,7 +224,7 @@ static int read_shell(const struct json_object *value, const char *pointer, agen
 		return ad_fail_nomem(reterr);
 	for (size_t i = 0; i < list.count; i++)
 		argv[i] = list.items[i];
-	return at(agentd_context_set_shell(ctx, argv, reterr), pointer, reterr);
+	return ad_error_at(agentd_context_set_shell(ctx, argv, reterr), pointer, reterr);
 }
 
 struct mount {
@@ -288,9 +283,9 @@ static int read_mount(const struct json_object *value, const char *pointer, void
 			       !mount.source ? "source" :
 			       !mount.target ? "target" :
 					       "access");
-	return at(agentd_context_add_mount(userdata, mount.source, mount.target, mount.access,
-					   reterr),
-		  pointer, reterr);
+	return ad_error_at(agentd_context_add_mount(userdata, mount.source, mount.target,
+						    mount.access, reterr),
+			   pointer, reterr);
 }
 
 static int read_mounts(const struct json_object *value, const char *pointer, agentd_context *ctx,

@@ -66,14 +66,6 @@ static const char *word_of(const struct word *words, int32_t value)
 	return words[i].name;
 }
 
-/* The setter's error, with the pointer it does not know. */
-static int at(int r, const char *pointer, agentd_error **reterr)
-{
-	if (r < 0)
-		ad_error_prefix_pointer(reterr, pointer);
-	return r;
-}
-
 /* ---- members by name */
 
 typedef int (*read_fn)(agentd_policy *policy, const struct json_object *value, const char *pointer,
@@ -131,7 +123,7 @@ static int read_path(const struct json_object *value, const char *pointer, void 
 	r = list->access ? agentd_policy_allow_path(list->policy, path, list->access, reterr) :
 			   agentd_policy_deny_path(list->policy, path, reterr);
 	if (r < 0)
-		return at(r, pointer, reterr);
+		return ad_error_at(r, pointer, reterr);
 	if (ad_policy_note_pointer(list->policy, path, pointer) < 0)
 		return ad_fail_nomem(reterr);
 	if (!list->access)
@@ -210,18 +202,19 @@ static int read_host(const struct json_object *value, const char *pointer, agent
 	if (r == 0)
 		r = ad_host_parse(host, &parsed, reterr);
 	if (r < 0)
-		return at(r, pointer, reterr);
+		return ad_error_at(r, pointer, reterr);
 	if (deny && first)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer,
 			       "a denied host is denied on every port: \"%s\"", text);
 	if (deny)
-		return at(agentd_policy_deny_host(policy, host, reterr), pointer, reterr);
+		return ad_error_at(agentd_policy_deny_host(policy, host, reterr), pointer, reterr);
 	denied = ad_policy_host_denied(policy, &parsed);
 	if (denied)
 		return ad_fail(reterr, AGENTD_ERR_INVALID, pointer,
 			       "host is allowed, but \"%s\" is denied: \"%s\"",
 			       denied->host.pattern, text);
-	return at(agentd_policy_allow_host(policy, host, first, last, reterr), pointer, reterr);
+	return ad_error_at(agentd_policy_allow_host(policy, host, first, last, reterr), pointer,
+			   reterr);
 }
 
 static int read_denied_host(const struct json_object *value, const char *pointer, void *userdata,
@@ -284,7 +277,9 @@ static int read_env_item(const struct json_object *value, const char *pointer, v
 	const char *text;
 	int r = ad_json_get_string(value, pointer, &text, reterr);
 
-	return r < 0 ? r : at(agentd_policy_allow_env(userdata, text, reterr), pointer, reterr);
+	return r < 0 ? r :
+		       ad_error_at(agentd_policy_allow_env(userdata, text, reterr), pointer,
+				   reterr);
 }
 
 static int read_env(agentd_policy *policy, const struct json_object *value, const char *pointer,
@@ -307,7 +302,8 @@ static int read_protection(const char *key, const struct json_object *value, con
 
 	if (r < 0)
 		return r;
-	return at(agentd_policy_set_protection(userdata, key, strictness, reterr), pointer, reterr);
+	return ad_error_at(agentd_policy_set_protection(userdata, key, strictness, reterr), pointer,
+			   reterr);
 }
 
 static int read_protections(agentd_policy *policy, const struct json_object *value,
@@ -322,7 +318,9 @@ static int read_protected_name(const struct json_object *value, const char *poin
 	const char *text;
 	int r = ad_json_get_string(value, pointer, &text, reterr);
 
-	return r < 0 ? r : at(agentd_policy_protect_name(userdata, text, reterr), pointer, reterr);
+	return r < 0 ? r :
+		       ad_error_at(agentd_policy_protect_name(userdata, text, reterr), pointer,
+				   reterr);
 }
 
 static int read_protect_names(agentd_policy *policy, const struct json_object *value,

@@ -207,6 +207,13 @@ void ad_error_prefix_pointer(agentd_error **reterr, const char *prefix)
 	errno = saved;
 }
 
+int ad_error_at(int r, const char *pointer, agentd_error **reterr)
+{
+	if (r < 0)
+		ad_error_prefix_pointer(reterr, pointer);
+	return r;
+}
+
 agentd_error *agentd_error_create(int code, int os_errno, const char *message)
 {
 	ad_autobuf struct ad_buf text = { 0 };

@@ -186,6 +186,8 @@ int ad_fail_nomem(agentd_error **reterr);
 void ad_error_prefix(agentd_error **reterr, const char *fmt, ...) AD_PRINTF(2, 3);
 /* Put a pointer prefix ("/policy") before *reterr's pointer. */
 void ad_error_prefix_pointer(agentd_error **reterr, const char *prefix);
+/* r, of a setter that does not know the pointer: its error, if it failed, has that prefix then. */
+int ad_error_at(int r, const char *pointer, agentd_error **reterr);
 
 /* ---- log records */
 
